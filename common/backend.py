@@ -1,0 +1,179 @@
+"""The protocols between the algorithm and a tensor library: Backend, Policy, Scorer, Optimizer.
+
+A backend package (`drift_torch`, `drift_mlx`) fulfils them; everything else in `common` is
+written against them. Nothing here computes anything.
+
+Legend of dimension letters, for the whole project: P prompts of an update, G samples of a group,
+N = P G images, B a batch, L tokens, D channels, T denoising steps, H W C an image.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from common.config import AdapterConfig, ModelConfig, OptimizerConfig
+
+Array = Any
+"""An array of the backend's library; it follows the Python array API."""
+
+Parameters = dict[str, Array]
+"""Trainable arrays (or their gradients) by name; names and shapes are the same on every backend."""
+
+
+class BackendUnavailable(RuntimeError):
+    """The backend cannot run here; the message says why and what to install."""
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What a policy is conditioned on. tokens: [B, L, D]; pooled: [B, D'] or None."""
+
+    tokens: Array
+    pooled: Array | None = None
+
+
+class Policy(Protocol):
+    """A generative model being tuned, with its trainable parameters and its frozen reference."""
+
+    prediction: Literal["velocity", "epsilon"]
+    latent_shape: tuple[int, ...]
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Embed clean prompts. Frozen: no gradient, the same before and after training.
+
+        Raises ValueError naming the prompt and the word when a prompt cannot be encoded.
+        """
+        ...
+
+    def null(self, count: int) -> Conditioning:
+        """The unconditional branch of classifier-free guidance, for `count` samples."""
+        ...
+
+    def embed_time(self, t: np.ndarray) -> Array:
+        """Host times t float64 [B] (1 = noise) as device features [B, F], computed in float64."""
+        ...
+
+    def predict(self, x: Array, time: Array, conditioning: Conditioning) -> Array:
+        """The model's prediction for x [B, *latent_shape], differentiable in the parameters.
+
+        time: what `embed_time` made. Samples of one batch may have different times.
+        """
+        ...
+
+    def trace(self, x: Array, time: Array, conditioning: Conditioning) -> dict[str, Array]:
+        """Every intermediate result of `predict`, by layer name in order; for parity checks."""
+        ...
+
+    def decode(self, x: Array) -> np.ndarray:
+        """Clean latents [B, *latent_shape] as images: uint8 [B, H, W, 3]."""
+        ...
+
+    def parameters(self) -> Parameters:
+        """The trainable arrays as they are now, sorted by name."""
+        ...
+
+    def load_parameters(self, values: Mapping[str, np.ndarray]) -> None:
+        """Replace every trainable array; ValueError names missing, extra or misshapen ones."""
+        ...
+
+    def reference(self) -> AbstractContextManager[None]:
+        """Within it, `predict` is the model before tuning (adapter off, or first weights)."""
+        ...
+
+
+class Scorer(Protocol):
+    """An image-text scorer with image features; runs wherever its backend runs."""
+
+    def score(self, images: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+        """Cosine of image and text for uint8 [N, H, W, 3] and N prompts: float64 [N] in [-1, 1]."""
+        ...
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Unit-norm image features: float32 [N, F]."""
+        ...
+
+
+class Optimizer(Protocol):
+    """AdamW with gradient clipping over a policy's trainable parameters."""
+
+    def step(self, gradients: Parameters) -> float:
+        """Clip, update the policy in place, return the gradient norm before clipping.
+
+        Raises FloatingPointError and changes nothing when the norm is not finite.
+        """
+        ...
+
+    def state(self) -> dict[str, np.ndarray]:
+        """`step` (int64 scalar), `first/<name>` and `second/<name>` (moments), on the host."""
+        ...
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Restore what `state` gave, on this or on another backend."""
+        ...
+
+
+LossFunction = Callable[..., tuple[Array, dict[str, Array]]]
+"""(*arrays) -> (scalar loss, auxiliary arrays); reads the policy's parameters by closure."""
+
+
+class Backend(Protocol):
+    """A tensor library on a device."""
+
+    name: str
+    """The name it was asked for: "cpu", "cuda" or "mlx"."""
+    dtype: str
+    """"float32", or "float64" for a reference run (torch CPU only)."""
+
+    def asarray(self, values: np.ndarray) -> Array:
+        """Host to device. Floats become the backend's dtype, integers int32, booleans bool."""
+        ...
+
+    def to_numpy(self, array: Array) -> np.ndarray:
+        """Device to host, detached; bfloat16 comes back as float32."""
+        ...
+
+    def evaluate(self, *arrays: Array) -> None:
+        """Compute lazy arrays now (MLX); does nothing elsewhere."""
+        ...
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A faster version of a pure function of arrays, or the function itself."""
+        ...
+
+    def inference(self) -> AbstractContextManager[None]:
+        """Within it no gradient is recorded."""
+        ...
+
+    def value_and_grad(
+        self, policy: Policy, loss: LossFunction
+    ) -> Callable[..., tuple[Array, dict[str, Array], Parameters]]:
+        """A function (*arrays) -> (loss, auxiliary, gradients by parameter name)."""
+        ...
+
+    def optimizer(self, policy: Policy, settings: "OptimizerConfig") -> Optimizer:
+        """A fresh optimizer for the policy's trainable parameters."""
+        ...
+
+    def policy(self, model: "ModelConfig", adapter: "AdapterConfig", *, seed: int) -> Policy:
+        """Load a model and attach the adapter, initialised from the seed (the same everywhere)."""
+        ...
+
+    def scorer(self, name: str) -> Scorer:
+        """The embedded scorer of that name: "train" or "heldout"."""
+        ...
+
+    def device_memory(self) -> dict[str, int]:
+        """Bytes: `peak` since the start of the process, and `active` where it is known."""
+        ...
+
+    def describe(self) -> dict[str, str]:
+        """Library and device names, versions and numerical switches, for `environment.json`."""
+        ...
+
+    def advice(self) -> list[str]:
+        """What would make this backend faster here, one sentence each; mostly empty."""
+        ...

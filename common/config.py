@@ -1,0 +1,406 @@
+"""A run's typed configuration. Every key is declared here once; unknown keys are errors.
+
+A recipe is a TOML file with the tables below. `--set table.key=value` changes one key of it.
+The resolved configuration is written into the run directory and is what a resumed run must match.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+Unit = Annotated[float, Field(ge=0.0, le=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+AboveZero = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; one line that says what, where and what is valid."""
+
+
+class Table(BaseModel):
+    """Base of every table: frozen, no unknown keys, defaults validated."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class RunConfig(Table):
+    """`[run]`: what identifies the run."""
+
+    recipe: str = Field("emoji", description="name of the recipe this configuration came from")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="seed of all randomness")
+    updates: Positive = Field(60, description="policy updates: one rollout each")
+    backend: str = Field("auto", description="mlx, cuda, cpu, or auto: the best one here")
+
+
+class ModelConfig(Table):
+    """`[model]`: the generative model being tuned."""
+
+    family: Literal["embedded"] = Field("embedded", description="model family")
+    path: str | None = Field(None, description="safetensors to load instead of the shipped weights")
+
+
+class AdapterConfig(Table):
+    """`[adapter]`: which parameters are trained."""
+
+    kind: Literal["lora", "full"] = Field("lora", description="low-rank adapter, or every weight")
+    rank: Positive = Field(8, description="rank of the low-rank adapter")
+    alpha: AboveZero = Field(16.0, description="the adapter is scaled by alpha / rank")
+    init: Literal["kaiming", "gaussian"] = Field(
+        "kaiming", description="PEFT's names; B starts at 0"
+    )
+    targets: tuple[str, ...] = Field(
+        ("qkv", "o", "m1", "m2"), min_length=1, description="last name of each adapted linear"
+    )
+
+
+class PromptsConfig(Table):
+    """`[prompts]`: what images are asked for."""
+
+    source: str = Field("emoji", description="'emoji', or a .txt file with one prompt a line")
+    names: tuple[str, ...] = Field((), description="only these prompts of the source; () = all")
+
+
+class RolloutConfig(Table):
+    """`[rollout]`: how images are sampled for training."""
+
+    prompts: Positive = Field(4, description="P: prompts per update")
+    group_size: Annotated[int, Field(ge=2)] = Field(24, description="G: samples of each prompt")
+    steps: Annotated[int, Field(ge=2)] = Field(10, description="T: denoising steps")
+    kernel: Literal["flow_sde", "cps", "dance_sde"] = Field(
+        "flow_sde", description="the stochastic transition (Flow-GRPO, CPS, DanceGRPO)"
+    )
+    noise_level: NonNegative = Field(
+        0.7, description="strength of the kernel's noise; 0 is the ODE"
+    )
+    guidance: AboveZero = Field(1.0, description="classifier-free guidance scale; 1 = none")
+    schedule: Literal["linear", "shift", "double_shift"] = Field(
+        "linear", description="spacing of the noise levels"
+    )
+    shift: AboveZero = Field(3.0, description="time shift of the shifted schedules")
+    window: Annotated[int, Field(ge=0)] = Field(
+        0, description="steps that are stochastic in an update, the others ODE; 0 = every step"
+    )
+    window_range: tuple[Unit, Unit] = Field(
+        (0.0, 0.5), description="part of the trajectory that a window is drawn from"
+    )
+    trained_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="stochastic steps drawn for training in each update; 0 = all of them"
+    )
+    train_last_step: bool = Field(False, description="also train the last denoising step")
+    batch_size: Positive = Field(96, description="images in one forward pass: bounds memory")
+
+    @model_validator(mode="after")
+    def _check(self) -> "RolloutConfig":
+        low, high = self.window_range
+        if low >= high:
+            raise ValueError(f"window_range must rise, not {list(self.window_range)}")
+        if self.window > self.steps:
+            raise ValueError(f"window = {self.window} is more than steps = {self.steps}")
+        if self.kernel == "cps" and self.noise_level > 1:
+            raise ValueError(f"noise_level = {self.noise_level} is above 1, the most CPS takes")
+        return self
+
+
+class SubsetConfig(Table):
+    """`[drift.subset]`: train on a reward-concentrated subset of each group."""
+
+    rule: Literal[
+        "window",
+        "minvar",
+        "trim",
+        "nearest",
+        "band",
+        "mad",
+        "upper",
+        "lower",
+        "random",
+        "maxvar",
+        "none",
+    ] = Field("none", description="how the subset is chosen from the task rewards")
+    keep: Positive | None = Field(None, description="K: samples kept by the rules that count")
+    alpha: AboveZero = Field(1.5, description="half width of `band`, in standard deviations")
+    kappa: AboveZero = Field(2.5, description="cut of `mad`, `upper`, `lower`, in scaled MADs")
+
+    @model_validator(mode="after")
+    def _check(self) -> "SubsetConfig":
+        counts = {"window", "minvar", "trim", "nearest", "random", "maxvar"}
+        if self.rule in counts and self.keep is None:
+            raise ValueError(f"rule = '{self.rule}' needs keep, the number of samples to keep")
+        return self
+
+
+class NoiseConfig(Table):
+    """`[drift.noise]`: annealed noise on the prompt embedding."""
+
+    strength: NonNegative = Field(0.0, description="s; 0 leaves the prompt clean")
+    pooled_strength: NonNegative = Field(0.0, description="s of the pooled embedding")
+    form: Literal["additive", "cads"] = Field("additive", description="how noise enters")
+    mix: Unit = Field(1.0, description="psi of `cads`: share of the rescaled embedding")
+    schedule: Literal["cads", "linear", "cosine", "exponential", "constant", "none"] = Field(
+        "linear", description="annealing over denoising time"
+    )
+    tau1: Unit = Field(0.6, description="below it `cads` and `cosine` leave the prompt clean")
+    tau2: Unit = Field(0.9, description="above it they add all the noise")
+    rate: AboveZero = Field(3.0, description="k of `exponential`")
+    axis: Literal["index", "sigma", "timestep"] = Field("index", description="what time means")
+    draw: Literal["trajectory", "step"] = Field("trajectory", description="one draw for each")
+    training_schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="how the strength falls over the updates of the run"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "NoiseConfig":
+        if self.tau1 >= self.tau2:
+            raise ValueError(f"tau1 = {self.tau1} must be below tau2 = {self.tau2}")
+        return self
+
+
+class ShapingConfig(Table):
+    """`[drift.shaping]`: intra-group diversity as a potential that shapes the reward."""
+
+    mode: Literal["none", "terminal", "per_step", "strict", "multiplicative"] = Field(
+        "none", description="how the potential enters"
+    )
+    potential: Literal["mean_pairwise", "nearest", "knn", "loo_vendi", "cluster"] = Field(
+        "mean_pairwise", description="diversity of one sample within its group"
+    )
+    neighbours: Positive = Field(3, description="k of `knn`")
+    radius: AboveZero = Field(0.1, description="distance that joins two samples of a `cluster`")
+    weight: NonNegative = Field(0.0, description="lambda; 0 is the unshaped baseline")
+    gamma: Annotated[float, Field(gt=0.0, le=1.0)] = Field(1.0, description="discount")
+    scaling: Literal["zscore", "minmax", "raw"] = Field("zscore", description="unit of potential")
+    gate: Literal["none", "above_mean", "above_base", "soft"] = Field(
+        "none", description="which samples may gain from diversity"
+    )
+
+
+class DriftConfig(Table):
+    """`[drift]`: the three mechanisms. All off is plain GRPO."""
+
+    subset: SubsetConfig = SubsetConfig()
+    noise: NoiseConfig = NoiseConfig()
+    shaping: ShapingConfig = ShapingConfig()
+
+
+class ObjectiveConfig(Table):
+    """`[objective]`: the clipped surrogate."""
+
+    clip_low: AboveZero = Field(1e-3, description="the ratio is clipped at 1 - clip_low")
+    clip_high: AboveZero = Field(1e-3, description="and at 1 + clip_high")
+    advantage_clip: AboveZero = Field(5.0, description="advantages are clipped to +- this")
+    statistics: Literal["subset", "full", "global"] = Field(
+        "subset", description="whose standard deviation scales the advantages"
+    )
+    kl_weight: NonNegative = Field(0.0, description="beta: weight of the KL to the reference")
+    optimizer_steps: Positive = Field(1, description="optimizer steps per update")
+    micro_batch: Positive = Field(96, description="transitions in one backward pass: bounds memory")
+
+
+class OptimizerConfig(Table):
+    """`[optimizer]`: AdamW."""
+
+    learning_rate: AboveZero = Field(3e-4, description="step size")
+    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="decay of the first moment")
+    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="of the second moment")
+    eps: AboveZero = Field(1e-8, description="added to the root of the second moment")
+    weight_decay: NonNegative = Field(1e-4, description="decoupled weight decay")
+    max_grad_norm: AboveZero = Field(1.0, description="gradients are scaled down to this norm")
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="moving average of the weights, used for evaluation; 0 = none"
+    )
+    ema_every: Positive = Field(8, description="optimizer steps between two steps of the average")
+
+
+class RewardConfig(Table):
+    """`[reward]`: what is maximised."""
+
+    terms: dict[str, float] = Field({"embedded": 10.0}, description="reward name -> weight")
+    combine: Literal["weighted_sum", "group_zscore"] = Field(
+        "weighted_sum", description="group_zscore scales each term by its group first (GDPO)"
+    )
+    timeout: AboveZero = Field(300.0, description="seconds that one call of a reward may take")
+    on_error: Literal["fail", "drop"] = Field(
+        "fail", description="a score that is not finite stops the run, or drops the sample"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "RewardConfig":
+        if not self.terms or all(weight == 0 for weight in self.terms.values()):
+            raise ValueError("terms needs at least one reward with a weight other than 0")
+        return self
+
+
+class CheckpointConfig(Table):
+    """`[checkpoint]`: what is kept on disk."""
+
+    every: Positive = Field(
+        10, description="updates between two checkpoints; the last is saved too"
+    )
+    keep: Annotated[int, Field(ge=0)] = Field(0, description="newest checkpoints kept; 0 = all")
+
+
+class EvaluateConfig(Table):
+    """`[evaluate]`: measuring the policy on fixed initial noise as it trains."""
+
+    every: Positive = Field(20, description="updates between two evaluations; first and last too")
+    images: Annotated[int, Field(ge=2)] = Field(16, description="images of each prompt")
+    steps: Positive = Field(20, description="ODE steps")
+    prompts: Annotated[int, Field(ge=0)] = Field(0, description="first so many prompts; 0 = all")
+    grid: Positive = Field(8, description="images of each prompt in the picture")
+
+
+class Config(Table):
+    """A whole run."""
+
+    run: RunConfig = RunConfig()
+    model: ModelConfig = ModelConfig()
+    adapter: AdapterConfig = AdapterConfig()
+    prompts: PromptsConfig = PromptsConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    drift: DriftConfig = DriftConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    reward: RewardConfig = RewardConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> "Config":
+        keep, group = self.drift.subset.keep, self.rollout.group_size
+        if keep is not None and keep > group:
+            raise ValueError(
+                f"drift.subset.keep = {keep} is more than rollout.group_size = {group}"
+            )
+        return self
+
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes, sorted."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def load(recipe: str, overrides: Iterable[str] = ()) -> Config:
+    """The configuration of a recipe (a shipped name or a path to a TOML file) with overrides.
+
+    overrides: "table.key=value" strings; the value is read as TOML, or as a bare string.
+    Raises ConfigError with one line that names the key and the nearest valid spelling.
+    """
+    values = _read(recipe)
+    values.setdefault("run", {}).setdefault("recipe", Path(recipe).stem)
+    for text in overrides:
+        _override(values, text)
+    return parse(values)
+
+
+def parse(values: Mapping[str, Any]) -> Config:
+    """Validate nested tables; raises ConfigError for the first thing that is wrong."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_first_problem(error)) from None
+
+
+def to_tables(config: Config) -> dict[str, Any]:
+    """Nested plain tables, ready for TOML (keys that are None are left out)."""
+    return config.model_dump(mode="json", exclude_none=True)
+
+
+def differences(old: Config, new: Config, ignore: frozenset[str]) -> list[str]:
+    """Dotted keys whose values differ, as "key: old -> new"; keys in `ignore` are skipped."""
+    before, after = _flatten(to_tables(old)), _flatten(to_tables(new))
+    keys = sorted((before.keys() | after.keys()) - ignore)
+    return [
+        f"{key}: {before.get(key, 'unset')} -> {after.get(key, 'unset')}"
+        for key in keys
+        if before.get(key) != after.get(key)
+    ]
+
+
+def closest(word: str, valid: Iterable[str]) -> str:
+    """A hint "; did you mean 'x'?", or the list of what is valid when nothing is near."""
+    valid = sorted(valid)
+    near = difflib.get_close_matches(word, valid, n=1)
+    return f"; did you mean '{near[0]}'?" if near else f"; valid: {', '.join(valid)}"
+
+
+def _read(recipe: str) -> dict[str, Any]:
+    path = Path(recipe)
+    if path.suffix != ".toml":
+        path = RECIPES / f"{recipe}.toml"
+        if recipe not in recipe_names():
+            raise ConfigError(f"no recipe '{recipe}'{closest(recipe, recipe_names())}")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read recipe {path}: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"recipe {path} is not valid TOML: {error}") from None
+
+
+def _override(values: dict[str, Any], text: str) -> None:
+    key, equals, raw = text.partition("=")
+    parts = _split(key.strip())
+    if not equals or len(parts) < 2 or not all(parts):
+        raise ConfigError(f"--set {text}: write table.key=value, for example run.updates=20")
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw.strip()
+    table = values
+    for part in parts[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {text}: '{part}' is a value, not a table")
+    table[parts[-1]] = value
+
+
+def _split(key: str) -> list[str]:
+    """Split a dotted key; a reward's name after `reward.terms.` may itself hold dots."""
+    prefix = "reward.terms."
+    if key.startswith(prefix):
+        return ["reward", "terms", key.removeprefix(prefix).strip("\"'")]
+    return key.split(".")
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    location = [str(part) for part in problem["loc"]]
+    where = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        return f"unknown configuration key '{where}'{_nearest_key(location)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = problem.get("input")
+    if isinstance(given, Mapping | BaseModel):
+        return f"{where}: {message}" if where else message
+    return f"{where} = {given!r}: {message[0].lower()}{message[1:]}"
+
+
+def _nearest_key(location: list[str]) -> str:
+    known = _flatten(to_tables(Config()))
+    fields: Any = Config
+    for part in location[:-1]:
+        fields = fields.model_fields[part].annotation
+    prefix = ".".join(location[:-1])
+    siblings = [f"{prefix}.{name}" if prefix else name for name in fields.model_fields]
+    everywhere = [key for key in known if key.split(".")[-1] == location[-1]]
+    if everywhere:
+        return f"; did you mean '{everywhere[0]}'?"
+    return closest(".".join(location), siblings)
+
+
+def _flatten(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tables.items():
+        if isinstance(value, Mapping) and prefix + key != "reward.terms":
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
