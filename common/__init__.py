@@ -1,0 +1,1 @@
+"""The DRIFT algorithm and everything around it that needs no tensor library."""

@@ -24,7 +24,7 @@ Parameters = dict[str, Array]
 """Trainable arrays (or their gradients) by name; names and shapes are the same on every backend."""
 
 
-class BackendUnavailable(RuntimeError):
+class BackendUnavailableError(RuntimeError):
     """The backend cannot run here; the message says why and what to install."""
 
 

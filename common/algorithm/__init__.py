@@ -1,0 +1,1 @@
+"""DRIFT's mathematics: pure functions over arrays, no I/O, no state, no models."""
