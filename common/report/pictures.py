@@ -1,0 +1,59 @@
+"""Pictures made of images: a grid, and its rows again. No files, no plots."""
+
+import io
+
+import numpy as np
+
+WHITE = 255
+
+
+def grid(images: np.ndarray, *, scale: int = 2, gap: int = 2) -> np.ndarray:
+    """Images side by side on white, each pixel enlarged to scale x scale (nearest neighbour).
+
+    Args:
+        images: uint8 [R, C, H, W, 3], at least one; R rows, C columns.
+        scale: enlargement, at least 1.
+        gap: white pixels between neighbours, none around the outside.
+
+    Returns:
+        uint8 [R H scale + (R - 1) gap, C W scale + (C - 1) gap, 3].
+
+    Raises:
+        ValueError: images of another shape or dtype, scale < 1 or gap < 0.
+    """
+    images = np.asarray(images)
+    if images.ndim != 5 or images.shape[-1] != 3 or images.dtype != np.uint8 or not images.size:
+        raise ValueError(
+            f"a grid takes uint8 images [R, C, H, W, 3], not {images.dtype} {list(images.shape)}"
+        )
+    if scale < 1 or gap < 0:
+        raise ValueError(f"a grid needs scale >= 1 and gap >= 0, not {scale} and {gap}")
+    rows, columns, height, width, _ = images.shape
+    large = images.repeat(scale, axis=2).repeat(scale, axis=3)
+    cell = np.full(
+        (rows, columns, height * scale + gap, width * scale + gap, 3), WHITE, dtype=np.uint8
+    )
+    cell[:, :, : height * scale, : width * scale] = large
+    picture = cell.swapaxes(1, 2).reshape(rows * cell.shape[2], columns * cell.shape[3], 3)
+    return np.ascontiguousarray(picture[: picture.shape[0] - gap, : picture.shape[1] - gap])
+
+
+def rows(picture: np.ndarray, count: int, *, gap: int = 2) -> np.ndarray:
+    """Undo `grid` along its rows: uint8 [count H + (count - 1) gap, W, 3] -> [count, H, W, 3].
+
+    Raises:
+        ValueError: the picture's height is not that of `count` equal rows with such gaps.
+    """
+    height, remainder = divmod(picture.shape[0] - (count - 1) * gap, max(count, 1))
+    if count < 1 or height < 1 or remainder:
+        raise ValueError(f"a picture {picture.shape[0]} pixels high does not hold {count} rows")
+    return np.stack([picture[i * (height + gap) :][:height] for i in range(count)])
+
+
+def encode_png(picture: np.ndarray) -> bytes:
+    """A picture uint8 [H, W, 3] as PNG; the same picture gives the same bytes."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
