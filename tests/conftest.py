@@ -1,0 +1,99 @@
+"""Fixtures of every test: one array namespace after the other, and arrays made in it.
+
+`xp` runs a test once under each of numpy (the reference), array_api_strict with its optional
+features off (which refuses what MLX refuses), torch and mlx. A library that is missing here is
+skipped, unless DRIFT_REQUIRE_BACKENDS names it ("torch,mlx"): then its absence is an error.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything loads a threaded library
+
+import numpy as np
+import pytest
+from array_api_compat import array_namespace
+from hypothesis import settings
+
+MODULES = {
+    "numpy": "numpy",
+    "strict": "array_api_strict",
+    "torch": "torch",
+    "mlx": "mlx.core",
+}
+
+settings.register_profile("drift", derandomize=True, deadline=None)
+settings.load_profile("drift")
+
+
+def _required() -> set[str]:
+    listed = os.environ.get("DRIFT_REQUIRE_BACKENDS", "").split(",")
+    return {name.strip() for name in listed if name.strip()}
+
+
+def pytest_configure() -> None:
+    if unknown := _required() - MODULES.keys():
+        raise pytest.UsageError(
+            f"DRIFT_REQUIRE_BACKENDS: unknown {sorted(unknown)}; valid: {', '.join(MODULES)}"
+        )
+
+
+def pytest_collection_finish() -> None:
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", params=MODULES)
+def xp(request: pytest.FixtureRequest) -> Any:
+    """One array namespace after the other, as `array_namespace` gives it."""
+    module = MODULES[request.param]
+    if request.param in _required():
+        library = importlib.import_module(module)
+    else:
+        library = pytest.importorskip(module)
+    if request.param == "strict":
+        library.set_array_api_strict_flags(
+            boolean_indexing=False, data_dependent_shapes=False, enabled_extensions=()
+        )
+    if request.param == "torch":
+        library.set_num_threads(1)
+    return array_namespace(library.asarray([0.0]))
+
+
+@pytest.fixture(scope="session")
+def f32(xp: Any) -> Callable[[Any], Any]:
+    """Makes a float32 array of `xp` from nested lists or a numpy array."""
+    return lambda values: xp.asarray(np.array(values, dtype=np.float32), dtype=xp.float32)
+
+
+@pytest.fixture(scope="session")
+def f64(xp: Any) -> Callable[[Any], Any]:
+    """Makes a float64 array of `xp`; float32 on MLX, whose float64 is no reference."""
+    dtype = xp.float32 if _is_mlx(xp) else xp.float64
+    return lambda values: xp.asarray(np.array(values, dtype=np.float64), dtype=dtype)
+
+
+@pytest.fixture(scope="session")
+def bools(xp: Any) -> Callable[[Any], Any]:
+    """Makes a boolean array of `xp`."""
+    dtype = xp.bool_ if _is_mlx(xp) else xp.bool
+    return lambda values: xp.asarray(np.array(values, dtype=bool), dtype=dtype)
+
+
+@pytest.fixture(scope="session")
+def rtol() -> Callable[[Any], float]:
+    """`rtol(xp)`: relative tolerance of a short computation on what `f64` makes."""
+    return lambda xp: 2e-5 if _is_mlx(xp) else 1e-11
+
+
+@pytest.fixture(scope="session")
+def to_np() -> Callable[[Any], np.ndarray]:
+    """An array of any of the four libraries as a numpy array of the same dtype."""
+    return lambda array: np.asarray(array.detach() if hasattr(array, "detach") else array)
+
+
+def _is_mlx(xp: Any) -> bool:
+    return xp.__name__.startswith("mlx")
