@@ -1,0 +1,156 @@
+"""Prompt sets: where prompts come from, which ones an update asks for, and held-out splits."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, overload
+
+from common import noise
+from common.config import PromptsConfig, closest
+from common.noise import NoiseKey, Purpose
+
+EMOJI_NAMES = Path(__file__).parents[1] / "embedded" / "names.json"
+
+
+class PromptError(ValueError):
+    """Prompts that cannot be used; one line that names the file and the line or the prompt."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What one group of images is asked for. id: position in the source, the key of its noise."""
+
+    id: int
+    text: str
+    metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+
+class PromptSet(Sequence[Prompt]):
+    """Prompts in the order of their source, with distinct ids and texts."""
+
+    def __init__(self, prompts: Sequence[Prompt], source: str):
+        """Source: what an error message calls the set. Raises PromptError for a duplicate."""
+        self._prompts, self.source = tuple(prompts), source
+        if not self._prompts:
+            raise PromptError(f"{source} holds no prompts")
+        seen: set[str] = set()
+        for prompt in self._prompts:
+            if prompt.text in seen:
+                raise PromptError(f"{source}: the prompt '{prompt.text}' is there twice")
+            seen.add(prompt.text)
+
+    @overload
+    def __getitem__(self, index: int) -> Prompt: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Prompt, ...]: ...
+    def __getitem__(self, index: int | slice) -> Prompt | tuple[Prompt, ...]:
+        return self._prompts[index]
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    def only(self, texts: Sequence[str]) -> "PromptSet":
+        """The prompts with these texts, in the order given; each keeps its id.
+
+        Raises PromptError with the nearest prompt for a text that is not in the set.
+        """
+        by_text = {prompt.text: prompt for prompt in self._prompts}
+        for text in texts:
+            if text not in by_text:
+                raise PromptError(f"no prompt '{text}' in {self.source}{_nearest(text, by_text)}")
+        return PromptSet([by_text[text] for text in texts], "prompts.names")
+
+
+def load(config: PromptsConfig) -> PromptSet:
+    """The prompts of a configuration.
+
+    Sources: "emoji", the names that the embedded model was trained on; a .txt file with one
+    prompt a line (blank lines and lines that start with # are skipped); a .jsonl file with an
+    object a line, whose "prompt" is the text and whose other keys are metadata for rewards.
+
+    Raises:
+        PromptError: unknown source, unreadable or malformed file, no prompts, a duplicate, or a
+            name that is not in the source.
+    """
+    source = Path(config.source)
+    if config.source == "emoji":
+        names = json.loads(EMOJI_NAMES.read_text(encoding="utf-8"))["names"]
+        prompts = [Prompt(index, name.replace("-", " ")) for index, name in enumerate(names)]
+    elif source.suffix == ".txt":
+        lines = [line.strip() for line in _read(source).splitlines()]
+        texts = [line for line in lines if line and not line.startswith("#")]
+        prompts = [Prompt(index, text) for index, text in enumerate(texts)]
+    elif source.suffix == ".jsonl":
+        prompts = _json_lines(source)
+    else:
+        raise PromptError(
+            f"prompts.source = '{config.source}': write emoji, or a .txt or .jsonl file"
+        )
+    found = PromptSet(prompts, config.source)
+    return found.only(config.names) if config.names else found
+
+
+def batch(prompts: Sequence[Prompt], *, count: int, seed: int, update: int) -> list[Prompt]:
+    """The prompts of one update: a slice of its epoch's random order.
+
+    An epoch is the N // count updates in which no prompt comes twice; where count does not
+    divide N, each epoch leaves out N mod count prompts, others each time. The order is drawn
+    from a key, so a resumed run asks for the same prompts.
+
+    Args:
+        prompts: N prompts.
+        count: P, prompts of an update.
+        seed: the run's seed.
+        update: 0-based.
+
+    Raises:
+        PromptError: when count is not in 1 .. N.
+    """
+    if not 1 <= count <= len(prompts):
+        raise PromptError(
+            f"rollout.prompts = {count}, but there are {len(prompts)} prompts: "
+            f"write 1 to {len(prompts)}"
+        )
+    epoch, position = divmod(update, len(prompts) // count)
+    key = NoiseKey(seed=seed, purpose=Purpose.PROMPT_ORDER, update=epoch)
+    order = noise.permutation(key, len(prompts))
+    return [prompts[int(i)] for i in order[position * count : (position + 1) * count]]
+
+
+def split(prompt_text: str) -> Literal["train", "validation", "test"]:
+    """The split of a prompt, 80/10/10: from its text alone, so it never moves to another."""
+    share = int.from_bytes(hashlib.sha256(prompt_text.encode()).digest()[:8], "big") / 2**64
+    return "train" if share < 0.8 else "validation" if share < 0.9 else "test"
+
+
+def _json_lines(source: Path) -> list[Prompt]:
+    prompts: list[Prompt] = []
+    for number, line in enumerate(_read(source).splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise PromptError(f"{source}, line {number}: not valid JSON: {error}") from None
+        text = values.pop("prompt", None) if isinstance(values, dict) else None
+        if not isinstance(text, str) or not text.strip():
+            raise PromptError(f'{source}, line {number}: write an object with a text "prompt"')
+        prompts.append(Prompt(len(prompts), text.strip(), values))
+    return prompts
+
+
+def _read(source: Path) -> str:
+    try:
+        return source.read_text(encoding="utf-8")
+    except OSError as error:
+        raise PromptError(f"cannot read prompts from {source}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise PromptError(f"{source} is not UTF-8 text: {error}") from None
+
+
+def _nearest(text: str, texts: Mapping[str, Prompt]) -> str:
+    """A hint at the nearest prompt; never the whole list, which may hold thousands."""
+    hint = closest(text, texts)
+    return hint if "did you mean" in hint else ""
