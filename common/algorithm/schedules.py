@@ -1,0 +1,97 @@
+"""Noise levels of each model family: sigmas of flow models, timesteps and alpha_bars of DDIM.
+
+Schedules are small and belong to a run's configuration: float64 numpy, computed on the host.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+TRAIN_STEPS = 1000
+"""Discrete timesteps that Stable Diffusion, SD3 and FLUX were trained with."""
+
+
+def flow_sigmas(steps: int, *, schedule: str, shift: float = 3.0) -> np.ndarray:
+    """Noise levels of a flow from 1 (noise) to 0 (image): float64 [steps + 1], falling.
+
+    With S(s) = shift s / (1 + (shift - 1) s), the time shift of SD3 (Esser et al. 2024, eq. 23):
+    `linear`: evenly spaced; `shift`: S of evenly spaced; `double_shift`: what diffusers does when
+    it is given only a number of steps: `steps` values evenly spaced from 1 to S(1/1000), each
+    shifted again, then 0. Flow-GRPO's published recipes use `double_shift`.
+
+    Raises:
+        ValueError: fewer than 2 steps, an unknown schedule, or a shift that is not above 0.
+    """
+    if steps < 2:
+        raise ValueError(f"flow_sigmas: steps = {steps} must be at least 2")
+    if not 0 < shift < np.inf:
+        raise ValueError(f"flow_sigmas: shift = {shift} must be above 0")
+    if schedule not in FLOW_SCHEDULES:
+        raise ValueError(f"flow_sigmas: schedule '{schedule}' is not one of {[*FLOW_SCHEDULES]}")
+    return FLOW_SCHEDULES[schedule](steps, shift)
+
+
+def _shifted(s: np.ndarray, shift: float) -> np.ndarray:
+    return shift * s / (1 + (shift - 1) * s)
+
+
+def _double_shifted(steps: int, shift: float) -> np.ndarray:
+    first, last = _shifted(np.array([1.0, 1 / TRAIN_STEPS]), shift)
+    return np.append(_shifted(np.linspace(first, last, steps), shift), 0.0)
+
+
+FLOW_SCHEDULES: dict[str, Callable[[int, float], np.ndarray]] = {
+    "linear": lambda steps, _: np.linspace(1, 0, steps + 1),
+    "shift": lambda steps, shift: _shifted(np.linspace(1, 0, steps + 1), shift),
+    "double_shift": _double_shifted,
+}
+"""(steps, shift) -> sigmas [steps + 1]."""
+
+
+def flow_timesteps(sigmas: np.ndarray) -> np.ndarray:
+    """What a flow model is told at each step, 1000 sigma: [T] for sigmas [T + 1] (0 is no step)."""
+    return TRAIN_STEPS * np.asarray(sigmas, dtype=np.float64)[:-1]
+
+
+def scaled_linear_alpha_bars(
+    *, beta_start: float = 0.00085, beta_end: float = 0.012, train_steps: int = TRAIN_STEPS
+) -> np.ndarray:
+    """Signal shares ab_t = prod (1 - beta_i), i = 0..t: float64 [train_steps], falling.
+
+    sqrt(beta) is evenly spaced ("scaled linear"); the defaults are those of Stable Diffusion 1.x.
+    """
+    beta = np.linspace(beta_start**0.5, beta_end**0.5, train_steps) ** 2
+    return np.cumprod(1 - beta)
+
+
+def ddim_timesteps(
+    steps: int, *, train_steps: int = TRAIN_STEPS, steps_offset: int = 1
+) -> np.ndarray:
+    """Timesteps of DDIM with leading spacing: int64 [steps], falling; 981, 961, ..., 1 for 50.
+
+    Raises:
+        ValueError: steps is below 1, or so large that the first timestep was never trained.
+    """
+    if not 1 <= steps <= train_steps:
+        raise ValueError(f"ddim_timesteps: steps = {steps} must be in [1, {train_steps}]")
+    timesteps = np.arange(steps)[::-1] * (train_steps // steps) + steps_offset
+    if timesteps[0] >= train_steps:
+        raise ValueError(
+            f"ddim_timesteps: {steps} steps with offset {steps_offset} start at t = "
+            f"{timesteps[0]}, beyond the last trained {train_steps - 1}"
+        )
+    return timesteps.astype(np.int64)
+
+
+def ddim_alpha_bars(
+    steps: int, alpha_bars: np.ndarray | None = None, *, steps_offset: int = 1
+) -> np.ndarray:
+    """Signal shares of DDIM's latents from noise to image: float64 [steps + 1], rising.
+
+    alpha_bars: [train_steps], by default those of Stable Diffusion 1.x. Step k goes from value k
+    to k + 1; the last goes to ab at t = 0, not to 1 (set_alpha_to_one = False in diffusers).
+    Raises as `ddim_timesteps` does.
+    """
+    table = scaled_linear_alpha_bars() if alpha_bars is None else np.asarray(alpha_bars, np.float64)
+    timesteps = ddim_timesteps(steps, train_steps=len(table), steps_offset=steps_offset)
+    return table[np.append(timesteps, 0)]
