@@ -1,0 +1,305 @@
+"""Checkpoints: a folder that appears whole or not at all, and is verified before it is used.
+
+Everything in it is safetensors or JSON; nothing is unpickled. The same content gives the same
+bytes. A low-rank adapter is stored under PEFT's file and tensor names, so that PEFT loads the
+folder as it is.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from common import files
+from common.config import AdapterConfig
+
+FORMAT = 1
+"""Version of the folder's layout; a reader refuses any other."""
+
+PEFT_PREFIX = "base_model.model."
+ADAPTER, MODEL = "adapter_model.safetensors", "model.safetensors"
+ADAPTER_CONFIG, EMA, OPTIMIZER = "adapter_config.json", "ema.safetensors", "optimizer.safetensors"
+STATE, MANIFEST = "state.json", "manifest.json"
+
+_NAME = re.compile(r"\d{6,}")
+_REPLACED = re.compile(r"\.(\d{6,})\.old-\w+")
+_LEFTOVER = re.compile(r"\.\d{6,}\.(?:tmp|gone)-\w+")
+
+_DTYPES = {
+    "float64": "F64", "float32": "F32", "float16": "F16", "int64": "I64", "int32": "I32",
+    "int16": "I16", "int8": "I8", "uint64": "U64", "uint32": "U32", "uint16": "U16",
+    "uint8": "U8", "bool": "BOOL",
+}  # fmt: skip
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be written or trusted; one line that names the file and why."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a run needs to go on.
+
+    update: updates done. parameters, ema: arrays by parameter name. optimizer: what
+    `Optimizer.state` gave. state: the trainer's own JSON values.
+    """
+
+    update: int
+    parameters: dict[str, np.ndarray]
+    ema: dict[str, np.ndarray] | None
+    optimizer: dict[str, np.ndarray]
+    state: dict[str, Any]
+
+
+def save(checkpoints: Path, snapshot: Snapshot, *, adapter: AdapterConfig, keep: int) -> Path:
+    """Write the snapshot as `checkpoints/NNNNNN` and remove all but the `keep` newest (0 = all).
+
+    Older checkpoints go only after the new one is in place; a checkpoint of the same update is
+    replaced. Returns the folder. Raises CheckpointError in one line when the disk is full, the
+    folder cannot be written or the state is not JSON; earlier checkpoints are then untouched.
+    """
+    final = checkpoints / f"{snapshot.update:06d}"
+    temporary = files.beside(final)
+    with files.explained(f"save checkpoint {final}", CheckpointError):
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        _sweep(checkpoints)
+        try:
+            temporary.mkdir()
+            _write(temporary, snapshot, adapter)
+            _publish(temporary, final)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    older = [path for path in _complete(checkpoints) if int(path.name) < snapshot.update]
+    for path in older[: len(older) - (keep - 1)] if keep else []:
+        # The new one is safe: an old one that cannot go now is tried again at the next save.
+        with suppress(OSError):
+            _remove(path)
+    return final
+
+
+def load(path: Path) -> Snapshot:
+    """Verify every file against the manifest, then read the snapshot.
+
+    Raises CheckpointError naming the file that is missing, has another size or other content.
+    """
+    with files.explained(f"read checkpoint {path}", CheckpointError):
+        names = _verify(path)
+        weights = next((name for name in (ADAPTER, MODEL) if name in names), ADAPTER)
+        for name in (weights, OPTIMIZER, STATE):
+            if name not in names:
+                raise CheckpointError(f"checkpoint {path}: {name} is not in the manifest")
+        prefix = PEFT_PREFIX if weights == ADAPTER else ""
+        document = _read_json(path / STATE)
+        try:
+            update, state = int(document["update"]), dict(document["state"])
+        except (KeyError, TypeError, ValueError):
+            raise CheckpointError(f"checkpoint {path}: {STATE} has no update or state") from None
+        return Snapshot(
+            update=update,
+            parameters=_read_arrays(path / weights, prefix),
+            ema=_read_arrays(path / EMA, prefix) if EMA in names else None,
+            optimizer=_read_arrays(path / OPTIMIZER, ""),
+            state=state,
+        )
+
+
+def latest(checkpoints: Path) -> Path | None:
+    """The complete checkpoint of the highest update, or None; only reads."""
+    complete = {int(path.name): path for path in _complete(checkpoints)}
+    # Killed while replacing a checkpoint: the replaced one, set aside, is still whole.
+    for update, path in _matching(checkpoints, _REPLACED):
+        if (path / MANIFEST).is_file():
+            complete.setdefault(update, path)
+    return complete[max(complete)] if complete else None
+
+
+def peft_config(adapter: AdapterConfig) -> dict[str, Any]:
+    """The content of PEFT's `adapter_config.json` for this adapter."""
+    return {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": None,
+        "inference_mode": True,
+        "r": adapter.rank,
+        "lora_alpha": adapter.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": "gaussian" if adapter.init == "gaussian" else True,
+        "target_modules": sorted(adapter.targets),
+    }
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def _write(folder: Path, snapshot: Snapshot, adapter: AdapterConfig) -> None:
+    """Fill a new folder; the manifest comes last, so a folder that has one is complete."""
+    contents: dict[str, Iterator[bytes]] = {}
+    metadata, prefix, weights = {"format": "pt"}, "", MODEL
+    if adapter.kind == "lora":
+        settings = peft_config(adapter)
+        short = {key: settings[key] for key in ("r", "lora_alpha", "target_modules")}
+        metadata["lora_adapter_metadata"] = json.dumps(short, sort_keys=True)
+        prefix, weights = PEFT_PREFIX, ADAPTER
+        contents[ADAPTER_CONFIG] = iter([_json(settings, ADAPTER_CONFIG)])
+    contents[weights] = _safetensors(snapshot.parameters, prefix, metadata)
+    if snapshot.ema is not None:
+        contents[EMA] = _safetensors(snapshot.ema, prefix, metadata)
+    contents[OPTIMIZER] = _safetensors(snapshot.optimizer, "", {"format": "pt"})
+    contents[STATE] = iter([_json({"update": snapshot.update, "state": snapshot.state}, STATE)])
+    entries = {}
+    for name in sorted(contents):
+        size, digest = files.write_new(folder / name, contents[name])
+        entries[name] = {"size": size, "sha256": digest}
+    manifest = {"format": FORMAT, "files": entries}
+    manifest["sha256"] = _digest(manifest)
+    files.write_new(folder / MANIFEST, [_json(manifest, MANIFEST)])
+    files.sync_folder(folder)
+
+
+def _publish(temporary: Path, final: Path) -> None:
+    """Rename a complete folder into its place, setting aside what is there until it is in."""
+    aside = files.beside(final, "old")
+    if final.exists():
+        final.rename(aside)
+    temporary.rename(final)
+    files.sync_folder(final.parent)
+    if aside.exists():
+        _remove(aside)
+
+
+def _safetensors(
+    arrays: Mapping[str, np.ndarray], prefix: str, metadata: Mapping[str, str]
+) -> Iterator[bytes]:
+    """The safetensors format, by hand: the library writes its metadata in random order.
+
+    Eight bytes of header length, the JSON header padded to eight bytes, then the data; wider
+    types first, as the library does, so that every array is aligned.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    ordered, end = [], 0
+    for name in sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name)):
+        array = np.asarray(arrays[name], order="C")
+        if array.dtype.name not in _DTYPES:
+            raise CheckpointError(f"cannot save array '{name}' of dtype {array.dtype}")
+        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        start, end = end, end + array.nbytes
+        header[prefix + name] = {
+            "dtype": _DTYPES[array.dtype.name],
+            "shape": list(array.shape),
+            "data_offsets": [start, end],
+        }
+        ordered.append(array)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for array in ordered:
+        yield array.tobytes()
+
+
+def _json(document: Any, name: str) -> bytes:
+    try:
+        text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"cannot save {name}: not plain JSON: {error}") from None
+    return text.encode() + b"\n"
+
+
+def _digest(document: Any) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def _verify(path: Path) -> set[str]:
+    """Compare every file with the manifest; returns the names it lists."""
+    if not (path / MANIFEST).is_file():
+        raise CheckpointError(f"checkpoint {path}: {MANIFEST} is missing, so it is incomplete")
+    manifest = _read_json(path / MANIFEST)
+    version, entries = manifest.get("format"), manifest.get("files")
+    if version != FORMAT:
+        raise CheckpointError(f"checkpoint {path}: format {version!r}; this version reads {FORMAT}")
+    if manifest.pop("sha256", None) != _digest(manifest) or not isinstance(entries, dict):
+        raise CheckpointError(f"checkpoint {path}: {MANIFEST} is damaged (its hash differs)")
+    for name, expected in sorted(entries.items()):
+        file = path / name
+        if not file.is_file():
+            raise CheckpointError(f"checkpoint {path}: {name} is missing")
+        if (size := file.stat().st_size) != expected["size"]:
+            raise CheckpointError(
+                f"checkpoint {path}: {name} has {size} bytes, the manifest says {expected['size']}"
+            )
+        with file.open("rb") as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() != expected["sha256"]:
+                raise CheckpointError(f"checkpoint {path}: {name} is damaged (its hash differs)")
+    return set(entries)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except ValueError:
+        raise CheckpointError(f"checkpoint {path.parent}: {path.name} is not JSON") from None
+    if not isinstance(document, dict):
+        raise CheckpointError(f"checkpoint {path.parent}: {path.name} is not a JSON object")
+    return document
+
+
+def _read_arrays(path: Path, prefix: str) -> dict[str, np.ndarray]:
+    try:
+        arrays = load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"checkpoint {path.parent}: {path.name}: {error}") from None
+    if strange := [name for name in arrays if not name.startswith(prefix)]:
+        raise CheckpointError(
+            f"checkpoint {path.parent}: {path.name}: '{strange[0]}' lacks the prefix '{prefix}'"
+        )
+    return {name.removeprefix(prefix): arrays[name] for name in sorted(arrays)}
+
+
+# --- the folder of checkpoints -------------------------------------------------------------------
+
+
+def _matching(checkpoints: Path, pattern: re.Pattern[str]) -> list[tuple[int, Path]]:
+    """(update, folder) of the folders of that name, rising; empty when there is no folder."""
+    if not checkpoints.is_dir():
+        return []
+    found = [(pattern.fullmatch(path.name), path) for path in checkpoints.iterdir()]
+    return sorted((int(match[match.re.groups]), path) for match, path in found if match)
+
+
+def _complete(checkpoints: Path) -> list[Path]:
+    """Checkpoints that have their manifest, oldest first."""
+    return [path for _, path in _matching(checkpoints, _NAME) if (path / MANIFEST).is_file()]
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint so that a kill halfway leaves a temporary, not half a checkpoint."""
+    gone = path.with_name(f".{path.name.strip('.').partition('.')[0]}.gone-{path.name[-8:]}")
+    path.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def _sweep(checkpoints: Path) -> None:
+    """Clear away what killed saves left; put back a replaced one whose successor is not in."""
+    for path in checkpoints.iterdir():
+        if _LEFTOVER.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+    for update, path in _matching(checkpoints, _REPLACED):
+        final = checkpoints / f"{update:06d}"
+        if (final / MANIFEST).is_file():
+            _remove(path)
+        elif not final.exists():
+            path.rename(final)

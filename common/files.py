@@ -1,0 +1,109 @@
+"""Files that are whole or not there: written beside their place, synced, then renamed."""
+
+import errno
+import hashlib
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_REASONS = {
+    errno.ENOSPC: "no space left on the device",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file would be larger than this process may write",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOTDIR: "a folder on the way is a file",
+    errno.EEXIST: "something else of that name is in the way",
+    errno.ENOENT: "it is not there",
+}
+
+
+def reason(error: OSError) -> str:
+    """Why the system refused, in plain words without the error number."""
+    known = _REASONS.get(error.errno) if error.errno is not None else None
+    return known or (error.strerror or str(error) or type(error).__name__).lower()
+
+
+@contextmanager
+def explained(action: str, raises: type[Exception]) -> Iterator[None]:
+    """Within it an OSError becomes `raises`, as the one line "cannot ACTION: REASON"."""
+    try:
+        yield
+    except OSError as error:
+        raise raises(f"cannot {action}: {reason(error)}") from error
+
+
+def beside(path: Path, label: str = "tmp") -> Path:
+    """A name that nothing has yet, hidden in the same folder: ".NAME.LABEL-xxxxxxxx"."""
+    return path.with_name(f".{path.name}.{label}-{secrets.token_hex(4)}")
+
+
+def write_new(path: Path, chunks: Iterable[bytes]) -> tuple[int, str]:
+    """Write a file that does not exist yet and sync it to the disk.
+
+    Returns its size in bytes and the SHA-256 of its content, in hexadecimal. Raises OSError.
+    """
+    size, digest = 0, hashlib.sha256()
+    with path.open("xb") as file:
+        for chunk in chunks:
+            file.write(chunk)
+            digest.update(chunk)
+            size += len(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    return size, digest.hexdigest()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Put `content` at `path`, replacing what is there; at no moment is a part of it visible.
+
+    Raises OSError; the old content is then still in place and nothing is left beside it.
+    """
+    temporary = beside(path)
+    try:
+        write_new(temporary, [content])
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add `content` to the end of a file, made when it is not there, and sync it to the disk.
+
+    Raises OSError; the file is then cut back to what it was.
+    """
+    # Unbuffered: closing a buffered file after a failure would write the rest of its buffer.
+    with path.open("ab", buffering=0) as file:
+        size = file.tell()
+        try:
+            rest = memoryview(content)
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        except BaseException:
+            with suppress(OSError):
+                file.truncate(size)
+            raise
+    if size == 0:
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable, where the system can; Windows cannot."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Network and FUSE file systems refuse to sync a folder: the rename itself still holds.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,257 @@
+"""A run on disk: its configuration, its environment, its two logs and where its files go."""
+
+import json
+import math
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+from PIL import Image
+
+from common import config as configuration, files, noise
+from common.config import Config, ConfigError
+
+CONFIG, ENVIRONMENT = "config.toml", "environment.json"
+METRICS, EVALUATIONS = "metrics.jsonl", "evaluations.jsonl"
+FINGERPRINT = "noise_fingerprint"
+
+MAY_CHANGE = frozenset(
+    {"run.updates", "run.backend", "run.recipe", "rollout.batch_size", "objective.micro_batch"}
+    | {f"checkpoint.{key}" for key in configuration.CheckpointConfig.model_fields}
+    | {f"evaluate.{key}" for key in configuration.EvaluateConfig.model_fields}
+)
+"""Keys that a resumed run may set anew: none of them moves a number of the training."""
+
+
+class RunError(ValueError):
+    """A run directory that cannot be made or used as asked; one line that says why."""
+
+
+class RunDirectory:
+    """A folder that holds one run. `create` makes one, `open` finds one again."""
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self.path = path
+        self.config = config
+
+    @classmethod
+    def create(cls, path: Path, config: Config, environment: Mapping[str, Any]) -> "RunDirectory":
+        """Make the folder with `config.toml` and `environment.json`.
+
+        Raises RunError when the folder already holds a run or anything else, or cannot be written.
+        """
+        path = Path(path)
+        with files.explained(f"make run directory {path}", RunError):
+            path.mkdir(parents=True, exist_ok=True)
+            present = sorted(entry.name for entry in path.iterdir())
+            if CONFIG in present:
+                raise RunError(
+                    f"{path} already holds a run; add --resume to go on with it, "
+                    "or choose another --out"
+                )
+            # A creation that was killed left these: config.toml, written last, is what makes a run.
+            if strange := [name for name in present if name != ENVIRONMENT and ".tmp-" not in name]:
+                raise RunError(
+                    f"{path} is not empty and holds no run (it has '{strange[0]}'); "
+                    "choose another --out"
+                )
+            facts = {**environment, FINGERPRINT: noise.fingerprint()}
+            files.write_whole(path / ENVIRONMENT, _json(facts, indent=1))
+            files.write_whole(path / CONFIG, _toml(config))
+        return cls(path, config)
+
+    @classmethod
+    def open(cls, path: Path) -> "RunDirectory":
+        """A run that exists. Raises RunError saying what is missing or damaged."""
+        path = Path(path)
+        if not path.is_dir():
+            raise RunError(f"no run directory {path}: {'a file' if path.exists() else 'not there'}")
+        for name in (CONFIG, ENVIRONMENT):
+            if not (path / name).is_file():
+                raise RunError(f"{path} is no run directory: {name} is missing")
+        try:
+            with files.explained(f"read {path / CONFIG}", RunError):
+                text = (path / CONFIG).read_text(encoding="utf-8")
+            config = configuration.parse(tomllib.loads(text))
+        except RunError:
+            raise
+        except (ConfigError, ValueError) as error:
+            raise RunError(f"{path / CONFIG} is damaged: {error}") from None
+        run = cls(path, config)
+        run.environment()
+        return run
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def report(self) -> Path:
+        """Where the report goes."""
+        return self.path / "report.html"
+
+    def environment(self) -> dict[str, Any]:
+        """What the run was started on; RunError when `environment.json` is damaged."""
+        file = self.path / ENVIRONMENT
+        with files.explained(f"read {file}", RunError):
+            try:
+                facts = json.loads(file.read_bytes())
+            except ValueError:
+                facts = None
+        if not isinstance(facts, dict):
+            raise RunError(f"{file} is damaged: not a JSON object")
+        return facts
+
+    def check_resumable(self, config: Config) -> None:
+        """Raise RunError unless going on with `config` gives the numbers of one unbroken run.
+
+        The keys in MAY_CHANGE are free; run.updates is not when the prompt noise falls over the
+        run, since its strength then depends on how long the run is.
+        """
+        fixed = config.drift.noise.training_schedule != "constant"
+        free = MAY_CHANGE - {"run.updates"} if fixed else MAY_CHANGE
+        if changed := configuration.differences(self.config, config, free):
+            why = ""
+            if any(line.startswith("run.updates:") for line in changed):
+                schedule = config.drift.noise.training_schedule
+                why = f" (drift.noise.training_schedule = '{schedule}' spans all updates of a run)"
+            raise RunError(
+                f"cannot resume {self.path} with other settings: {'; '.join(changed)}{why}; "
+                "use the old values, or start anew in another --out"
+            )
+        if self.environment().get(FINGERPRINT) != noise.fingerprint():
+            raise RunError(
+                f"cannot resume {self.path}: numpy {np.__version__} draws other random numbers "
+                "than the one it was started with; install that one, or start anew"
+            )
+
+    def adopt(self, config: Config) -> None:
+        """Go on with `config`: check it, then make it the run's own, here and in `config.toml`."""
+        self.check_resumable(config)
+        with files.explained(f"write {self.path / CONFIG}", RunError):
+            files.write_whole(self.path / CONFIG, _toml(config))
+        self.config = config
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        """Add the line of one update to `metrics.jsonl`; what is not finite becomes null."""
+        _append(self.path / METRICS, record)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The updates logged so far, in order; null reads as NaN. RunError names a damaged line."""
+        return [record for _, record in _lines(self.path / METRICS)]
+
+    def append_evaluation(self, record: Mapping[str, Any]) -> None:
+        """Add the line of one evaluation to `evaluations.jsonl`."""
+        _append(self.path / EVALUATIONS, record)
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The evaluations so far, in order; null reads as NaN. RunError names a damaged line."""
+        return [record for _, record in _lines(self.path / EVALUATIONS)]
+
+    def rewind(self, update: int) -> None:
+        """Drop what was logged after `update`: a run that resumes from there logs it again."""
+        for name in (METRICS, EVALUATIONS):
+            file = self.path / name
+            with files.explained(f"write {file}", RunError):
+                for leftover in self.path.glob(f".{name}.tmp-*"):
+                    leftover.unlink()
+                if file.exists():
+                    kept = [line for line, record in _lines(file) if record["update"] <= update]
+                    files.write_whole(file, b"".join(line + b"\n" for line in kept))
+
+    def save_picture(self, name: str, image: np.ndarray) -> Path:
+        """Write uint8 [H, W, 3] as `samples/NAME.png`; returns the file."""
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise ValueError(f"picture name {name!r}: only letters, digits and _ . - are valid")
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"picture {name}: {image.dtype} {image.shape}, not uint8 [H, W, 3]")
+        file = self.path / "samples" / f"{name}.png"
+        with files.explained(f"write {file}", RunError):
+            file.parent.mkdir(exist_ok=True)
+            temporary = files.beside(file)
+            Image.fromarray(image).save(temporary, format="png")
+            temporary.replace(file)
+        return file
+
+
+def _toml(config: Config) -> bytes:
+    return tomli_w.dumps(configuration.to_tables(config)).encode()
+
+
+def _plain(value: Any) -> Any:
+    """Numpy values as Python's, and numbers that JSON does not have (NaN, infinity) as None."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value
+
+
+def _json(value: Mapping[str, Any], indent: int | None = None) -> bytes:
+    text = json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
+    return text.encode() + b"\n"
+
+
+def _append(file: Path, record: Mapping[str, Any]) -> None:
+    """Add one line and sync it. What a killed process left of a line is cut off first."""
+    if not isinstance(record.get("update"), int | np.integer):
+        raise ValueError(f"{file.name}: a record needs 'update', a whole number")
+    line = _json(record)
+    with files.explained(f"write {file}", RunError):
+        if torn := _unfinished(file):
+            if _record(torn) is None:
+                os.truncate(file, file.stat().st_size - len(torn))
+            else:
+                line = b"\n" + line
+        files.append(file, line)
+
+
+def _unfinished(file: Path) -> bytes:
+    """What follows the last newline of a file: empty unless a write was cut short."""
+    if not file.exists():
+        return b""
+    with file.open("rb") as stream:
+        if stream.seek(0, os.SEEK_END) == 0:
+            return b""
+        stream.seek(-1, os.SEEK_END)
+        if stream.read() == b"\n":
+            return b""
+        stream.seek(0)
+        return stream.read().rpartition(b"\n")[2]
+
+
+def _lines(file: Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """Each line and what it says. Only a last line without its newline may be torn."""
+    if not file.exists():
+        return []
+    with files.explained(f"read {file}", RunError):
+        *whole, torn = file.read_bytes().split(b"\n")
+    found = []
+    for number, line in enumerate(whole, start=1):
+        if (record := _record(line)) is None:
+            raise RunError(f"{file} line {number} is damaged: not a record with an update")
+        found.append((line, record))
+    if (record := _record(torn)) is not None:
+        found.append((torn, record))
+    return found
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """The record of a line, null as NaN; None when the line is not a whole record."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get("update"), int):
+        return None
+    return {key: math.nan if value is None else value for key, value in record.items()}
