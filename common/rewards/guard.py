@@ -3,13 +3,16 @@
 A score that silently became 0 would be a training signal. So nothing is replaced or guessed.
 """
 
+import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from common.rewards.registry import Reward
+
+_Task = Callable[[], np.ndarray]
 
 
 class RewardError(RuntimeError):
@@ -33,7 +36,7 @@ def score(
         images: uint8 [N, H, W, 3].
         prompts: N clean prompts.
         metadata: N mappings, one for each image.
-        timeout: seconds that the call may take. A call that takes longer is left behind in a
+        timeout: seconds that the call may take. A call that takes longer is left behind in its
             daemon thread, which cannot keep the process from ending.
         on_error: "fail" raises at a score that is not finite; "drop" returns NaN there.
         describe: index of an image -> "prompt 'x', sample 3".
@@ -66,28 +69,68 @@ def _call(
     metadata: Sequence[Mapping[str, Any]],
     timeout: float,
 ) -> np.ndarray:
-    result: list[np.ndarray] = []
-    failure: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            # Reading the result may be the work itself: MLX arrays are lazy.
-            result.append(np.asarray(reward(images, prompts, metadata)))
-        except BaseException as error:  # a reward that calls sys.exit() has failed too
-            failure.append(error)
-
-    thread = threading.Thread(target=work, name=f"reward {reward.name}", daemon=True)
-    thread.start()
-    thread.join(timeout)
-    if thread.is_alive():
+    # Reading the result may be the work itself (MLX arrays are lazy), so the worker does it.
+    worker = _Worker.idle()
+    reply = worker.start(lambda: np.asarray(reward(images, prompts, metadata)))
+    try:
+        outcome = reply.get(timeout=timeout)
+    except BaseException as error:  # too late, or Ctrl-C: this worker may never come back
+        worker.retire()
+        if not isinstance(error, queue.Empty):
+            raise
         raise RewardError(
             f"reward '{reward.name}' took more than {timeout:g} s for {len(images)} images "
             "(reward.timeout)"
-        )
-    if failure:
-        kind, text = type(failure[0]).__name__, str(failure[0])
-        raise RewardError(f"reward '{reward.name}' raised {kind}: {text}") from failure[0]
-    return result[0]
+        ) from None
+    worker.release()
+    if isinstance(outcome, BaseException):
+        kind = type(outcome).__name__
+        raise RewardError(f"reward '{reward.name}' raised {kind}: {outcome}") from outcome
+    return outcome
+
+
+class _Worker:
+    """A daemon thread that runs one task after another.
+
+    It is used again because tensor libraries keep state for each thread that ever called them:
+    MLX a stream with a system thread of its own, which is never given back.
+    """
+
+    _idle: ClassVar[list["_Worker"]] = []
+
+    @classmethod
+    def idle(cls) -> "_Worker":
+        try:
+            return cls._idle.pop()
+        except IndexError:
+            return cls()
+
+    def __init__(self) -> None:
+        self._tasks: queue.SimpleQueue[tuple[_Task, queue.SimpleQueue[Any]] | None]
+        self._tasks = queue.SimpleQueue()
+        threading.Thread(target=self._run, name="reward", daemon=True).start()
+
+    def start(self, task: "_Task") -> "queue.SimpleQueue[Any]":
+        """Run the task in the thread; its result, or what it raised, comes out of the queue."""
+        reply: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._tasks.put((task, reply))
+        return reply
+
+    def release(self) -> None:
+        self._idle.append(self)
+
+    def retire(self) -> None:
+        """End the thread when its task has ended, if it ever does."""
+        self._tasks.put(None)
+
+    def _run(self) -> None:
+        while (work := self._tasks.get()) is not None:
+            task, reply = work
+            try:
+                reply.put(task())
+            except BaseException as error:  # a reward that calls sys.exit() has failed too
+                reply.put(error)
+            del work, task, reply  # keep no images alive while waiting
 
 
 def _checked(name: str, values: np.ndarray, images: np.ndarray) -> np.ndarray:
