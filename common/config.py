@@ -74,9 +74,7 @@ class RolloutConfig(Table):
     kernel: Literal["flow_sde", "cps", "dance_sde"] = Field(
         "flow_sde", description="the stochastic transition (Flow-GRPO, CPS, DanceGRPO)"
     )
-    noise_level: NonNegative = Field(
-        0.7, description="strength of the kernel's noise; 0 is the ODE"
-    )
+    noise_level: AboveZero = Field(0.7, description="strength a or eta of the kernel's noise")
     guidance: AboveZero = Field(1.0, description="classifier-free guidance scale; 1 = none")
     schedule: Literal["linear", "shift", "double_shift"] = Field(
         "linear", description="spacing of the noise levels"

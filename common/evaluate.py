@@ -1,0 +1,148 @@
+"""Measuring a policy: the same prompts and the same initial noise every time, along the ODE."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from common import noise
+from common.algorithm import diversity, kernels, quality
+from common.backend import Backend, Conditioning, Policy, Scorer
+from common.config import Config
+from common.ema import MovingAverage
+from common.noise import NoiseKey, Purpose
+from common.process import FlowProcess
+from common.prompts import Prompt
+from common.rewards import RewardSuite, combine
+
+ALIGNMENT_SCALE = 10.0
+"""Alignment is reported as 10 x cosine, the scale of the default reward."""
+
+
+def sample_images(
+    policy: Policy,
+    backend: Backend,
+    process: FlowProcess,
+    prompts: Sequence[str],
+    count: int,
+    *,
+    seed: int,
+    batch_size: int,
+) -> np.ndarray:
+    """`count` images of each prompt along the ODE: uint8 [P, count, H, W, 3].
+
+    The initial noise depends on the seed, the prompt's text and the sample's number only, so
+    that two checkpoints, two runs or two backends start from the same noise.
+    """
+    keys = [
+        NoiseKey(seed, Purpose.EVALUATION, prompt=_text_id(text), sample=sample)
+        for text in prompts
+        for sample in range(count)
+    ]
+    images = []
+    with backend.inference():
+        clean = policy.encode(list(prompts))
+        for start in range(0, len(keys), batch_size):
+            part = keys[start : start + batch_size]
+            rows = backend.asarray((start + np.arange(len(part))) // count)
+            pooled = None if clean.pooled is None else clean.pooled[rows]
+            conditioning = Conditioning(clean.tokens[rows], pooled)
+            x = backend.asarray(noise.normals(part, policy.latent_shape))
+            for step in range(process.steps):
+                levels = process.levels(backend, policy, np.full(len(part), step))
+                velocity = process.predict(policy, x, levels, conditioning)
+                x = kernels.ode(x, velocity, levels.sigma, levels.sigma_next).mean
+                backend.evaluate(x)
+            images.append(policy.decode(x))
+    stacked = np.concatenate(images)
+    return stacked.reshape(len(prompts), count, *stacked.shape[1:])
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """images: uint8 [P, n, H, W, 3]. record: the row of `evaluations.jsonl`, less its update."""
+
+    images: np.ndarray
+    record: dict[str, Any]
+
+
+class Evaluator:
+    """Samples a policy and scores the images with the training and the held-out scorer."""
+
+    def __init__(
+        self,
+        config: Config,
+        backend: Backend,
+        rewards: RewardSuite,
+        prompts: Sequence[Prompt],
+        *,
+        train: Scorer,
+        heldout: Scorer,
+    ) -> None:
+        limit = config.evaluate.prompts or len(prompts)
+        self._config, self._backend, self._rewards = config, backend, rewards
+        self._prompts = list(prompts)[:limit]
+        self._train, self._heldout = train, heldout
+        self._process = FlowProcess.of(config.rollout, config.evaluate.steps)
+
+    def __call__(self, policy: Policy, average: MovingAverage | None) -> Evaluation:
+        """Measure the policy, or its moving average where there is one."""
+        start = time.perf_counter()
+        settings, texts = self._config.evaluate, [prompt.text for prompt in self._prompts]
+        with average.applied(policy) if average is not None else nullcontext():
+            images = sample_images(
+                policy,
+                self._backend,
+                self._process,
+                texts,
+                settings.images,
+                seed=self._config.run.seed,
+                batch_size=self._config.rollout.batch_size,
+            )
+        record = self._measure(images, texts) | {
+            "seconds": time.perf_counter() - start,
+            "prompts": texts,
+            "images": settings.images,
+            "columns": min(settings.grid, settings.images),
+            "weights": "policy" if average is None else "ema",
+        }
+        return Evaluation(images, record)
+
+    def _measure(self, images: np.ndarray, texts: list[str]) -> dict[str, Any]:
+        prompts, count = images.shape[:2]
+        flat = images.reshape(-1, *images.shape[2:])
+        repeated = [prompt for prompt in self._prompts for _ in range(count)]
+        words = [prompt.text for prompt in repeated]
+        scores = self._rewards.score(
+            flat,
+            words,
+            [prompt.metadata for prompt in repeated],
+            describe=lambda n: f"prompt '{words[n]}', evaluation image {n % count}",
+        )
+        by_group = {name: values.reshape(prompts, count) for name, values in scores.items()}
+        total = combine(by_group, self._rewards.terms, method="weighted_sum")
+        return {
+            "reward": float(np.nanmean(total)),
+            **{f"reward/term/{name}": float(np.nanmean(v)) for name, v in scores.items()},
+            "reward_by_prompt": [float(value) for value in np.nanmean(total, axis=1)],
+            "alignment_train": ALIGNMENT_SCALE * float(self._train.score(flat, words).mean()),
+            "alignment_heldout": ALIGNMENT_SCALE * float(self._heldout.score(flat, words).mean()),
+            "diversity": self._diversity(self._heldout, flat, prompts),
+            "diversity_train": self._diversity(self._train, flat, prompts),
+            "high_frequency": float(quality.high_frequency_energy(flat).mean()),
+        }
+
+    @staticmethod
+    def _diversity(scorer: Scorer, images: np.ndarray, prompts: int) -> float:
+        features = scorer.features(images).astype(np.float64)
+        features = features.reshape(prompts, -1, features.shape[-1])
+        distances = diversity.cosine_distances(features)
+        return float(diversity.mean_pairwise(distances).mean())
+
+
+def _text_id(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")

@@ -1,0 +1,151 @@
+"""Prompts to trajectories: sampling with the stochastic process, keeping what is trained on."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from common import noise
+from common.algorithm import kernels
+from common.backend import Array, Backend, Policy
+from common.clock import Clock
+from common.conditioner import Conditioner
+from common.config import RolloutConfig
+from common.noise import NoiseKey, Purpose
+from common.process import FlowProcess
+from common.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What an update does at each denoising step; shared by all its groups.
+
+    stochastic: bool [T], the other steps follow the ODE. trained: int [S], ascending, each of
+    them stochastic.
+    """
+
+    stochastic: np.ndarray
+    trained: np.ndarray
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """The N = P G samples of an update, on the host.
+
+    latents, next_latents: float32 [N, S, *latent] before and after each trained step.
+    log_probs: [N, S] under the policy that sampled. images: uint8 [N, H, W, 3].
+    predicted_images: uint8 [T, N, H, W, 3], the clean sample predicted at each step, or None.
+    """
+
+    latents: np.ndarray
+    next_latents: np.ndarray
+    log_probs: np.ndarray
+    images: np.ndarray
+    predicted_images: np.ndarray | None
+
+
+def plan_steps(rollout: RolloutConfig, *, seed: int, update: int) -> StepPlan:
+    """Draw the window of stochastic steps and the steps to train (Flow-GRPO-Fast, MixGRPO)."""
+    steps = rollout.steps
+    key = NoiseKey(seed, Purpose.TRAINED_STEPS, update=update)
+    stochastic = np.ones(steps, dtype=bool)
+    if rollout.window:
+        low, high = (int(bound * steps) for bound in rollout.window_range)
+        trainable = steps if rollout.train_last_step else steps - 1
+        last = min(max(low, high - rollout.window), trainable - 1)
+        low = min(low, last)
+        start = low + int(noise.generator(key.at(step=1)).integers(last - low + 1))
+        stochastic = (np.arange(steps) >= start) & (np.arange(steps) < start + rollout.window)
+    candidates = np.flatnonzero(stochastic)
+    if not rollout.train_last_step:
+        candidates = candidates[candidates != steps - 1]
+    if rollout.trained_steps:
+        candidates = candidates[noise.permutation(key, len(candidates))[: rollout.trained_steps]]
+    return StepPlan(stochastic, np.sort(candidates))
+
+
+class Sampler:
+    """Runs the stochastic process for the samples of one update, a batch at a time."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        backend: Backend,
+        process: FlowProcess,
+        conditioner: Conditioner,
+        plan: StepPlan,
+        clock: Clock,
+    ) -> None:
+        self._policy, self._backend, self._process = policy, backend, process
+        self._conditioner, self._plan, self._clock = conditioner, plan, clock
+
+    def sample(
+        self,
+        prompts: list[Prompt],
+        rollout: RolloutConfig,
+        *,
+        seed: int,
+        update: int,
+        keep_predicted: bool,
+    ) -> Trajectories:
+        """Trajectories of G samples of each prompt. keep_predicted: also decode every step."""
+        size = rollout.group_size
+        root = NoiseKey(seed, Purpose.INITIAL, update=update)
+        keys = [root.at(prompt=p.id, sample=g) for p in prompts for g in range(size)]
+        parts = []
+        with self._backend.inference():
+            for start in range(0, len(keys), rollout.batch_size):
+                samples = np.arange(start, min(start + rollout.batch_size, len(keys)))
+                parts.append(self._batch(samples, [keys[n] for n in samples], keep_predicted))
+        return _join(parts)
+
+    def _batch(
+        self, samples: np.ndarray, keys: list[NoiseKey], keep_predicted: bool
+    ) -> Trajectories:
+        backend = self._backend
+        x = self._noise(keys)
+        before, after, log_probs, predicted = [], [], [], []
+        for step in range(self._process.steps):
+            steps = np.full(len(samples), step)
+            levels = self._process.levels(backend, self._policy, steps)
+            conditioning = self._conditioner.conditioning(samples, steps)
+            velocity = self._process.predict(self._policy, x, levels, conditioning)
+            if keep_predicted:
+                clean = kernels.clean_from_velocity(x, velocity, levels.sigma)
+                predicted.append(self._policy.decode(clean))
+            if not self._plan.stochastic[step]:
+                x = kernels.ode(x, velocity, levels.sigma, levels.sigma_next).mean
+                backend.evaluate(x)
+                continue
+            transition = self._process.transition(x, velocity, levels)
+            draws = self._noise([key.at(purpose=Purpose.TRANSITION, step=step) for key in keys])
+            following = kernels.sample(transition, draws)
+            if step in self._plan.trained:
+                log_prob = self._process.log_prob(following, transition)
+                before.append(backend.to_numpy(x))
+                after.append(backend.to_numpy(following))
+                log_probs.append(backend.to_numpy(log_prob))
+            backend.evaluate(following)
+            x = following
+        return Trajectories(
+            np.stack(before, axis=1),
+            np.stack(after, axis=1),
+            np.stack(log_probs, axis=1),
+            self._policy.decode(x),
+            np.stack(predicted) if keep_predicted else None,
+        )
+
+    def _noise(self, keys: list[NoiseKey]) -> Array:
+        with self._clock("noise"):
+            draws = noise.normals(keys, self._policy.latent_shape)
+        return self._backend.asarray(draws)
+
+
+def _join(parts: list[Trajectories]) -> Trajectories:
+    predicted = [part.predicted_images for part in parts if part.predicted_images is not None]
+    return Trajectories(
+        np.concatenate([part.latents for part in parts]),
+        np.concatenate([part.next_latents for part in parts]),
+        np.concatenate([part.log_probs for part in parts]),
+        np.concatenate([part.images for part in parts]),
+        np.concatenate(predicted, axis=1) if predicted else None,
+    )

@@ -1,0 +1,281 @@
+"""The training loop: the only one there is, for every backend, model, reward and variant.
+
+One update: roll out, score, assign credit, learn, log. The pieces are in `rollout.py`,
+`rewards/`, `credit.py` and `update.py`; this file says in which order and when to save.
+"""
+
+import threading
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from common import checkpoint, credit, noise
+from common.backend import Backend
+from common.clock import Clock
+from common.conditioner import Conditioner
+from common.config import Config, ConfigError
+from common.ema import MovingAverage
+from common.evaluate import Evaluator
+from common.noise import NoiseKey, Purpose
+from common.process import FlowProcess
+from common.prompts import Prompt, batch, load as load_prompts
+from common.report import pictures
+from common.rewards import RewardSuite, combine
+from common.rollout import Sampler, Trajectories, plan_steps
+from common.run_directory import RunDirectory
+from common.update import Learner
+
+
+class Observer(Protocol):
+    """Who watches a run: the terminal, a test, a notebook."""
+
+    def started(self, plan: dict[str, Any]) -> None:
+        """The run begins or goes on; plan: derived sizes, see `Trainer.plan`."""
+        ...
+
+    def updated(self, record: dict[str, float]) -> None:
+        """An update is done; record: its row of `metrics.jsonl`."""
+        ...
+
+    def evaluated(self, record: dict[str, Any]) -> None:
+        """An evaluation is done; record: its row of `evaluations.jsonl`."""
+        ...
+
+    def saved(self, path: Path) -> None:
+        """A checkpoint is on disk."""
+        ...
+
+
+class Trainer:
+    """Fine-tunes one policy as a configuration says, in one run directory.
+
+    Picks up from the newest checkpoint of the directory, if there is one.
+
+    Raises:
+        ConfigError, CheckpointError, RewardNameError: the request is wrong.
+        RewardError, FloatingPointError, OSError: the work failed; checkpoints stay intact.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        backend: Backend,
+        run: RunDirectory,
+        *,
+        observer: Observer,
+        stop: threading.Event,
+    ) -> None:
+        self._config, self._backend, self._run = config, backend, run
+        self._observer, self._stop = observer, stop
+        self._prompts = load_prompts(config.prompts)
+        _check_prompts(config, len(self._prompts))
+        self._rewards = RewardSuite(config.reward.terms, backend, config.reward)
+        self._policy = backend.policy(config.model, config.adapter, seed=config.run.seed)
+        self._policy.encode([prompt.text for prompt in self._prompts])
+        self._optimizer = backend.optimizer(self._policy, config.optimizer)
+        self._average = self._make_average()
+        self._process = FlowProcess.of(config.rollout)
+        self._learner = Learner(
+            config, backend, self._policy, self._process, self._optimizer, self._average
+        )
+        self._potential_scorer = backend.scorer("train")
+        self._evaluator = Evaluator(
+            config,
+            backend,
+            self._rewards,
+            list(self._prompts),
+            train=self._potential_scorer,
+            heldout=backend.scorer("heldout"),
+        )
+        self._update = 0
+        self._restore()
+
+    def plan(self) -> dict[str, Any]:
+        """Sizes that follow from the configuration, for people to read before they wait."""
+        rollout, settings = self._config.rollout, self._config.objective
+        images = rollout.prompts * rollout.group_size
+        steps = len(plan_steps(rollout, seed=self._config.run.seed, update=0).trained)
+        branches = 1 if rollout.guidance == 1.0 else 2
+        reference = 1 if settings.kl_weight > 0 else 0
+        return {
+            "update": self._update,
+            "updates": self._config.run.updates,
+            "prompts": len(self._prompts),
+            "images_per_update": images,
+            "trained_steps": steps,
+            "transitions_per_update": images * steps,
+            "optimizer_steps_per_update": settings.optimizer_steps,
+            # A backward pass costs about two forward passes.
+            "forwards_per_image": branches * (rollout.steps + steps * (3 + reference)),
+            "trained_parameters": sum(
+                int(np.prod(value.shape)) for value in self._policy.parameters().values()
+            ),
+        }
+
+    def run(self) -> bool:
+        """Train to the last update. False when a stop was asked for: saved, ready to resume."""
+        self._observer.started(self.plan())
+        updates, every = self._config.run.updates, self._config.checkpoint.every
+        while True:
+            self._evaluate_if_due()
+            if self._update == updates:
+                return True
+            if self._stop.is_set():
+                self._save_if_new()
+                return False
+            self._observer.updated(self._one_update())
+            if self._update % every == 0 or self._update == updates:
+                self._save_if_new()
+
+    def _one_update(self) -> dict[str, float]:
+        start, clock = time.perf_counter(), Clock()
+        config, update = self._config, self._update
+        prompts = batch(
+            self._prompts, count=config.rollout.prompts, seed=config.run.seed, update=update
+        )
+        plan = plan_steps(config.rollout, seed=config.run.seed, update=update)
+        conditioner = Conditioner(
+            config, self._backend, self._policy, self._process, prompts, update, clock
+        )
+        sampler = Sampler(self._policy, self._backend, self._process, conditioner, plan, clock)
+        with clock("rollout"):
+            trajectories = sampler.sample(
+                prompts,
+                config.rollout,
+                seed=config.run.seed,
+                update=update,
+                keep_predicted=config.drift.shaping.mode == "per_step",
+            )
+        with clock("reward"):
+            rewards, terms = self._score(prompts, trajectories)
+            assigned = self._assign(prompts, trajectories, rewards)
+        with clock("update"):
+            learned = self._learner.update(
+                trajectories, assigned, plan.trained, conditioner, update
+            )
+        self._update += 1
+        record = {
+            "update": self._update,
+            "seconds": time.perf_counter() - start,
+            "images": float(len(trajectories.images)),
+            **assigned.metrics,
+            **{f"reward/term/{name}": float(np.nanmean(v)) for name, v in terms.items()},
+            **learned,
+            **{f"time/{name}": seconds for name, seconds in clock.seconds.items()},
+        }
+        self._run.append_metrics(record)
+        return record
+
+    def _score(
+        self, prompts: list[Prompt], trajectories: Trajectories
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        size = self._config.rollout.group_size
+        repeated = [prompt for prompt in prompts for _ in range(size)]
+        scores = self._rewards.score(
+            trajectories.images,
+            [prompt.text for prompt in repeated],
+            [prompt.metadata for prompt in repeated],
+            describe=lambda n: f"prompt '{repeated[n].text}', sample {n % size}",
+        )
+        by_group = {name: values.reshape(-1, size) for name, values in scores.items()}
+        method = self._config.reward.combine
+        return combine(by_group, self._rewards.terms, method=method), scores
+
+    def _assign(
+        self, prompts: list[Prompt], trajectories: Trajectories, rewards: np.ndarray
+    ) -> credit.Credit:
+        config, shape = self._config, rewards.shape
+        key = NoiseKey(config.run.seed, Purpose.SUBSET, update=self._update)
+        draws = [noise.uniform(key.at(prompt=p.id), (shape[1],)) for p in prompts]
+        features = self._potential_scorer.features(trajectories.images)
+        predicted = trajectories.predicted_images
+        if predicted is not None:
+            predicted = np.stack([self._potential_scorer.features(step) for step in predicted])
+            predicted = predicted.reshape(len(predicted), *shape, -1)
+        return credit.assign(
+            config,
+            rewards,
+            features.reshape(*shape, -1),
+            predicted_features=predicted,
+            draws=np.stack(draws),
+            base=self._base_rewards(prompts),
+        )
+
+    def _base_rewards(self, prompts: list[Prompt]) -> np.ndarray | None:
+        """The base model's reward of each prompt, which the `above_base` gate compares with."""
+        if self._config.drift.shaping.gate != "above_base":
+            return None
+        base = self._run.evaluations()[0]
+        by_text = dict(zip(base["prompts"], base["reward_by_prompt"], strict=True))
+        return np.array([by_text[prompt.text] for prompt in prompts])
+
+    def _evaluate_if_due(self) -> None:
+        update, every = self._update, self._config.evaluate.every
+        due = update % every == 0 or update == self._config.run.updates
+        if not due or any(row["update"] == update for row in self._run.evaluations()):
+            return
+        evaluation = self._evaluator(self._policy, self._average)
+        columns = evaluation.record["columns"]
+        path = self._run.save_picture(
+            f"{update:06d}", pictures.grid(evaluation.images[:, :columns], scale=2)
+        )
+        record = {"update": update, **evaluation.record, "grid": path.name}
+        self._run.append_evaluation(record)
+        self._observer.evaluated(record)
+
+    def _make_average(self) -> MovingAverage | None:
+        settings = self._config.optimizer
+        if settings.ema_decay == 0:
+            return None
+        return MovingAverage(
+            self._backend, self._policy, decay=settings.ema_decay, every=settings.ema_every
+        )
+
+    def _save_if_new(self) -> None:
+        newest = checkpoint.latest(self._run.checkpoints)
+        if newest is not None and int(newest.name) == self._update:
+            return
+        to_numpy = self._backend.to_numpy
+        parameters = self._policy.parameters()
+        snapshot = checkpoint.Snapshot(
+            update=self._update,
+            parameters={name: to_numpy(value) for name, value in parameters.items()},
+            ema=None if self._average is None else self._average.values,
+            optimizer=self._optimizer.state(),
+            state={"ema_steps": 0 if self._average is None else self._average.steps},
+        )
+        path = checkpoint.save(
+            self._run.checkpoints,
+            snapshot,
+            adapter=self._config.adapter,
+            keep=self._config.checkpoint.keep,
+        )
+        self._observer.saved(path)
+
+    def _restore(self) -> None:
+        newest = checkpoint.latest(self._run.checkpoints)
+        if newest is None:
+            self._run.rewind(0)
+            return
+        snapshot = checkpoint.load(newest)
+        self._policy.load_parameters(snapshot.parameters)
+        self._optimizer.load_state(snapshot.optimizer)
+        if self._average is not None and snapshot.ema is not None:
+            self._average.load(snapshot.ema, int(snapshot.state["ema_steps"]))
+        self._update = snapshot.update
+        self._run.rewind(snapshot.update)
+
+
+def _check_prompts(config: Config, available: int) -> None:
+    wanted, limit = config.rollout.prompts, config.evaluate.prompts
+    if wanted > available:
+        raise ConfigError(
+            f"rollout.prompts = {wanted} is more than the {available} prompts of prompts.source"
+        )
+    if limit and limit < available and config.drift.shaping.gate == "above_base":
+        raise ConfigError(
+            "drift.shaping.gate = 'above_base' needs the base reward of every prompt: "
+            f"evaluate.prompts = {limit} leaves some out; set it to 0"
+        )

@@ -1,0 +1,185 @@
+"""The policy update: clipped loss over the selected samples and the trained steps.
+
+An update trains on (sample, step) pairs. Their order is drawn from a key; the pairs are split
+into optimizer steps, and each of those into micro-batches that bound memory and do not change
+the gradient.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from common import noise
+from common.algorithm import objective
+from common.backend import Array, Backend, Conditioning, LossFunction, Optimizer, Parameters, Policy
+from common.conditioner import Conditioner
+from common.config import Config
+from common.credit import Credit
+from common.ema import MovingAverage
+from common.noise import NoiseKey, Purpose
+from common.process import FlowProcess, Levels
+from common.rollout import Trajectories
+
+
+def surrogate_loss(policy: Policy, process: FlowProcess, config: Config) -> LossFunction:
+    """The loss of one micro-batch: sum of weight (surrogate + beta KL) over its pairs.
+
+    The function takes one dict of device arrays: x, x_next [B, *latent], time, sigma, sigma_next,
+    tokens, pooled (if any), log_prob, advantage, weight [B], and reference_mean (if beta > 0).
+    """
+    settings = config.objective
+
+    def loss(batch: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
+        levels = Levels(batch["time"], batch["sigma"], batch["sigma_next"])
+        conditioning = Conditioning(batch["tokens"], batch.get("pooled"))
+        velocity = process.predict(policy, batch["x"], levels, conditioning)
+        transition = process.transition(batch["x"], velocity, levels)
+        log_prob = process.log_prob(batch["x_next"], transition)
+        clip = {"clip_low": settings.clip_low, "clip_high": settings.clip_high}
+        per_pair = objective.clipped_surrogate(
+            log_prob, batch["log_prob"], batch["advantage"], **clip
+        )
+        auxiliary = {
+            "ratio": objective.ratio(log_prob, batch["log_prob"]),
+            "clipped": objective.clipped(log_prob, batch["log_prob"], batch["advantage"], **clip),
+        }
+        if settings.kl_weight > 0:
+            kl = objective.gaussian_kl(transition.mean, batch["reference_mean"], transition.std)
+            per_pair = per_pair + settings.kl_weight * kl
+            auxiliary["kl"] = kl
+        return (batch["weight"] * per_pair).sum(), auxiliary
+
+    return loss
+
+
+@dataclass
+class _Statistics:
+    """What the micro-batches of an update report, on the host."""
+
+    loss: list[float] = field(default_factory=list)
+    ratio: list[np.ndarray] = field(default_factory=list)
+    clipped: list[np.ndarray] = field(default_factory=list)
+    kl: list[np.ndarray] = field(default_factory=list)
+    gradient_norm: list[float] = field(default_factory=list)
+    first_deviation: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    def metrics(self) -> dict[str, float]:
+        def mean(values: list[np.ndarray]) -> float:
+            return float(np.concatenate(values).mean()) if values else float("nan")
+
+        first = self.first_deviation
+        return {
+            "objective/loss": float(np.mean(self.loss)) if self.loss else float("nan"),
+            "objective/clip_fraction": mean(self.clipped),
+            "objective/ratio_mean": float(first.mean()) if len(first) else float("nan"),
+            "objective/ratio_max": float(first.max()) if len(first) else float("nan"),
+            "objective/kl": mean(self.kl),
+            "objective/gradient_norm": (
+                float(np.mean(self.gradient_norm)) if self.gradient_norm else float("nan")
+            ),
+        }
+
+
+class Learner:
+    """Turns trajectories and credit into optimizer steps."""
+
+    def __init__(
+        self,
+        config: Config,
+        backend: Backend,
+        policy: Policy,
+        process: FlowProcess,
+        optimizer: Optimizer,
+        average: MovingAverage | None,
+    ) -> None:
+        self._config, self._backend, self._policy = config, backend, policy
+        self._process, self._optimizer, self._average = process, optimizer, average
+        self._gradients = backend.value_and_grad(policy, surrogate_loss(policy, process, config))
+
+    def update(
+        self,
+        trajectories: Trajectories,
+        credit: Credit,
+        trained: np.ndarray,
+        conditioner: Conditioner,
+        update: int,
+    ) -> dict[str, float]:
+        """One policy update. trained: the denoising step of each stored step, int [S]."""
+        statistics = _Statistics()
+        for pairs in self._optimizer_steps(credit, len(trained), update):
+            total: Parameters = {}
+            for part in _chunks(pairs, self._config.objective.micro_batch):
+                batch = self._batch(trajectories, credit, trained, conditioner, part)
+                batch["weight"] = self._backend.asarray(np.full(len(part), 1.0 / len(pairs)))
+                loss, auxiliary, gradients = self._gradients(batch)
+                total = (
+                    {name: total[name] + g for name, g in gradients.items()} if total else gradients
+                )
+                self._backend.evaluate(loss, *auxiliary.values(), *total.values())
+                self._record(statistics, loss, auxiliary)
+            if not statistics.gradient_norm:
+                ratios = np.concatenate(statistics.ratio).astype(np.float64)
+                statistics.first_deviation = np.abs(ratios - 1.0)
+            statistics.gradient_norm.append(self._optimizer.step(total))
+            if self._average is not None:
+                self._average.step(self._policy)
+        return statistics.metrics()
+
+    def _optimizer_steps(self, credit: Credit, stored: int, update: int) -> list[np.ndarray]:
+        """(sample, position of the stored step) pairs of each optimizer step: int [n, 2]."""
+        samples = np.flatnonzero(credit.selected)
+        pairs = np.stack(np.meshgrid(samples, np.arange(stored), indexing="ij"), axis=-1)
+        pairs = pairs.reshape(-1, 2)
+        key = NoiseKey(self._config.run.seed, Purpose.MINIBATCH, update=update)
+        shuffled = pairs[noise.permutation(key, len(pairs))]
+        parts = np.array_split(shuffled, self._config.objective.optimizer_steps)
+        return [part for part in parts if len(part)]
+
+    def _batch(
+        self,
+        trajectories: Trajectories,
+        credit: Credit,
+        trained: np.ndarray,
+        conditioner: Conditioner,
+        pairs: np.ndarray,
+    ) -> dict[str, Array]:
+        samples, stored = pairs[:, 0], pairs[:, 1]
+        steps = trained[stored]
+        asarray = self._backend.asarray
+        levels = self._process.levels(self._backend, self._policy, steps)
+        with self._backend.inference():
+            conditioning = conditioner.conditioning(samples, steps)
+        batch = {
+            "x": asarray(trajectories.latents[samples, stored]),
+            "x_next": asarray(trajectories.next_latents[samples, stored]),
+            "log_prob": asarray(trajectories.log_probs[samples, stored]),
+            "advantage": asarray(credit.of(samples, steps)),
+            "tokens": conditioning.tokens,
+            **levels._asdict(),
+        }
+        if conditioning.pooled is not None:
+            batch["pooled"] = conditioning.pooled
+        if self._config.objective.kl_weight > 0:
+            batch["reference_mean"] = self._reference_mean(batch["x"], levels, conditioning)
+        return batch
+
+    def _reference_mean(self, x: Array, levels: Levels, conditioning: Conditioning) -> Array:
+        with self._backend.inference(), self._policy.reference():
+            velocity = self._process.predict(self._policy, x, levels, conditioning)
+            mean = self._process.transition(x, velocity, levels).mean
+            self._backend.evaluate(mean)
+        return mean
+
+    def _record(self, statistics: _Statistics, loss: Array, auxiliary: dict[str, Array]) -> None:
+        to_numpy = self._backend.to_numpy
+        statistics.loss.append(float(to_numpy(loss)))
+        statistics.ratio.append(to_numpy(auxiliary["ratio"]))
+        statistics.clipped.append(to_numpy(auxiliary["clipped"]))
+        if "kl" in auxiliary:
+            statistics.kl.append(to_numpy(auxiliary["kl"]))
+
+
+def _chunks(pairs: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(pairs), size):
+        yield pairs[start : start + size]
