@@ -5,6 +5,7 @@ There is no generator state anywhere: what a draw is for is its address. Philox 
 """
 
 import hashlib
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -37,11 +38,13 @@ class Purpose(IntEnum):
     """Initial latent of evaluation and of `drift sample`."""
     DATA = 10
     """Batches of supervised pretraining."""
+    BOOTSTRAP = 11
+    """Resampling of seeds and prompts when runs are compared."""
 
 
 @dataclass(frozen=True)
 class NoiseKey:
-    """Address of one draw. seed < 2**64; update, step < 2**32; prompt, sample < 2**64."""
+    """Address of one draw: integers, update and step below 2**32, the others below 2**64."""
 
     seed: int
     purpose: Purpose
@@ -56,12 +59,16 @@ class NoiseKey:
 
 
 def generator(key: NoiseKey) -> np.random.Generator:
-    """A numpy generator that starts at the key's own stream of 2**64 Philox blocks."""
-    if not (0 <= key.update < 2**32 and 0 <= key.step < 2**32):
-        raise ValueError(f"update and step of a noise key must be in [0, 2**32): {key}")
+    """A numpy generator that starts at the key's own stream of 2**64 Philox blocks.
+
+    Raises:
+        ValueError: a part of the key is not an integer or out of its range.
+    """
+    seed, prompt, sample = (_word(key, part, 64) for part in ("seed", "prompt", "sample"))
+    update, step = (_word(key, part, 32) for part in ("update", "step"))
     # The lowest counter word counts the blocks of the stream, so no two keys can overlap.
-    counter = np.array([0, key.update << 32 | key.step, key.prompt, key.sample], dtype=np.uint64)
-    words = np.array([key.seed, int(key.purpose)], dtype=np.uint64)
+    counter = np.array([0, update << 32 | step, prompt, sample], dtype=np.uint64)
+    words = np.array([seed, Purpose(key.purpose)], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(counter=counter, key=words))
 
 
@@ -93,3 +100,15 @@ def fingerprint() -> str:
     key = NoiseKey(seed=2601, purpose=Purpose.INITIAL, update=12401)
     draws = normal(key, (64,)).tobytes() + uniform(key, (16,)).tobytes()
     return hashlib.sha256(draws + permutation(key, 64).tobytes()).hexdigest()[:16]
+
+
+def _word(key: NoiseKey, part: str, bits: int) -> int:
+    """A part of a key as a Python integer: numpy's would wrap in a shift, floats be truncated."""
+    value = getattr(key, part)
+    try:
+        word = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{part} of a noise key must be an integer, not {value!r}") from None
+    if not 0 <= word < 2**bits:
+        raise ValueError(f"{part} = {word} of a noise key must be in [0, 2**{bits})")
+    return word

@@ -20,10 +20,10 @@ def flow_sigmas(steps: int, *, schedule: str, shift: float = 3.0) -> np.ndarray:
     shifted again, then 0. Flow-GRPO's published recipes use `double_shift`.
 
     Raises:
-        ValueError: fewer than 2 steps, an unknown schedule, or a shift that is not above 0.
+        ValueError: fewer than 1 step, an unknown schedule, or a shift that is not above 0.
     """
-    if steps < 2:
-        raise ValueError(f"flow_sigmas: steps = {steps} must be at least 2")
+    if steps < 1:
+        raise ValueError(f"flow_sigmas: steps = {steps} must be at least 1")
     if not 0 < shift < np.inf:
         raise ValueError(f"flow_sigmas: shift = {shift} must be above 0")
     if schedule not in FLOW_SCHEDULES:
