@@ -1,0 +1,84 @@
+"""The host side of LoRA: initial values, PEFT's names and PEFT's configuration file.
+
+A linear y = W x + b gets y + (alpha / r) B A x, with A [r, in] and B [out, r] (Hu et al. 2021,
+"LoRA", section 4.1, arXiv:2106.09685). B starts at 0, so the adapted model starts as the base.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from common.config import AdapterConfig
+from common.noise import NoiseKey, Purpose, normal, uniform
+
+PEFT_PREFIX = "base_model.model."
+"""What PEFT puts before every name in `adapter_model.safetensors`."""
+
+
+def targets(linears: Iterable[str], config: AdapterConfig) -> list[str]:
+    """Names of the linears to adapt, sorted: those whose last part is one of `config.targets`.
+
+    Raises ValueError naming a target that matches nothing, and the valid ones.
+    """
+    names = sorted(linears)
+    valid = sorted({name.rpartition(".")[2] for name in names})
+    for target in config.targets:
+        if target not in valid:
+            raise ValueError(
+                f"adapter.targets: no linear is called '{target}'; valid: {', '.join(valid)}"
+            )
+    return [name for name in names if name.rpartition(".")[2] in config.targets]
+
+
+def initial(
+    shapes: Mapping[str, tuple[int, int]], config: AdapterConfig, seed: int
+) -> dict[str, np.ndarray]:
+    """Initial A and B of every adapted linear: float32, as PEFT initialises them.
+
+    shapes: (out, in) of each linear's weight, by module name. A is U(-1/sqrt(in), 1/sqrt(in)) for
+    `kaiming` (torch's kaiming_uniform_ with a = sqrt(5)) or N(0, 1/r^2) for `gaussian`; B is 0.
+    A module's draw depends on its name and the seed only, not on what else is adapted.
+    """
+    values: dict[str, np.ndarray] = {}
+    for name, (out, width) in shapes.items():
+        shape = (config.rank, width)
+        key = NoiseKey(seed=seed, purpose=Purpose.ADAPTER, prompt=_address(name))
+        if config.init == "kaiming":
+            a = (2.0 * uniform(key, shape) - 1.0) / np.sqrt(width)
+        else:
+            a = normal(key, shape) / config.rank
+        values[f"{name}.lora_A.weight"] = a.astype(np.float32)
+        values[f"{name}.lora_B.weight"] = np.zeros((out, config.rank), dtype=np.float32)
+    return values
+
+
+def to_peft(parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A policy's adapter under the names of PEFT's `adapter_model.safetensors`."""
+    return {PEFT_PREFIX + name: value for name, value in parameters.items()}
+
+
+def from_peft(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The inverse of `to_peft`; names without the prefix are taken as they are."""
+    return {name.removeprefix(PEFT_PREFIX): value for name, value in tensors.items()}
+
+
+def peft_config(config: AdapterConfig, base_model: str | None = None) -> dict[str, Any]:
+    """The content of PEFT's `adapter_config.json` for a LoRA adapter."""
+    return {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": base_model,
+        "inference_mode": True,
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "init_lora_weights": True if config.init == "kaiming" else "gaussian",
+        "target_modules": sorted(config.targets),
+    }
+
+
+def _address(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")

@@ -1,0 +1,1 @@
+"""The emoji model: what both backends share of it, with its weights and data beside this file."""

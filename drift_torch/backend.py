@@ -1,0 +1,211 @@
+"""PyTorch as a backend: arrays, gradients, AdamW, and what the device is."""
+
+import os
+import platform
+import resource
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common import backend as protocols
+from common.backend import BackendUnavailableError, LossFunction, Parameters
+from common.config import AdapterConfig, ModelConfig, OptimizerConfig
+from common.embedded.model import check_shapes
+from drift_torch import lora
+from drift_torch.embedded import EmbeddedPolicy, EmbeddedScorer
+
+__all__ = ["AdamW", "Backend", "cpu", "cuda"]
+
+MOMENTS = {"first": "exp_avg", "second": "exp_avg_sq"}
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def cpu(dtype: str = "float32") -> protocols.Backend:
+    """PyTorch on the CPU; dtype "float32", or "float64" for a reference run."""
+    return Backend("cpu", torch.device("cpu"), dtype)
+
+
+def cuda(dtype: str = "float32") -> protocols.Backend:
+    """PyTorch on the current CUDA device; raises BackendUnavailableError without one."""
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        reason = (
+            f"PyTorch {torch.__version__} was built for CUDA {built} but finds no usable GPU; "
+            "check the driver with nvidia-smi"
+            if built
+            else f"PyTorch {torch.__version__} was built without CUDA; install a CUDA build from "
+            "https://pytorch.org/get-started"
+        )
+        raise BackendUnavailableError(reason)
+    return Backend("cuda", torch.device("cuda", torch.cuda.current_device()), dtype)
+
+
+class Backend:
+    """PyTorch on one device; fulfils `common.backend.Backend`."""
+
+    def __init__(self, name: str, device: torch.device, dtype: str):
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype '{dtype}' of backend {name}; valid: {', '.join(DTYPES)}")
+        self.name, self.dtype, self.device = name, dtype, device
+        self._dtype = DTYPES[dtype]
+        _exact()
+
+    def asarray(self, values: np.ndarray) -> Tensor:
+        """Host to device. Floats become the backend's dtype, integers int32, booleans bool."""
+        values = np.asarray(values)
+        kinds = {"f": self._dtype, "i": torch.int32, "u": torch.int32, "b": torch.bool}
+        if values.dtype.kind not in kinds:
+            raise ValueError(f"cannot put an array of {values.dtype} on a device")
+        return torch.tensor(values, dtype=kinds[values.dtype.kind], device=self.device)
+
+    def to_numpy(self, array: Tensor) -> np.ndarray:
+        """Device to host, detached and copied; bfloat16 comes back as float32."""
+        array = array.detach()
+        wide = array.float() if array.dtype == torch.bfloat16 else array
+        return np.array(wide.cpu().numpy())
+
+    def evaluate(self, *arrays: Tensor) -> None:
+        """Nothing to do: PyTorch computes at once."""
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function itself: eager PyTorch needs no compiler and gives the same bits."""
+        return function
+
+    def inference(self) -> AbstractContextManager[None]:
+        """Within it no gradient is recorded; tensors made there may be used in an update."""
+        return torch.no_grad()
+
+    def value_and_grad(
+        self, policy: protocols.Policy, loss: LossFunction
+    ) -> Callable[..., tuple[Tensor, dict[str, Tensor], Parameters]]:
+        """A function (*arrays) -> (loss, auxiliary, gradients by parameter name)."""
+        module = _module(policy)
+
+        def run(*arrays: Tensor) -> tuple[Tensor, dict[str, Tensor], Parameters]:
+            parameters = lora.trainable(module)
+            with torch.enable_grad():
+                value, auxiliary = loss(*arrays)
+            gradients = torch.autograd.grad(
+                value, list(parameters.values()), allow_unused=True, materialize_grads=True
+            )
+            detached = {name: array.detach() for name, array in auxiliary.items()}
+            return value.detach(), detached, dict(zip(parameters, gradients, strict=True))
+
+        return run
+
+    def optimizer(self, policy: protocols.Policy, settings: OptimizerConfig) -> protocols.Optimizer:
+        """A fresh AdamW for the policy's trainable parameters."""
+        return AdamW(policy, settings)
+
+    def policy(self, model: ModelConfig, adapter: AdapterConfig, *, seed: int) -> protocols.Policy:
+        """Load a model and attach the adapter, initialised from the seed."""
+        return EmbeddedPolicy(model, adapter, seed=seed, device=self.device, dtype=self._dtype)
+
+    def scorer(self, name: str) -> protocols.Scorer:
+        """The embedded scorer "train" or "heldout"."""
+        return EmbeddedScorer(name, device=self.device, dtype=self._dtype)
+
+    def device_memory(self) -> dict[str, int]:
+        """Bytes: `peak` since the start, and `active` on CUDA; on a CPU, of the process."""
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device)
+            return {"peak": peak, "active": torch.cuda.memory_allocated(self.device)}
+        unit = 1 if sys.platform == "darwin" else 1024
+        return {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+
+    def describe(self) -> dict[str, str]:
+        """Versions, device and numerical switches, for `environment.json`."""
+        facts = {
+            "library": f"torch {torch.__version__}",
+            "device": platform.processor() or platform.machine(),
+            "dtype": self.dtype,
+            "threads": str(torch.get_num_threads()),
+            "deterministic": str(torch.are_deterministic_algorithms_enabled()),
+        }
+        if self.device.type == "cuda":
+            facts["device"] = torch.cuda.get_device_name(self.device)
+            facts["cuda"] = str(torch.version.cuda)
+            facts["tf32"] = str(torch.backends.cuda.matmul.fp32_precision)
+        return facts
+
+    def advice(self) -> list[str]:
+        """What would make this backend faster here, one sentence each."""
+        cores = os.cpu_count() or 1
+        threads = torch.get_num_threads()
+        if self.device.type == "cpu" and threads < cores // 2:
+            return [f"PyTorch uses {threads} of {cores} cores; unset OMP_NUM_THREADS or raise it."]
+        return []
+
+
+class AdamW:
+    """torch.optim.AdamW behind a gradient clip; fulfils `common.backend.Optimizer`."""
+
+    def __init__(self, policy: protocols.Policy, settings: OptimizerConfig):
+        self._parameters = lora.trainable(_module(policy))
+        self._max_norm = settings.max_grad_norm
+        self._optimizer = torch.optim.AdamW(
+            self._parameters.values(),
+            lr=settings.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+        )
+
+    def step(self, gradients: Parameters) -> float:
+        """Scale gradients by min(1, max_norm / (norm + 1e-6)), update, return the norm.
+
+        Raises FloatingPointError and changes nothing when the norm is not finite.
+        """
+        values = [gradients[name] for name in self._parameters]
+        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(v) for v in values]))
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"the gradient norm is {float(norm)}; nothing was updated")
+        scale = torch.clamp(self._max_norm / (norm + 1e-6), max=1.0)
+        for parameter, value in zip(self._parameters.values(), values, strict=True):
+            parameter.grad = value * scale
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """`step` (int64 scalar), `first/<name>` and `second/<name>` (moments), on the host."""
+        states = self._optimizer.state
+        steps = [int(states[p]["step"]) for p in self._parameters.values() if p in states]
+        state = {"step": np.array(steps[0] if steps else 0, dtype=np.int64)}
+        for moment, key in MOMENTS.items():
+            for name, parameter in self._parameters.items():
+                held = states[parameter][key] if steps else torch.zeros_like(parameter)
+                state[f"{moment}/{name}"] = np.array(held.detach().cpu().numpy())
+        return state
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Restore what `state` gave; ValueError names missing, extra or misshapen arrays."""
+        shapes = {name: tuple(p.shape) for name, p in self._parameters.items()}
+        expected = {f"{m}/{name}": shape for m in MOMENTS for name, shape in shapes.items()}
+        check_shapes(state, {"step": ()} | expected, "optimizer state")
+        for name, parameter in self._parameters.items():
+            held: dict[str, Tensor] = {"step": torch.tensor(float(state["step"]))}
+            for moment, key in MOMENTS.items():
+                held[key] = torch.tensor(state[f"{moment}/{name}"]).to(parameter)
+            self._optimizer.state[parameter] = held
+
+
+def _module(policy: protocols.Policy) -> nn.Module:
+    module = getattr(policy, "module", None)
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"{type(policy).__name__} is not a policy of the PyTorch backend")
+    return module
+
+
+def _exact() -> None:
+    """Full float32 products, and kernels that repeat their result bit for bit."""
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    # cuBLAS reads it when its first handle is made; without it deterministic products fail.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)

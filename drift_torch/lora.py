@@ -1,0 +1,71 @@
+"""Low-rank adapters on linear layers, with PEFT's mathematics and PEFT's names."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from common import adapter
+from common.config import AdapterConfig
+
+__all__ = ["LoRALinear", "attach", "disabled", "trainable"]
+
+
+class LoRALinear(nn.Module):
+    """y = W x + b + (alpha / r) B A x, with W and b frozen; `enabled = False` leaves y = W x + b.
+
+    lora_A.weight: [r, in]; lora_B.weight: [out, r]. Same operations in the same order as PEFT.
+    """
+
+    def __init__(self, base: nn.Linear, rank: int, alpha: float):
+        super().__init__()
+        like = {"device": base.weight.device, "dtype": base.weight.dtype}
+        self.base = base
+        self.lora_A = nn.Linear(base.in_features, rank, bias=False, **like)
+        self.lora_B = nn.Linear(rank, base.out_features, bias=False, **like)
+        self.scale = alpha / rank
+        self.enabled = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x [..., in] to [..., out]."""
+        y = self.base(x)
+        return y + self.lora_B(self.lora_A(x)) * self.scale if self.enabled else y
+
+
+def attach(module: nn.Module, config: AdapterConfig, *, seed: int) -> None:
+    """Freeze `module` and put an adapter on each targeted linear, initialised from the seed.
+
+    Raises ValueError naming a target that matches no linear.
+    """
+    linears = {name: part for name, part in module.named_modules() if isinstance(part, nn.Linear)}
+    names = adapter.targets(linears, config)
+    module.requires_grad_(False)
+    for name in names:
+        parent, _, last = name.rpartition(".")
+        adapted = LoRALinear(linears[name], config.rank, config.alpha)
+        setattr(module.get_submodule(parent), last, adapted)
+    shapes = {name: (linears[name].out_features, linears[name].in_features) for name in names}
+    parameters = trainable(module)
+    with torch.no_grad():
+        for name, value in adapter.initial(shapes, config, seed).items():
+            parameters[name].copy_(torch.from_numpy(value))
+
+
+@contextmanager
+def disabled(module: nn.Module) -> Iterator[None]:
+    """Within it, every adapter in `module` is off."""
+    adapters = [part for part in module.modules() if isinstance(part, LoRALinear)]
+    before = [part.enabled for part in adapters]
+    try:
+        for part in adapters:
+            part.enabled = False
+        yield
+    finally:
+        for part, enabled in zip(adapters, before, strict=True):
+            part.enabled = enabled
+
+
+def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The live trainable parameters, sorted by name."""
+    return dict(sorted((n, p) for n, p in module.named_parameters() if p.requires_grad))
