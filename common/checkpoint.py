@@ -20,19 +20,19 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from common import files
+from common.adapter import from_peft, peft_config, to_peft
 from common.config import AdapterConfig
 
 FORMAT = 1
 """Version of the folder's layout; a reader refuses any other."""
 
-PEFT_PREFIX = "base_model.model."
 ADAPTER, MODEL = "adapter_model.safetensors", "model.safetensors"
 ADAPTER_CONFIG, EMA, OPTIMIZER = "adapter_config.json", "ema.safetensors", "optimizer.safetensors"
 STATE, MANIFEST = "state.json", "manifest.json"
 
 _NAME = re.compile(r"\d{6,}")
 _REPLACED = re.compile(r"\.(\d{6,})\.old-\w+")
-_LEFTOVER = re.compile(r"\.\d{6,}\.(?:tmp|gone)-\w+")
+_LEFTOVER = re.compile(r"\..+\.(?:tmp|gone)-\w+")
 
 _DTYPES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "int64": "I64", "int32": "I32",
@@ -64,12 +64,13 @@ def save(checkpoints: Path, snapshot: Snapshot, *, adapter: AdapterConfig, keep:
     """Write the snapshot as `checkpoints/NNNNNN` and remove all but the `keep` newest (0 = all).
 
     Older checkpoints go only after the new one is in place; a checkpoint of the same update is
-    replaced. Returns the folder. Raises CheckpointError in one line when the disk is full, the
-    folder cannot be written or the state is not JSON; earlier checkpoints are then untouched.
+    replaced. Returns the folder. Raises, in one line, WriteError (an OSError) when the disk is
+    full or the folder cannot be written, and CheckpointError when an array's type or the state
+    cannot be stored; earlier checkpoints are then untouched.
     """
     final = checkpoints / f"{snapshot.update:06d}"
     temporary = files.beside(final)
-    with files.explained(f"save checkpoint {final}", CheckpointError):
+    with files.explained(f"save checkpoint {final}"):
         checkpoints.mkdir(parents=True, exist_ok=True)
         _sweep(checkpoints)
         try:
@@ -98,7 +99,6 @@ def load(path: Path) -> Snapshot:
         for name in (weights, OPTIMIZER, STATE):
             if name not in names:
                 raise CheckpointError(f"checkpoint {path}: {name} is not in the manifest")
-        prefix = PEFT_PREFIX if weights == ADAPTER else ""
         document = _read_json(path / STATE)
         try:
             update, state = int(document["update"]), dict(document["state"])
@@ -106,9 +106,9 @@ def load(path: Path) -> Snapshot:
             raise CheckpointError(f"checkpoint {path}: {STATE} has no update or state") from None
         return Snapshot(
             update=update,
-            parameters=_read_arrays(path / weights, prefix),
-            ema=_read_arrays(path / EMA, prefix) if EMA in names else None,
-            optimizer=_read_arrays(path / OPTIMIZER, ""),
+            parameters=from_peft(_read_arrays(path / weights)),
+            ema=from_peft(_read_arrays(path / EMA)) if EMA in names else None,
+            optimizer=_read_arrays(path / OPTIMIZER),
             state=state,
         )
 
@@ -117,27 +117,10 @@ def latest(checkpoints: Path) -> Path | None:
     """The complete checkpoint of the highest update, or None; only reads."""
     complete = {int(path.name): path for path in _complete(checkpoints)}
     # Killed while replacing a checkpoint: the replaced one, set aside, is still whole.
-    for update, path in _matching(checkpoints, _REPLACED):
-        if (path / MANIFEST).is_file():
-            complete.setdefault(update, path)
+    for update, holder in _matching(checkpoints, _REPLACED):
+        if _is_complete(replaced := holder / f"{update:06d}"):
+            complete.setdefault(update, replaced)
     return complete[max(complete)] if complete else None
-
-
-def peft_config(adapter: AdapterConfig) -> dict[str, Any]:
-    """The content of PEFT's `adapter_config.json` for this adapter."""
-    return {
-        "peft_type": "LORA",
-        "task_type": None,
-        "base_model_name_or_path": None,
-        "inference_mode": True,
-        "r": adapter.rank,
-        "lora_alpha": adapter.alpha,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "init_lora_weights": "gaussian" if adapter.init == "gaussian" else True,
-        "target_modules": sorted(adapter.targets),
-    }
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -146,17 +129,17 @@ def peft_config(adapter: AdapterConfig) -> dict[str, Any]:
 def _write(folder: Path, snapshot: Snapshot, adapter: AdapterConfig) -> None:
     """Fill a new folder; the manifest comes last, so a folder that has one is complete."""
     contents: dict[str, Iterator[bytes]] = {}
-    metadata, prefix, weights = {"format": "pt"}, "", MODEL
+    metadata, parameters, ema, weights = {"format": "pt"}, snapshot.parameters, snapshot.ema, MODEL
     if adapter.kind == "lora":
         settings = peft_config(adapter)
         short = {key: settings[key] for key in ("r", "lora_alpha", "target_modules")}
         metadata["lora_adapter_metadata"] = json.dumps(short, sort_keys=True)
-        prefix, weights = PEFT_PREFIX, ADAPTER
+        weights, parameters, ema = ADAPTER, to_peft(parameters), to_peft(ema) if ema else ema
         contents[ADAPTER_CONFIG] = iter([_json(settings, ADAPTER_CONFIG)])
-    contents[weights] = _safetensors(snapshot.parameters, prefix, metadata)
-    if snapshot.ema is not None:
-        contents[EMA] = _safetensors(snapshot.ema, prefix, metadata)
-    contents[OPTIMIZER] = _safetensors(snapshot.optimizer, "", {"format": "pt"})
+    contents[weights] = _safetensors(parameters, metadata)
+    if ema is not None:
+        contents[EMA] = _safetensors(ema, metadata)
+    contents[OPTIMIZER] = _safetensors(snapshot.optimizer, {"format": "pt"})
     contents[STATE] = iter([_json({"update": snapshot.update, "state": snapshot.state}, STATE)])
     entries = {}
     for name in sorted(contents):
@@ -170,18 +153,17 @@ def _write(folder: Path, snapshot: Snapshot, adapter: AdapterConfig) -> None:
 
 def _publish(temporary: Path, final: Path) -> None:
     """Rename a complete folder into its place, setting aside what is there until it is in."""
-    aside = files.beside(final, "old")
+    holder = files.beside(final, "old")
     if final.exists():
-        final.rename(aside)
+        holder.mkdir()
+        final.rename(holder / final.name)
     temporary.rename(final)
     files.sync_folder(final.parent)
-    if aside.exists():
-        _remove(aside)
+    if holder.exists():
+        _remove(holder)
 
 
-def _safetensors(
-    arrays: Mapping[str, np.ndarray], prefix: str, metadata: Mapping[str, str]
-) -> Iterator[bytes]:
+def _safetensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Iterator[bytes]:
     """The safetensors format, by hand: the library writes its metadata in random order.
 
     Eight bytes of header length, the JSON header padded to eight bytes, then the data; wider
@@ -195,7 +177,7 @@ def _safetensors(
             raise CheckpointError(f"cannot save array '{name}' of dtype {array.dtype}")
         array = array.astype(array.dtype.newbyteorder("<"), copy=False)
         start, end = end, end + array.nbytes
-        header[prefix + name] = {
+        header[name] = {
             "dtype": _DTYPES[array.dtype.name],
             "shape": list(array.shape),
             "data_offsets": [start, end],
@@ -225,7 +207,9 @@ def _digest(document: Any) -> str:
 
 def _verify(path: Path) -> set[str]:
     """Compare every file with the manifest; returns the names it lists."""
-    if not (path / MANIFEST).is_file():
+    if not path.is_dir():
+        raise CheckpointError(f"no checkpoint {path}")
+    if not _is_complete(path):
         raise CheckpointError(f"checkpoint {path}: {MANIFEST} is missing, so it is incomplete")
     manifest = _read_json(path / MANIFEST)
     version, entries = manifest.get("format"), manifest.get("files")
@@ -257,16 +241,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     return document
 
 
-def _read_arrays(path: Path, prefix: str) -> dict[str, np.ndarray]:
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         arrays = load_file(path)
     except SafetensorError as error:
         raise CheckpointError(f"checkpoint {path.parent}: {path.name}: {error}") from None
-    if strange := [name for name in arrays if not name.startswith(prefix)]:
-        raise CheckpointError(
-            f"checkpoint {path.parent}: {path.name}: '{strange[0]}' lacks the prefix '{prefix}'"
-        )
-    return {name.removeprefix(prefix): arrays[name] for name in sorted(arrays)}
+    return {name: arrays[name] for name in sorted(arrays)}
 
 
 # --- the folder of checkpoints -------------------------------------------------------------------
@@ -280,14 +260,18 @@ def _matching(checkpoints: Path, pattern: re.Pattern[str]) -> list[tuple[int, Pa
     return sorted((int(match[match.re.groups]), path) for match, path in found if match)
 
 
+def _is_complete(path: Path) -> bool:
+    return (path / MANIFEST).is_file()
+
+
 def _complete(checkpoints: Path) -> list[Path]:
     """Checkpoints that have their manifest, oldest first."""
-    return [path for _, path in _matching(checkpoints, _NAME) if (path / MANIFEST).is_file()]
+    return [path for _, path in _matching(checkpoints, _NAME) if _is_complete(path)]
 
 
 def _remove(path: Path) -> None:
-    """Remove a checkpoint so that a kill halfway leaves a temporary, not half a checkpoint."""
-    gone = path.with_name(f".{path.name.strip('.').partition('.')[0]}.gone-{path.name[-8:]}")
+    """Remove a folder such that a kill halfway leaves a leftover, not half a checkpoint."""
+    gone = files.beside(path, "gone")
     path.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
 
@@ -297,9 +281,9 @@ def _sweep(checkpoints: Path) -> None:
     for path in checkpoints.iterdir():
         if _LEFTOVER.fullmatch(path.name):
             shutil.rmtree(path, ignore_errors=True)
-    for update, path in _matching(checkpoints, _REPLACED):
+    for update, holder in _matching(checkpoints, _REPLACED):
         final = checkpoints / f"{update:06d}"
-        if (final / MANIFEST).is_file():
-            _remove(path)
-        elif not final.exists():
-            path.rename(final)
+        if _is_complete(holder / final.name) and not _is_complete(final):
+            shutil.rmtree(final, ignore_errors=True)
+            (holder / final.name).rename(final)
+        _remove(holder)

@@ -27,13 +27,23 @@ def reason(error: OSError) -> str:
     return known or (error.strerror or str(error) or type(error).__name__).lower()
 
 
+class WriteError(OSError):
+    """A write that the system refused; `str` is one line with the path and the reason."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
 @contextmanager
-def explained(action: str, raises: type[Exception]) -> Iterator[None]:
+def explained(action: str, raises: type[Exception] = WriteError) -> Iterator[None]:
     """Within it an OSError becomes `raises`, as the one line "cannot ACTION: REASON"."""
     try:
         yield
     except OSError as error:
-        raise raises(f"cannot {action}: {reason(error)}") from error
+        line = f"cannot {action}: {reason(error)}"
+        # An OSError keeps the number, so that a caller can still tell a full disk.
+        told = raises(error.errno, line) if issubclass(raises, OSError) else raises(line)
+        raise told from error
 
 
 def beside(path: Path, label: str = "tmp") -> Path:

@@ -1,5 +1,6 @@
 """A run on disk: its configuration, its environment, its two logs and where its files go."""
 
+import io
 import json
 import math
 import os
@@ -14,7 +15,7 @@ import tomli_w
 from PIL import Image
 
 from common import config as configuration, files, noise
-from common.config import Config, ConfigError
+from common.config import Config
 
 CONFIG, ENVIRONMENT = "config.toml", "environment.json"
 METRICS, EVALUATIONS = "metrics.jsonl", "evaluations.jsonl"
@@ -33,7 +34,11 @@ class RunError(ValueError):
 
 
 class RunDirectory:
-    """A folder that holds one run. `create` makes one, `open` finds one again."""
+    """A folder that holds one run. `create` makes one, `open` finds one again.
+
+    Methods that write raise `files.WriteError` (an OSError) in one line when the disk is full or
+    the folder cannot be written; what was in a file before is then still there.
+    """
 
     def __init__(self, path: Path, config: Config) -> None:
         self.path = path
@@ -69,18 +74,16 @@ class RunDirectory:
     def open(cls, path: Path) -> "RunDirectory":
         """A run that exists. Raises RunError saying what is missing or damaged."""
         path = Path(path)
-        if not path.is_dir():
-            raise RunError(f"no run directory {path}: {'a file' if path.exists() else 'not there'}")
-        for name in (CONFIG, ENVIRONMENT):
-            if not (path / name).is_file():
-                raise RunError(f"{path} is no run directory: {name} is missing")
+        with files.explained(f"open run directory {path}", RunError):
+            if not path.is_dir():
+                raise RunError(f"no run directory {path}: {_what(path)}")
+            for name in (CONFIG, ENVIRONMENT):
+                if not (path / name).is_file():
+                    raise RunError(f"{path} is no run directory: {name} is missing")
+            content = (path / CONFIG).read_bytes()
         try:
-            with files.explained(f"read {path / CONFIG}", RunError):
-                text = (path / CONFIG).read_text(encoding="utf-8")
-            config = configuration.parse(tomllib.loads(text))
-        except RunError:
-            raise
-        except (ConfigError, ValueError) as error:
+            config = configuration.parse(tomllib.loads(content.decode()))
+        except ValueError as error:  # not UTF-8, not TOML, or a ConfigError
             raise RunError(f"{path / CONFIG} is damaged: {error}") from None
         run = cls(path, config)
         run.environment()
@@ -134,7 +137,7 @@ class RunDirectory:
     def adopt(self, config: Config) -> None:
         """Go on with `config`: check it, then make it the run's own, here and in `config.toml`."""
         self.check_resumable(config)
-        with files.explained(f"write {self.path / CONFIG}", RunError):
+        with files.explained(f"write {self.path / CONFIG}"):
             files.write_whole(self.path / CONFIG, _toml(config))
         self.config = config
 
@@ -158,7 +161,7 @@ class RunDirectory:
         """Drop what was logged after `update`: a run that resumes from there logs it again."""
         for name in (METRICS, EVALUATIONS):
             file = self.path / name
-            with files.explained(f"write {file}", RunError):
+            with files.explained(f"write {file}"):
                 for leftover in self.path.glob(f".{name}.tmp-*"):
                     leftover.unlink()
                 if file.exists():
@@ -171,13 +174,17 @@ class RunDirectory:
             raise ValueError(f"picture name {name!r}: only letters, digits and _ . - are valid")
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"picture {name}: {image.dtype} {image.shape}, not uint8 [H, W, 3]")
+        content = io.BytesIO()
+        Image.fromarray(image).save(content, format="png")
         file = self.path / "samples" / f"{name}.png"
-        with files.explained(f"write {file}", RunError):
+        with files.explained(f"write {file}"):
             file.parent.mkdir(exist_ok=True)
-            temporary = files.beside(file)
-            Image.fromarray(image).save(temporary, format="png")
-            temporary.replace(file)
+            files.write_whole(file, content.getvalue())
         return file
+
+
+def _what(path: Path) -> str:
+    return "it is a file" if path.exists() else "it is not there"
 
 
 def _toml(config: Config) -> bytes:
@@ -207,7 +214,7 @@ def _append(file: Path, record: Mapping[str, Any]) -> None:
     if not isinstance(record.get("update"), int | np.integer):
         raise ValueError(f"{file.name}: a record needs 'update', a whole number")
     line = _json(record)
-    with files.explained(f"write {file}", RunError):
+    with files.explained(f"write {file}"):
         if torn := _unfinished(file):
             if _record(torn) is None:
                 os.truncate(file, file.stat().st_size - len(torn))
@@ -254,4 +261,13 @@ def _record(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(record, dict) or not isinstance(record.get("update"), int):
         return None
-    return {key: math.nan if value is None else value for key, value in record.items()}
+    return _numbers(record)
+
+
+def _numbers(value: Any) -> Any:
+    """The inverse of `_plain`: None, which stood for a number that JSON lacks, as NaN."""
+    if isinstance(value, dict):
+        return {key: _numbers(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_numbers(part) for part in value]
+    return math.nan if value is None else value
