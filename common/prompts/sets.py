@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, overload
 
+import numpy as np
+
 from common import noise
 from common.config import PromptsConfig, closest
+from common.embedded.model import FOLDER
 from common.noise import NoiseKey, Purpose
-
-EMOJI_NAMES = Path(__file__).parents[1] / "embedded" / "names.json"
 
 
 class PromptError(ValueError):
@@ -66,7 +67,7 @@ class PromptSet(Sequence[Prompt]):
 def load(config: PromptsConfig) -> PromptSet:
     """The prompts of a configuration.
 
-    Sources: "emoji", the names that the embedded model was trained on; a .txt file with one
+    Sources: "emoji", the 849 names that the embedded model was trained on; a .txt file with one
     prompt a line (blank lines and lines that start with # are skipped); a .jsonl file with an
     object a line, whose "prompt" is the text and whose other keys are metadata for rewards.
 
@@ -76,8 +77,7 @@ def load(config: PromptsConfig) -> PromptSet:
     """
     source = Path(config.source)
     if config.source == "emoji":
-        names = json.loads(EMOJI_NAMES.read_text(encoding="utf-8"))["names"]
-        prompts = [Prompt(index, name.replace("-", " ")) for index, name in enumerate(names)]
+        prompts = _emoji()
     elif source.suffix == ".txt":
         lines = [line.strip() for line in _read(source).splitlines()]
         texts = [line for line in lines if line and not line.startswith("#")]
@@ -123,6 +123,14 @@ def split(prompt_text: str) -> Literal["train", "validation", "test"]:
     """The split of a prompt, 80/10/10: from its text alone, so it never moves to another."""
     share = int.from_bytes(hashlib.sha256(prompt_text.encode()).digest()[:8], "big") / 2**64
     return "train" if share < 0.8 else "validation" if share < 0.9 else "test"
+
+
+def _emoji() -> list[Prompt]:
+    """Names that have images; the two that have none are no prompts, but keep their ids."""
+    names = json.loads((FOLDER / "names.json").read_text(encoding="utf-8"))["names"]
+    with np.load(FOLDER / "emoji32.npz") as data:
+        drawn = np.unique(data["name_index"])
+    return [Prompt(int(index), names[index].replace("-", " ")) for index in drawn]
 
 
 def _json_lines(source: Path) -> list[Prompt]:
