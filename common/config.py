@@ -4,7 +4,6 @@ A recipe is a TOML file with the tables below. `--set table.key=value` changes o
 The resolved configuration is written into the run directory and is what a resumed run must match.
 """
 
-import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,10 +11,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from common import config_errors
+from common.config_errors import closest as closest  # part of this module's interface
+
 Positive = Annotated[int, Field(ge=1)]
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 AboveZero = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class ConfigError(ValueError):
@@ -23,74 +26,77 @@ class ConfigError(ValueError):
 
 
 class Table(BaseModel):
-    """Base of every table: frozen, no unknown keys, defaults validated."""
+    """Base of every table: frozen, no unknown keys, defaults validated, true is not 1."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, strict=True)
+
+
+def key(default: Any, description: str, **limits: Any) -> Any:
+    """One key of a table: its default, what it means in words, and pydantic's limits on it."""
+    return Field(default=default, description=description, **limits)
 
 
 class RunConfig(Table):
     """`[run]`: what identifies the run."""
 
-    recipe: str = Field("emoji", description="name of the recipe this configuration came from")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="seed of all randomness")
-    updates: Positive = Field(60, description="policy updates: one rollout each")
-    backend: str = Field("auto", description="mlx, cuda, cpu, or auto: the best one here")
+    recipe: str = key("emoji", "name of the recipe this configuration came from")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = key(0, "seed of all randomness")
+    updates: Positive = key(60, "policy updates: one rollout each")
+    backend: str = key("auto", "mlx, cuda, cpu, or auto: the best one here")
 
 
 class ModelConfig(Table):
     """`[model]`: the generative model being tuned."""
 
-    family: Literal["embedded"] = Field("embedded", description="model family")
-    path: str | None = Field(None, description="safetensors to load instead of the shipped weights")
+    family: Literal["embedded"] = key("embedded", "model family")
+    path: str | None = key(None, "safetensors to load instead of the shipped weights")
 
 
 class AdapterConfig(Table):
     """`[adapter]`: which parameters are trained."""
 
-    kind: Literal["lora", "full"] = Field("lora", description="low-rank adapter, or every weight")
-    rank: Positive = Field(8, description="rank of the low-rank adapter")
-    alpha: AboveZero = Field(16.0, description="the adapter is scaled by alpha / rank")
-    init: Literal["kaiming", "gaussian"] = Field(
-        "kaiming", description="PEFT's names; B starts at 0"
-    )
-    targets: tuple[str, ...] = Field(
-        ("qkv", "o", "m1", "m2"), min_length=1, description="last name of each adapted linear"
+    kind: Literal["lora", "full"] = key("lora", "low-rank adapter, or every weight")
+    rank: Positive = key(8, "rank of the low-rank adapter")
+    alpha: AboveZero = key(16.0, "the adapter is scaled by alpha / rank")
+    init: Literal["kaiming", "gaussian"] = key("kaiming", "PEFT's names; B starts at 0")
+    targets: tuple[str, ...] = key(
+        ("qkv", "o", "m1", "m2"), "last name of each adapted linear", min_length=1, strict=False
     )
 
 
 class PromptsConfig(Table):
     """`[prompts]`: what images are asked for."""
 
-    source: str = Field("emoji", description="'emoji', or a .txt file with one prompt a line")
-    names: tuple[str, ...] = Field((), description="only these prompts of the source; () = all")
+    source: str = key("emoji", "'emoji', or a .txt file with one prompt a line")
+    names: tuple[str, ...] = key((), "only these prompts of the source; [] = all", strict=False)
 
 
 class RolloutConfig(Table):
     """`[rollout]`: how images are sampled for training."""
 
-    prompts: Positive = Field(4, description="P: prompts per update")
-    group_size: Annotated[int, Field(ge=2)] = Field(24, description="G: samples of each prompt")
-    steps: Annotated[int, Field(ge=2)] = Field(10, description="T: denoising steps")
-    kernel: Literal["flow_sde", "cps", "dance_sde"] = Field(
-        "flow_sde", description="the stochastic transition (Flow-GRPO, CPS, DanceGRPO)"
+    prompts: Positive = key(4, "P: prompts per update")
+    group_size: Annotated[int, Field(ge=2)] = key(24, "G: samples of each prompt")
+    steps: Annotated[int, Field(ge=2)] = key(10, "T: denoising steps")
+    kernel: Literal["flow_sde", "cps", "dance_sde"] = key(
+        "flow_sde", "the stochastic transition (Flow-GRPO, CPS, DanceGRPO)"
     )
-    noise_level: AboveZero = Field(0.7, description="strength a or eta of the kernel's noise")
-    guidance: AboveZero = Field(1.0, description="classifier-free guidance scale; 1 = none")
-    schedule: Literal["linear", "shift", "double_shift"] = Field(
-        "linear", description="spacing of the noise levels"
+    noise_level: AboveZero = key(0.7, "strength a or eta of the kernel's noise")
+    guidance: AboveZero = key(1.0, "classifier-free guidance scale; 1 = none")
+    schedule: Literal["linear", "shift", "double_shift"] = key(
+        "linear", "spacing of the noise levels"
     )
-    shift: AboveZero = Field(3.0, description="time shift of the shifted schedules")
-    window: Annotated[int, Field(ge=0)] = Field(
-        0, description="steps that are stochastic in an update, the others ODE; 0 = every step"
+    shift: AboveZero = key(3.0, "time shift of the shifted schedules")
+    window: Annotated[int, Field(ge=0)] = key(
+        0, "steps that are stochastic in an update, the others ODE; 0 = every step"
     )
-    window_range: tuple[Unit, Unit] = Field(
-        (0.0, 0.5), description="part of the trajectory that a window is drawn from"
+    window_range: tuple[Unit, Unit] = key(
+        (0.0, 0.5), "part of the trajectory that a window is drawn from", strict=False
     )
-    trained_steps: Annotated[int, Field(ge=0)] = Field(
-        0, description="stochastic steps drawn for training in each update; 0 = all of them"
+    trained_steps: Annotated[int, Field(ge=0)] = key(
+        0, "stochastic steps drawn for training in each update; 0 = all of them"
     )
-    train_last_step: bool = Field(False, description="also train the last denoising step")
-    batch_size: Positive = Field(96, description="images in one forward pass: bounds memory")
+    train_last_step: bool = key(False, "also train the last denoising step")
+    batch_size: Positive = key(96, "images in one forward pass: bounds memory")
 
     @model_validator(mode="after")
     def _check(self) -> "RolloutConfig":
@@ -119,10 +125,10 @@ class SubsetConfig(Table):
         "random",
         "maxvar",
         "none",
-    ] = Field("none", description="how the subset is chosen from the task rewards")
-    keep: Positive | None = Field(None, description="K: samples kept by the rules that count")
-    alpha: AboveZero = Field(1.5, description="half width of `band`, in standard deviations")
-    kappa: AboveZero = Field(2.5, description="cut of `mad`, `upper`, `lower`, in scaled MADs")
+    ] = key("none", "how the subset is chosen from the task rewards")
+    keep: Positive | None = key(None, "K: samples kept by the rules that count")
+    alpha: AboveZero = key(1.5, "half width of `band`, in standard deviations")
+    kappa: AboveZero = key(2.5, "cut of `mad`, `upper`, `lower`, in scaled MADs")
 
     @model_validator(mode="after")
     def _check(self) -> "SubsetConfig":
@@ -135,20 +141,20 @@ class SubsetConfig(Table):
 class NoiseConfig(Table):
     """`[drift.noise]`: annealed noise on the prompt embedding."""
 
-    strength: NonNegative = Field(0.0, description="s; 0 leaves the prompt clean")
-    pooled_strength: NonNegative = Field(0.0, description="s of the pooled embedding")
-    form: Literal["additive", "cads"] = Field("additive", description="how noise enters")
-    mix: Unit = Field(1.0, description="psi of `cads`: share of the rescaled embedding")
-    schedule: Literal["cads", "linear", "cosine", "exponential", "constant", "none"] = Field(
-        "linear", description="annealing over denoising time"
+    strength: NonNegative = key(0.0, "s; 0 leaves the prompt clean")
+    pooled_strength: NonNegative = key(0.0, "s of the pooled embedding")
+    form: Literal["additive", "cads"] = key("additive", "how noise enters")
+    mix: Unit = key(1.0, "psi of `cads`: share of the rescaled embedding")
+    schedule: Literal["cads", "linear", "cosine", "exponential", "constant", "none"] = key(
+        "linear", "annealing over denoising time"
     )
-    tau1: Unit = Field(0.6, description="below it `cads` and `cosine` leave the prompt clean")
-    tau2: Unit = Field(0.9, description="above it they add all the noise")
-    rate: AboveZero = Field(3.0, description="k of `exponential`")
-    axis: Literal["index", "sigma", "timestep"] = Field("index", description="what time means")
-    draw: Literal["trajectory", "step"] = Field("trajectory", description="one draw for each")
-    training_schedule: Literal["constant", "linear", "cosine"] = Field(
-        "constant", description="how the strength falls over the updates of the run"
+    tau1: Unit = key(0.6, "below it `cads` and `cosine` leave the prompt clean")
+    tau2: Unit = key(0.9, "above it they add all the noise")
+    rate: AboveZero = key(3.0, "k of `exponential`")
+    axis: Literal["index", "sigma", "timestep"] = key("index", "what time means")
+    draw: Literal["trajectory", "step"] = key("trajectory", "one draw for each")
+    training_schedule: Literal["constant", "linear", "cosine"] = key(
+        "constant", "how the strength falls over the updates of the run"
     )
 
     @model_validator(mode="after")
@@ -161,19 +167,19 @@ class NoiseConfig(Table):
 class ShapingConfig(Table):
     """`[drift.shaping]`: intra-group diversity as a potential that shapes the reward."""
 
-    mode: Literal["none", "terminal", "per_step", "strict", "multiplicative"] = Field(
-        "none", description="how the potential enters"
+    mode: Literal["none", "terminal", "per_step", "strict", "multiplicative"] = key(
+        "none", "how the potential enters"
     )
-    potential: Literal["mean_pairwise", "nearest", "knn", "loo_vendi", "cluster"] = Field(
-        "mean_pairwise", description="diversity of one sample within its group"
+    potential: Literal["mean_pairwise", "nearest", "knn", "loo_vendi", "cluster"] = key(
+        "mean_pairwise", "diversity of one sample within its group"
     )
-    neighbours: Positive = Field(3, description="k of `knn`")
-    radius: AboveZero = Field(0.1, description="distance that joins two samples of a `cluster`")
-    weight: NonNegative = Field(0.0, description="lambda; 0 is the unshaped baseline")
-    gamma: Annotated[float, Field(gt=0.0, le=1.0)] = Field(1.0, description="discount")
-    scaling: Literal["zscore", "minmax", "raw"] = Field("zscore", description="unit of potential")
-    gate: Literal["none", "above_mean", "above_base", "soft"] = Field(
-        "none", description="which samples may gain from diversity"
+    neighbours: Positive = key(3, "k of `knn`")
+    radius: AboveZero = key(0.1, "distance that joins two samples of a `cluster`")
+    weight: NonNegative = key(0.0, "lambda; 0 is the unshaped baseline")
+    gamma: Annotated[float, Field(gt=0.0, le=1.0)] = key(1.0, "discount")
+    scaling: Literal["zscore", "minmax", "raw"] = key("zscore", "unit of potential")
+    gate: Literal["none", "above_mean", "above_base", "soft"] = key(
+        "none", "which samples may gain from diversity"
     )
 
 
@@ -188,42 +194,42 @@ class DriftConfig(Table):
 class ObjectiveConfig(Table):
     """`[objective]`: the clipped surrogate."""
 
-    clip_low: AboveZero = Field(1e-3, description="the ratio is clipped at 1 - clip_low")
-    clip_high: AboveZero = Field(1e-3, description="and at 1 + clip_high")
-    advantage_clip: AboveZero = Field(5.0, description="advantages are clipped to +- this")
-    statistics: Literal["subset", "full", "global"] = Field(
-        "subset", description="whose standard deviation scales the advantages"
+    clip_low: AboveZero = key(1e-3, "the ratio is clipped at 1 - clip_low")
+    clip_high: AboveZero = key(1e-3, "and at 1 + clip_high")
+    advantage_clip: AboveZero = key(5.0, "advantages are clipped to +- this")
+    statistics: Literal["subset", "full", "global"] = key(
+        "subset", "whose standard deviation scales the advantages"
     )
-    kl_weight: NonNegative = Field(0.0, description="beta: weight of the KL to the reference")
-    optimizer_steps: Positive = Field(1, description="optimizer steps per update")
-    micro_batch: Positive = Field(96, description="transitions in one backward pass: bounds memory")
+    kl_weight: NonNegative = key(0.0, "beta: weight of the KL to the reference")
+    optimizer_steps: Positive = key(1, "optimizer steps per update")
+    micro_batch: Positive = key(96, "transitions in one backward pass: bounds memory")
 
 
 class OptimizerConfig(Table):
     """`[optimizer]`: AdamW."""
 
-    learning_rate: AboveZero = Field(3e-4, description="step size")
-    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="decay of the first moment")
-    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="of the second moment")
-    eps: AboveZero = Field(1e-8, description="added to the root of the second moment")
-    weight_decay: NonNegative = Field(1e-4, description="decoupled weight decay")
-    max_grad_norm: AboveZero = Field(1.0, description="gradients are scaled down to this norm")
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="moving average of the weights, used for evaluation; 0 = none"
+    learning_rate: AboveZero = key(3e-4, "step size")
+    beta1: Annotated[float, Field(ge=0, lt=1)] = key(0.9, "decay of the first moment")
+    beta2: Annotated[float, Field(ge=0, lt=1)] = key(0.999, "of the second moment")
+    eps: AboveZero = key(1e-8, "added to the root of the second moment")
+    weight_decay: NonNegative = key(1e-4, "decoupled weight decay")
+    max_grad_norm: AboveZero = key(1.0, "gradients are scaled down to this norm")
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = key(
+        0.0, "moving average of the weights, used for evaluation; 0 = none"
     )
-    ema_every: Positive = Field(8, description="optimizer steps between two steps of the average")
+    ema_every: Positive = key(8, "optimizer steps between two steps of the average")
 
 
 class RewardConfig(Table):
     """`[reward]`: what is maximised."""
 
-    terms: dict[str, float] = Field({"embedded": 10.0}, description="reward name -> weight")
-    combine: Literal["weighted_sum", "group_zscore"] = Field(
-        "weighted_sum", description="group_zscore scales each term by its group first (GDPO)"
+    terms: dict[str, Finite] = key({"embedded": 10.0}, "reward name -> weight")
+    combine: Literal["weighted_sum", "group_zscore"] = key(
+        "weighted_sum", "group_zscore scales each term by its group first (GDPO)"
     )
-    timeout: AboveZero = Field(300.0, description="seconds that one call of a reward may take")
-    on_error: Literal["fail", "drop"] = Field(
-        "fail", description="a score that is not finite stops the run, or drops the sample"
+    timeout: AboveZero = key(300.0, "seconds that one call of a reward may take")
+    on_error: Literal["fail", "drop"] = key(
+        "fail", "a score that is not finite stops the run, or drops the sample"
     )
 
     @model_validator(mode="after")
@@ -236,20 +242,18 @@ class RewardConfig(Table):
 class CheckpointConfig(Table):
     """`[checkpoint]`: what is kept on disk."""
 
-    every: Positive = Field(
-        10, description="updates between two checkpoints; the last is saved too"
-    )
-    keep: Annotated[int, Field(ge=0)] = Field(0, description="newest checkpoints kept; 0 = all")
+    every: Positive = key(10, "updates between two checkpoints; the last is saved too")
+    keep: Annotated[int, Field(ge=0)] = key(0, "newest checkpoints kept; 0 = all")
 
 
 class EvaluateConfig(Table):
     """`[evaluate]`: measuring the policy on fixed initial noise as it trains."""
 
-    every: Positive = Field(20, description="updates between two evaluations; first and last too")
-    images: Annotated[int, Field(ge=2)] = Field(16, description="images of each prompt")
-    steps: Positive = Field(20, description="ODE steps")
-    prompts: Annotated[int, Field(ge=0)] = Field(0, description="first so many prompts; 0 = all")
-    grid: Positive = Field(8, description="images of each prompt in the picture")
+    every: Positive = key(20, "updates between two evaluations; first and last too")
+    images: Annotated[int, Field(ge=2)] = key(16, "images of each prompt")
+    steps: Positive = key(20, "ODE steps")
+    prompts: Annotated[int, Field(ge=0)] = key(0, "first so many prompts; 0 = all")
+    grid: Positive = key(8, "images of each prompt in the picture")
 
 
 class Config(Table):
@@ -292,7 +296,8 @@ def load(recipe: str, overrides: Iterable[str] = ()) -> Config:
     Raises ConfigError with one line that names the key and the nearest valid spelling.
     """
     values = _read(recipe)
-    values.setdefault("run", {}).setdefault("recipe", Path(recipe).stem)
+    if isinstance(run := values.setdefault("run", {}), dict):
+        run.setdefault("recipe", Path(recipe).stem)
     for text in overrides:
         _override(values, text)
     return parse(values)
@@ -303,7 +308,7 @@ def parse(values: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_first_problem(error)) from None
+        raise ConfigError(config_errors.explain(error, Config)) from None
 
 
 def to_tables(config: Config) -> dict[str, Any]:
@@ -322,13 +327,6 @@ def differences(old: Config, new: Config, ignore: frozenset[str]) -> list[str]:
     ]
 
 
-def closest(word: str, valid: Iterable[str]) -> str:
-    """A hint "; did you mean 'x'?", or the list of what is valid when nothing is near."""
-    valid = sorted(valid)
-    near = difflib.get_close_matches(word, valid, n=1)
-    return f"; did you mean '{near[0]}'?" if near else f"; valid: {', '.join(valid)}"
-
-
 def _read(recipe: str) -> dict[str, Any]:
     path = Path(recipe)
     if path.suffix != ".toml":
@@ -336,10 +334,10 @@ def _read(recipe: str) -> dict[str, Any]:
         if recipe not in recipe_names():
             raise ConfigError(f"no recipe '{recipe}'{closest(recipe, recipe_names())}")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_bytes().decode())
     except OSError as error:
         raise ConfigError(f"cannot read recipe {path}: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # not UTF-8, or not TOML
         raise ConfigError(f"recipe {path} is not valid TOML: {error}") from None
 
 
@@ -366,32 +364,6 @@ def _split(key: str) -> list[str]:
     if key.startswith(prefix):
         return ["reward", "terms", key.removeprefix(prefix).strip("\"'")]
     return key.split(".")
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_url=False)[0]
-    location = [str(part) for part in problem["loc"]]
-    where = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        return f"unknown configuration key '{where}'{_nearest_key(location)}"
-    message = problem["msg"].removeprefix("Value error, ")
-    given = problem.get("input")
-    if isinstance(given, Mapping | BaseModel):
-        return f"{where}: {message}" if where else message
-    return f"{where} = {given!r}: {message[0].lower()}{message[1:]}"
-
-
-def _nearest_key(location: list[str]) -> str:
-    known = _flatten(to_tables(Config()))
-    fields: Any = Config
-    for part in location[:-1]:
-        fields = fields.model_fields[part].annotation
-    prefix = ".".join(location[:-1])
-    siblings = [f"{prefix}.{name}" if prefix else name for name in fields.model_fields]
-    everywhere = [key for key in known if key.split(".")[-1] == location[-1]]
-    if everywhere:
-        return f"; did you mean '{everywhere[0]}'?"
-    return closest(".".join(location), siblings)
 
 
 def _flatten(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
