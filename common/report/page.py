@@ -1,0 +1,341 @@
+"""The report's page: what a run's records say, arranged for a reader; no numbers are made here."""
+
+import base64
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common import files
+from common.config import Config, Table
+from common.report import pictures
+from common.report.plots import RATIO_TOLERANCE, Records, column, plots
+from common.run_directory import RunDirectory, RunError
+
+HERE = Path(__file__).parent
+MOST_ROWS = 24
+"""Prompts whose pictures are shown; the others are in the run's samples/."""
+
+HEADLINE = (
+    ("reward", "Reward", "what was maximised", False),
+    ("alignment_heldout", "Held-out alignment", "10 × cosine, by a scorer not trained on", False),
+    ("diversity", "Diversity", "mean cosine distance between images of a prompt", True),
+    ("high_frequency", "High-frequency energy", "rises when images degrade", True),
+)
+"""(key of an evaluation, name, meaning, whether the share of the base's value is of interest)."""
+
+
+def build(run: RunDirectory) -> Path:
+    """Write the report of a run, whatever state it is in, and return its path.
+
+    The same run gives the same bytes. Raises RunError when the run's logs are damaged or the
+    report cannot be written.
+    """
+    page = render(run).encode()
+    with files.explained(f"write {run.report}", RunError):
+        files.write_whole(run.report, page)
+    return run.report
+
+
+def render(run: RunDirectory) -> str:
+    """The page as text: HTML with its style, pictures and plots inside."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    metrics, evaluations = run.metrics(), run.evaluations()
+    base = evaluations[0] if evaluations else None
+    tuned = evaluations[-1] if len(evaluations) > 1 else None
+    return environment.get_template("report.html.j2").render(
+        style=(HERE / "report.css").read_text(encoding="utf-8"),
+        config=run.config,
+        backend=_backend(run),
+        status=_status(run.config, metrics),
+        effort=_effort(metrics),
+        base=base,
+        tuned=tuned,
+        headline=_headline(base, tuned),
+        gallery=_gallery(run, base, tuned),
+        plots=plots(metrics, evaluations),
+        warnings=warnings(metrics, evaluations),
+        tables=_tables(run.config, Config()),
+        environment=_flat(run.environment()),
+    )
+
+
+# --- what the records say -------------------------------------------------------------------
+
+
+def warnings(metrics: Records, evaluations: Records) -> list[str]:
+    """What a careful reader of the records would point out, one plain sentence or two each."""
+    return _outcome_warnings(evaluations) + _update_warnings(metrics)
+
+
+def _outcome_warnings(evaluations: Records) -> list[str]:
+    """What the first and the last evaluation say about the images."""
+    if len(evaluations) < 2:
+        return []
+
+    def ends(key: str) -> tuple[float, float]:
+        values = column(evaluations, key)
+        return float(values[0]), float(values[-1])
+
+    found = []
+    before, after = ends("high_frequency")
+    if after > 1.1 * before:
+        found.append(
+            f"High-frequency energy rose by {after / before - 1:.0%}: the images may be degrading. "
+            "Look for grids or speckle; a smaller learning rate, a KL weight or averaged weights "
+            "(EMA) help."
+            if before > 0
+            else "High-frequency energy rose from 0: the images may be degrading."
+        )
+    (reward, rewarded), (aligned, realigned) = ends("reward"), ends("alignment_heldout")
+    if rewarded > reward and realigned < aligned:
+        found.append(
+            f"The reward rose by {rewarded - reward:.2f} while held-out alignment fell by "
+            f"{aligned - realigned:.2f}: reward hacking. The images please the trained scorer, "
+            "not the prompt."
+        )
+    if rewarded <= reward:
+        found.append(
+            f"The reward did not rise ({reward:.2f} to {rewarded:.2f}): a learning rate that is "
+            "too high or too low, or too few samples for each prompt."
+        )
+    before, after = ends("diversity")
+    if after < 0.5 * before:
+        found.append(
+            f"Diversity fell to {after / before:.0%} of the base model's: the images of a prompt "
+            "are collapsing into one. More shaping weight or fewer updates help."
+        )
+    return found
+
+
+def _update_warnings(metrics: Records) -> list[str]:
+    """What the updates say about the computation."""
+    found = []
+    ratio, update = column(metrics, "objective/ratio_max"), column(metrics, "update")
+    if (above := ratio > RATIO_TOLERANCE).any():
+        found.append(
+            f"Before the first optimizer step of {_count(int(above.sum()), 'update')}, first of "
+            f"update {update[above][0]:.0f}, ratios were up to {np.nanmax(ratio):.1e} away from 1 "
+            f"(float32 rounding stays below {RATIO_TOLERANCE:.0e}): rollout and update do not "
+            "compute the same probabilities."
+        )
+    if (dropped := column(metrics, "group/invalid")).any() and np.nansum(dropped) > 0:
+        found.append(
+            f"{_count(int(np.nansum(dropped)), 'sample')} had no finite reward or features and "
+            "were left out."
+        )
+    if (column(metrics, "group/zero_std") == 1).any():
+        silent = int((column(metrics, "group/zero_std") == 1).sum())
+        found.append(
+            f"In {_count(silent, 'update')} every group had one and the same reward: nothing could "
+            "be learned from the task there."
+        )
+    if (fallback := column(metrics, "subset/fallback")).size and np.nansum(fallback) > 0:
+        found.append(
+            f"The subset rule removed the signal of {np.nanmean(fallback):.0%} of the groups, "
+            "which were used whole instead: the reward is probably discrete, and another rule "
+            "fits it."
+        )
+    return found
+
+
+def _status(config: Config, metrics: Records) -> str:
+    done, planned = int(metrics[-1]["update"]) if metrics else 0, config.run.updates
+    if done >= planned:
+        return f"Finished: {_count(done, 'update')}"
+    return f"Stopped at update {done} of {planned}"
+
+
+def _effort(metrics: Records) -> str:
+    """Images sampled and time taken in training, as far as they were logged."""
+    images = int(np.nansum(column(metrics, "images")))
+    seconds = float(np.nansum(column(metrics, "seconds")))
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    spent = f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    return f"{_count(images, 'image')}, {spent if hours or minutes else f'{seconds:.1f} s'}"
+
+
+def _backend(run: RunDirectory) -> str:
+    """The backend that was asked for, or the one that "auto" chose where that was noted."""
+    asked = run.config.run.backend
+    return str(run.environment().get("backend", asked)) if asked == "auto" else asked
+
+
+# --- the headline ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the headline table, as text."""
+
+    name: str
+    meaning: str
+    base: str
+    tuned: str
+    difference: str
+    share: str
+
+
+def _headline(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None) -> list[Line]:
+    if base is None:
+        return []
+    lines = []
+    for key, name, meaning, relative in HEADLINE:
+        before, after = column([base], key)[0], column([tuned or {}], key)[0]
+        places = _places(before)
+        share = f"{after / before:.0%}" if relative and before > 0 else ""
+        lines.append(
+            Line(
+                name,
+                meaning,
+                _number(before, places),
+                _number(after, places),
+                _number(after - before, places, signed=True),
+                share if math.isfinite(after) else "",
+            )
+        )
+    return lines
+
+
+def _places(value: float) -> int:
+    """Decimals that show three significant digits of a value."""
+    if not math.isfinite(value) or value == 0:
+        return 3
+    return min(max(2 - math.floor(math.log10(abs(value))), 0), 8)
+
+
+def _number(value: float, places: int, *, signed: bool = False) -> str:
+    if not math.isfinite(value):
+        return "–"
+    return f"{value:{'+' if signed else ''}.{places}f}".replace("-", "−")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+# --- pictures -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """Pictures of one prompt (or of all, where they cannot be told apart), as data URIs."""
+
+    label: str
+    base: str | None
+    tuned: str | None
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """rows: what is shown. notes: what is not, and why."""
+
+    rows: list[Row]
+    notes: list[str]
+
+
+def _gallery(
+    run: RunDirectory, base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None
+) -> Gallery:
+    notes: list[str] = []
+    before, after = (_strips(run, record, notes) for record in (base, tuned))
+    labels = list(dict.fromkeys([*before, *after]))
+    if len(labels) > MOST_ROWS:
+        notes.append(f"The first {MOST_ROWS} of {len(labels)} prompts; all are in samples/.")
+    rows = [
+        Row(label, _data_uri(before.get(label)), _data_uri(after.get(label)))
+        for label in labels[:MOST_ROWS]
+    ]
+    return Gallery(rows, notes)
+
+
+def _strips(
+    run: RunDirectory, record: Mapping[str, Any] | None, notes: list[str]
+) -> dict[str, np.ndarray]:
+    """The picture of an evaluation, cut into one strip a prompt; {} and a note if unreadable."""
+    from PIL import Image
+
+    if record is None:
+        return {}
+    name, prompts = str(record.get("grid")), [str(text) for text in record.get("prompts") or []]
+    try:
+        with Image.open(run.path / "samples" / name) as image:
+            picture = np.asarray(image.convert("RGB"))
+    # A truncated PNG is a SyntaxError or a ValueError to Pillow, depending on where it ends.
+    except (OSError, SyntaxError, ValueError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        notes.append(
+            f"The pictures of update {record['update']} cannot be shown: samples/{name} "
+            f"{'is missing' if missing else 'is damaged'}."
+        )
+        return {}
+    try:
+        return dict(zip(prompts, pictures.rows(picture, len(prompts)), strict=True))
+    except ValueError:
+        return {", ".join(prompts) or "all prompts": picture}
+
+
+def _data_uri(picture: np.ndarray | None) -> str | None:
+    if picture is None:
+        return None
+    return "data:image/png;base64," + base64.b64encode(pictures.encode_png(picture)).decode()
+
+
+# --- configuration and environment ----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key of the configuration. default: its default where the value differs, else None."""
+
+    key: str
+    value: str
+    meaning: str
+    default: str | None
+
+
+def _tables(table: Table, defaults: Table, name: str = "") -> list[tuple[str, list[Setting]]]:
+    """(table name, its settings) for a table and those inside it, in the order of declaration."""
+    settings, inner = [], []
+    for key, field in type(table).model_fields.items():
+        value, default = getattr(table, key), getattr(defaults, key)
+        if isinstance(value, Table):
+            inner += _tables(value, default, f"{name}.{key}" if name else key)
+        else:
+            changed = _plain(default) if value != default else None
+            settings.append(Setting(key, _plain(value), field.description or "", changed))
+    return ([(name, settings)] if settings else []) + inner
+
+
+def _plain(value: Any) -> str:
+    """A setting as a reader would write it."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} = {_plain(part)}" for key, part in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
+
+
+def _flat(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested facts as (dotted name, text)."""
+    flat: list[tuple[str, str]] = []
+    for key, value in facts.items():
+        if isinstance(value, Mapping):
+            flat += _flat(value, f"{prefix}{key}.")
+        else:
+            flat.append((prefix + str(key), _plain(value)))
+    return flat

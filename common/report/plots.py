@@ -1,0 +1,342 @@
+"""The report's plots: records of a run in, inline SVG out. No files, no HTML around them.
+
+Colours are CSS variables of the page, so that one drawing serves light, dark and print.
+"""
+
+import io
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Records = Sequence[Mapping[str, Any]]
+
+# Matplotlib wants real colours: these stand for the page's variables until `_inline` names them.
+INK, MUTED, RULE, ACCENT, PAPER = "#010101", "#010102", "#010103", "#010104", "#010105"
+VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", ACCENT: "accent", PAPER: "paper"}
+
+STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "text.color": MUTED,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": RULE,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.formatter.useoffset": False,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "xtick.color": RULE,
+    "ytick.color": RULE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+}
+LINES = (
+    {"color": ACCENT, "linestyle": "-"},
+    {"color": INK, "linestyle": (0, (4, 2)), "linewidth": 1.2},
+)
+
+RATIO_TOLERANCE = 1e-6
+"""Largest |ratio - 1| before the first optimizer step that float32 rounding explains."""
+RATIO_FLOOR = 1e-9
+"""Where a ratio deviation of exactly 0 is drawn on the logarithmic axis."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A drawing with the words that go around it. svg: one inline <svg> element."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line: a key of metrics.jsonl, or of evaluations.jsonl when `evaluated`."""
+
+    key: str
+    label: str
+    evaluated: bool = False
+    band: str | None = None
+    """Key of a standard deviation drawn around the line."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Up to two curves over the updates of a run, in one unit. limit: a line not to cross."""
+
+    name: str
+    title: str
+    caption: str
+    curves: tuple[Curve, ...]
+    floor: float | None = None
+    """On a logarithmic axis: what smaller values are drawn at. None: the axis is linear."""
+    limit: float | None = None
+
+
+OUTCOMES = (
+    Panel(
+        "reward",
+        "Reward",
+        "Mean over the images of each update; the band is one standard deviation.",
+        (Curve("reward/mean", "mean", band="reward/std"),),
+    ),
+    Panel(
+        "alignment",
+        "Alignment",
+        "Ten times the cosine of image and prompt, at evaluations. Only the first scorer is "
+        "trained on; the held-out one says whether the gain is real.",
+        (
+            Curve("alignment_train", "training scorer", evaluated=True),
+            Curve("alignment_heldout", "held-out scorer", evaluated=True),
+        ),
+    ),
+    Panel(
+        "diversity",
+        "Diversity",
+        "Mean cosine distance between images of the same prompt. The two lines use different "
+        "features: compare their shapes, not their heights.",
+        (
+            Curve("diversity/group", "groups in training"),
+            Curve("diversity", "held-out, at evaluations", evaluated=True),
+        ),
+    ),
+)
+
+MECHANISMS = (
+    Panel(
+        "subset-size",
+        "Subset size",
+        "Samples of a group that are trained on.",
+        (Curve("subset/size", "samples"),),
+    ),
+    Panel(
+        "best-dropped",
+        "Best sample dropped",
+        "Share of groups whose best sample was left out of the subset.",
+        (Curve("subset/best_dropped", "share of groups"),),
+    ),
+    Panel(
+        "shaping",
+        "Shaping",
+        "How the diversity potential relates to the reward, and its share of the variance of "
+        "the advantages.",
+        (
+            Curve("shaping/correlation", "correlation with the reward"),
+            Curve("shaping/variance_share", "share of variance"),
+        ),
+    ),
+    Panel(
+        "clip-fraction",
+        "Clipped ratios",
+        "Share of transitions whose ratio left the clip range.",
+        (Curve("objective/clip_fraction", "clip fraction"),),
+    ),
+    Panel(
+        "kl",
+        "Distance from the base model",
+        "KL divergence to the reference, nats per latent element.",
+        (Curve("objective/kl", "KL"),),
+    ),
+    Panel(
+        "ratio",
+        "Ratio deviation",
+        "Largest |ratio − 1| before the first optimizer step: 0 (drawn at 1e-9) or rounding. "
+        "Above the dashed line, rollout and update disagree.",
+        (Curve("objective/ratio_max", "largest |ratio − 1|"),),
+        floor=RATIO_FLOOR,
+        limit=RATIO_TOLERANCE,
+    ),
+    Panel(
+        "gradient-norm",
+        "Gradient norm",
+        "Before clipping.",
+        (Curve("objective/gradient_norm", "norm"),),
+    ),
+)
+
+
+def plots(metrics: Records, evaluations: Records) -> list[Plot]:
+    """Every plot that these records have finite values for, in the order of the page."""
+    drawn = [_panel(panel, metrics, evaluations) for panel in OUTCOMES]
+    drawn.append(_plane(evaluations))
+    drawn += [_panel(panel, metrics, evaluations) for panel in MECHANISMS]
+    drawn.append(_time(metrics, evaluations))
+    return [plot for plot in drawn if plot is not None]
+
+
+def column(records: Records, key: str) -> np.ndarray:
+    """One key of all records: float64 [n]; missing, null and non-finite values are NaN."""
+    values = [record.get(key) for record in records]
+    array = np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+    return np.where(np.isfinite(array), array, math.nan)
+
+
+def _panel(panel: Panel, metrics: Records, evaluations: Records) -> Plot | None:
+    lines = []
+    for curve in panel.curves:
+        records = evaluations if curve.evaluated else metrics
+        x, y = column(records, "update"), column(records, curve.key)
+        if np.isfinite(y).any():
+            lines.append((curve, x, y, column(records, curve.band) if curve.band else None))
+    if not lines:
+        return None
+
+    def draw(axes: "Axes") -> None:
+        for style, (curve, x, y, band) in zip(LINES, lines, strict=False):
+            shown = y if panel.floor is None else np.maximum(y, panel.floor)
+            sparse = np.isfinite(y).sum() < 30
+            axes.plot(x, shown, label=curve.label, marker="o" if sparse else "", ms=3, **style)
+            if band is not None:
+                axes.fill_between(x, y - band, y + band, color=style["color"], alpha=0.16, lw=0)
+        if panel.limit is not None:
+            axes.axhline(panel.limit, **LINES[1])
+        _axis(axes, logarithmic=panel.floor is not None)
+        if len(panel.curves) > 1:
+            _legend(axes)
+
+    spoken = [f"{curve.label}: {_spoken(x, y)}" for curve, x, y, _ in lines]
+    alt = f"Line plot over the updates. {'; '.join(spoken)}."
+    return Plot(panel.name, panel.title, panel.caption, _svg(panel.name, alt, draw))
+
+
+def _plane(evaluations: Records) -> Plot | None:
+    """The path of the run through (held-out alignment, held-out diversity)."""
+    x, y = column(evaluations, "alignment_heldout"), column(evaluations, "diversity")
+    known = np.isfinite(x) & np.isfinite(y)
+    if not known.any():
+        return None
+    x, y, update = x[known], y[known], column(evaluations, "update")[known]
+
+    def draw(axes: "Axes") -> None:
+        axes.plot(x, y, marker="o", ms=3.5, **LINES[0])
+        axes.plot(x[:1], y[:1], marker="o", ms=7, color=INK, markerfacecolor=PAPER, zorder=3)
+        axes.plot(x[-1:], y[-1:], marker="o", ms=7, color=ACCENT, zorder=4)
+        for i, name in ((0, "base"), (-1, "tuned"))[: len(x)]:
+            point = (float(x[i]), float(y[i]))
+            axes.annotate(name, point, (0, 9), textcoords="offset points", ha="center", color=INK)
+        axes.set_xlabel("held-out alignment")
+        axes.set_ylabel("held-out diversity")
+        axes.grid(True, axis="both")
+        axes.margins(0.12, 0.2)
+
+    alt = f"Path from alignment {x[0]:.3g}, diversity {y[0]:.3g} at update {update[0]:.0f}"
+    if len(x) > 1:
+        alt += f" to alignment {x[-1]:.3g}, diversity {y[-1]:.3g} at update {update[-1]:.0f}"
+    caption = "The trade that was made: right is better aligned, up is more diverse."
+    svg = _svg("plane", alt + ".", draw)
+    return Plot("plane", "Alignment against diversity", caption, svg)
+
+
+def _time(metrics: Records, evaluations: Records) -> Plot | None:
+    """Seconds of each part of an update, what is left of the update, and the evaluations."""
+
+    def seconds(records: Records, key: str) -> float:
+        return float(np.nansum(column(records, key)))
+
+    parts = {name: seconds(metrics, f"time/{name}") for name in ("rollout", "reward", "update")}
+    parts["other"] = max(seconds(metrics, "seconds") - sum(parts.values()), 0.0)
+    parts["evaluation"] = seconds(evaluations, "seconds")
+    total = sum(parts.values())
+    if total <= 0:
+        return None
+    # Noise is drawn during rollout and update, which both count it: no part of the whole.
+    parts["noise"] = seconds(metrics, "time/noise")
+    labels = [f"{part:,.1f} s, {part / total:.0%}" for part in parts.values()]
+    colours = [ACCENT] * (len(parts) - 1) + [MUTED]
+
+    def draw(axes: "Axes") -> None:
+        bars = axes.barh(list(parts), list(parts.values()), color=colours, height=0.62)
+        axes.bar_label(bars, labels, padding=4, color=INK)
+        axes.invert_yaxis()
+        axes.grid(False)
+        axes.spines["bottom"].set_visible(False)
+        axes.tick_params(bottom=False, labelbottom=False)
+        axes.set_xlim(0, max(parts.values()) * 1.4)
+
+    spoken = "; ".join(f"{name} {label}" for name, label in zip(parts, labels, strict=True))
+    caption = (
+        "Wall-clock seconds of the whole run. Noise is drawn during rollout and update and "
+        "already counted there."
+    )
+    svg = _svg("time", f"Bar chart. {spoken}.", draw)
+    return Plot("time", "Where the time went", caption, svg)
+
+
+def _axis(axes: "Axes", *, logarithmic: bool) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    axes.set_xlabel("update")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    if not logarithmic:
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        return
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(numticks=6))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"1e{math.log10(value):.0f}"))
+
+
+def _legend(axes: "Axes") -> None:
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2, handlelength=1.8
+    )
+
+
+def _spoken(x: np.ndarray, y: np.ndarray) -> str:
+    """What a reader who cannot see the line should know of it."""
+    known = np.isfinite(y)
+    x, y = x[known], y[known]
+    if len(y) == 1:
+        return f"{y[0]:.3g} at update {x[0]:.0f}"
+    return (
+        f"{y[0]:.3g} at update {x[0]:.0f}, {y[-1]:.3g} at update {x[-1]:.0f}, "
+        f"lowest {y.min():.3g}, highest {y.max():.3g}"
+    )
+
+
+def _svg(name: str, alt: str, draw: Callable[["Axes"], None]) -> str:
+    """Draw on fresh axes in the page's style; the same drawing gives the same text."""
+    from matplotlib import style
+    from matplotlib.figure import Figure
+
+    # after_reset: the user's own matplotlib settings must not change a report.
+    with style.context([STYLE | {"svg.hashsalt": name}], after_reset=True):
+        figure = Figure(figsize=(4.4, 2.5), layout="constrained")
+        draw(figure.subplots())
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True)
+    return _inline(buffer.getvalue(), alt)
+
+
+def _inline(svg: str, alt: str) -> str:
+    """Make a stand-alone SVG document one element of the page, in the page's colours."""
+    svg = svg[svg.index("<svg") :].rstrip()
+    # The date, a style for every element of the page, names that other plots use too.
+    svg = re.sub(
+        r"<metadata>.*?</metadata>|<defs>\s*<style.*?</defs>|<!--.*?-->", "", svg, flags=re.S
+    )
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    svg = re.sub(r"font-family: [^;\"]*;?", "", svg)  # the page chooses
+    box = re.search(r'viewBox="[^"]*"', svg)
+    assert box is not None, "matplotlib's SVG has a view box"
+    label = alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    svg = f'<svg {box[0]} role="img" aria-label="{label}">' + svg[svg.index(">") + 1 :]
+    for colour, variable in VARIABLES.items():
+        svg = svg.replace(colour, f"var(--{variable})")
+    return re.sub(r"\n\s*", "\n", svg)

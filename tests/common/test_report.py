@@ -1,0 +1,477 @@
+"""The report says what a run's records say, in any state of the run, as one valid file.
+
+Runs are synthetic: their numbers are made here, so that what the page must show is known.
+"""
+
+import base64
+import io
+import json
+import math
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+from PIL import Image
+
+from common import config, report
+from common.report import pictures
+from common.report.page import render, warnings
+from common.report.plots import plots
+from common.run_directory import RunDirectory
+
+EMOJI = Path(config.__file__).parent / "embedded"
+PROMPTS = ["strawberry", "cat face", "rose", "hamburger"]
+ENVIRONMENT = {"backend": "cpu", "python": "3.11.9", "torch": {"version": "2.13.0", "tf32": False}}
+
+
+def emoji_images(names: list[str], count: int, *, diverse: bool) -> np.ndarray:
+    """Emoji of each name, uint8 [P, count, 32, 32, 3]: of all styles, or of one."""
+    with np.load(EMOJI / "emoji32.npz") as data:
+        images, name_index = data["images"], data["name_index"]
+    known = json.loads((EMOJI / "names.json").read_text())["names"]
+    found = [images[name_index == known.index(name.replace(" ", "-"))] for name in names]
+    return np.stack([x[np.arange(count) % (len(x) if diverse else 2)] for x in found])
+
+
+def metrics_record(update: int, updates: int) -> dict[str, Any]:
+    """One healthy update; every curve has a wobble of its own."""
+    done, wobble = update / updates, math.sin(2.4 * update)
+    return {
+        "update": update,
+        "seconds": 4.0 + 0.1 * wobble,
+        "images": 96.0,
+        "reward/mean": 5.4 + 0.8 * done + 0.12 * wobble,
+        "reward/std": 0.7 - 0.2 * done,
+        "subset/size": 21.0 + wobble,
+        "subset/best_dropped": 0.1 + 0.1 * abs(wobble),
+        "subset/fallback": 0.0,
+        "group/zero_std": 0.0,
+        "group/invalid": 0.0,
+        "diversity/group": 0.36 - 0.04 * done + 0.01 * wobble,
+        "shaping/correlation": -0.2 + 0.1 * wobble,
+        "shaping/variance_share": 0.12 + 0.02 * wobble,
+        "objective/clip_fraction": 0.3 + 0.1 * done,
+        "objective/ratio_mean": 4e-8,
+        "objective/ratio_max": 0.0 if update % 5 == 0 else 2.4e-7,
+        "objective/kl": 1e-4 * done,
+        "objective/gradient_norm": 0.02 + 0.005 * wobble,
+        "time/noise": 0.05,
+        "time/rollout": 1.1,
+        "time/reward": 0.2,
+        "time/update": 2.5,
+    }
+
+
+def evaluation_record(done: float, **changes: Any) -> dict[str, Any]:
+    """An evaluation of a healthy run; the base model's numbers at done = 0."""
+    return {
+        "update": 0,
+        "reward": 5.42 + 0.55 * done,
+        "alignment_train": 5.42 + 0.55 * done,
+        "alignment_heldout": 5.77 + 0.46 * done,
+        "diversity": 0.392 - 0.02 * done,
+        "diversity_train": 0.41 - 0.03 * done,
+        "high_frequency": 0.0412 + 0.0008 * done,
+        "seconds": 3.2,
+        "prompts": PROMPTS,
+        "images": 16,
+        "columns": 8,
+        "weights": "policy",
+    } | changes
+
+
+def make_run(
+    path: Path,
+    *,
+    updates: int = 60,
+    done: int = 60,
+    evaluated: tuple[int, ...] = (0, 20, 40, 60),
+    prompts: list[str] | None = None,
+    overrides: tuple[str, ...] = (),
+) -> RunDirectory:
+    """A run that got as far as `done` of `updates`. prompts: what the emoji are said to be."""
+    settings = config.load("emoji", [f"run.updates={updates}", *overrides])
+    run = RunDirectory.create(path, settings, ENVIRONMENT)
+    for update in range(1, done + 1):
+        run.append_metrics(metrics_record(update, updates))
+    for update in evaluated:
+        grid = pictures.grid(emoji_images(PROMPTS, 8, diverse=update == 0))
+        name = run.save_picture(f"{update:06d}", grid).name
+        record = evaluation_record(
+            update / updates, update=update, grid=name, prompts=prompts or PROMPTS
+        )
+        run.append_evaluation(record)
+    return run
+
+
+class Page(HTMLParser):
+    """The page as a browser would read it: every tag, attribute and text."""
+
+    VOID = frozenset({"meta", "link", "img", "br", "hr"})
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(source)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        assert len(dict(attrs)) == len(attrs), f"an attribute given twice in <{tag}>"
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert "svg" in self.open, f"<{tag}/> closes itself outside SVG"
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag, f"</{tag}> closes another tag"
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    return make_run(tmp_path_factory.mktemp("runs") / "finished")
+
+
+@pytest.fixture(scope="module")
+def page(finished: RunDirectory) -> Page:
+    return Page(report.build(finished).read_text(encoding="utf-8"))
+
+
+# --- the file -------------------------------------------------------------------------------
+
+
+def test_the_report_is_one_valid_file_that_loads_nothing(page: Page, finished: RunDirectory):
+    assert (page.tags[0][0], page.all("html")[0]["lang"]) == ("html", "en")
+    for _, attributes in page.tags:
+        for name in ("src", "href", "xlink:href", "data", "srcset", "poster"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:", "#")), (name, value)
+    source = finished.report.read_text(encoding="utf-8")
+    assert "@import" not in source
+    assert re.findall(r"url\((?!#)", source) == []
+    assert re.findall(r"https?://", source) == []
+    assert "default-src 'none'" in source
+
+
+def test_ids_are_unique_and_every_reference_finds_its_target(page: Page):
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for _, attributes in page.tags:
+        for name in ("href", "xlink:href", "aria-labelledby"):
+            value = attributes.get(name) or ""
+            if value and (name == "aria-labelledby" or value[0] == "#"):
+                assert value.removeprefix("#") in ids
+        for target in re.findall(r"url\(#([^)]*)\)", " ".join(map(str, attributes.values()))):
+            assert target in ids
+
+
+def test_pictures_and_plots_say_what_they_show(page: Page):
+    assert all(image["alt"] for image in page.all("img"))
+    drawings = page.all("svg")
+    assert len(drawings) == 12
+    assert all(svg["role"] == "img" and svg["aria-label"] for svg in drawings)
+    levels = [int(name[1]) for name, _ in page.tags if re.fullmatch("h[1-6]", name)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert all(header.get("scope") in ("row", "col") for header in page.all("th"))
+
+
+def test_the_same_run_gives_the_same_bytes(tmp_path: Path, finished: RunDirectory):
+    first = report.build(finished).read_bytes()
+    again = make_run(tmp_path / "again")
+    assert report.build(again).read_bytes() == first
+    assert report.build(again) == again.path / "report.html"
+    assert [file.name for file in again.path.iterdir() if ".tmp" in file.name] == []
+
+
+def test_no_matplotlib_setting_of_the_user_changes_a_report(finished: RunDirectory):
+    import matplotlib as mpl
+
+    before = render(finished)
+    with mpl.rc_context({"lines.linewidth": 9, "font.size": 30, "svg.hashsalt": None}):
+        assert render(finished) == before
+
+
+# --- what it says ---------------------------------------------------------------------------
+
+
+def test_the_title_says_what_was_run_and_how_far_it_got(page: Page, tmp_path: Path):
+    assert page.text.startswith("emoji, cpu, seed 0 · DRIFT")
+    assert "Finished: 60 updates" in page.text
+    assert "5,760 images, 4 min 0 s" in page.text
+    stopped = make_run(tmp_path / "stopped", done=23, evaluated=(0, 20))
+    assert "Stopped at update 23 of 60" in Page(render(stopped)).text
+
+
+def test_the_headline_compares_the_first_and_the_last_evaluation(page: Page):
+    rows = re.search(r"Measure (Base .*?) Pictures", page.text)
+    assert rows is not None
+    assert rows[1] == (
+        "Base update 0 Tuned update 60 Difference Of base "
+        "Reward what was maximised 5.42 5.97 +0.55 "
+        "Held-out alignment 10 × cosine, by a scorer not trained on 5.77 6.23 +0.46 "
+        "Diversity mean cosine distance between images of a prompt 0.392 0.372 −0.020 95% "
+        "High-frequency energy rises when images degrade 0.0412 0.0420 +0.0008 102%"
+    )
+
+
+def test_each_prompt_has_its_own_strip_before_and_after(page: Page):
+    images = page.all("img")
+    assert len(images) == 2 * len(PROMPTS)
+    expected = {
+        f"Images of “{prompt}” by the {side} model": strip
+        for side, diverse in (("base", True), ("tuned", False))
+        for prompt, strip in zip(
+            PROMPTS,
+            pictures.rows(pictures.grid(emoji_images(PROMPTS, 8, diverse=diverse)), 4),
+            strict=True,
+        )
+    }
+    for image in images:
+        content = base64.b64decode((image["src"] or "").removeprefix("data:image/png;base64,"))
+        with Image.open(io.BytesIO(content)) as png:
+            np.testing.assert_array_equal(np.asarray(png), expected.pop(image["alt"] or ""))
+    assert not expected
+
+
+def test_every_curve_is_drawn_and_spoken(page: Page):
+    plots = [figure["id"] for figure in page.all("figure") if figure.get("class") == "plot"]
+    assert plots == [
+        *["plot-reward", "plot-alignment", "plot-diversity", "plot-plane"],
+        *["plot-subset-size", "plot-best-dropped", "plot-shaping", "plot-clip-fraction"],
+        *["plot-kl", "plot-ratio", "plot-gradient-norm", "plot-time"],
+    ]
+    spoken = [svg["aria-label"] or "" for svg in page.all("svg")]
+    assert "training scorer: 5.42 at update 0, 5.97 at update 60" in spoken[1]
+    assert spoken[3] == (
+        "Path from alignment 5.77, diversity 0.392 at update 0 "
+        "to alignment 6.23, diversity 0.372 at update 60."
+    )
+    assert "rollout 66.0 s, 26%" in spoken[-1]
+
+
+def test_the_configuration_emphasises_what_is_not_the_default(finished: RunDirectory):
+    source = render(finished)
+    emphasised = re.findall(r'<strong class="changed">([^<]*)</strong>', source)
+    assert emphasised[1:] == [  # the first is the word itself, in the sentence above the tables
+        *["strawberry, cat face, rose, hamburger, owl, balloon, tiger, cherry blossom"],
+        *["mad", "0.15", "terminal", "0.3"],
+    ]
+    assert "default none" in source
+    words = Page(source).text
+    for name, key, value in (
+        ("drift.subset", "rule", "mad"),
+        ("optimizer", "learning_rate", "0.0003"),
+        ("reward", "terms", "embedded = 10.0"),
+    ):
+        assert re.search(rf"{name} Key Value .*{key} [^.]* {value}", words), (name, key)
+
+
+def test_the_environment_is_listed(page: Page):
+    assert "python 3.11.9" in page.text
+    assert "torch.version 2.13.0 torch.tf32 no" in page.text
+
+
+def test_html_in_a_prompt_is_shown_and_not_obeyed(tmp_path: Path):
+    prompts = ['<script>alert("x")</script>', "a & b", "</figcaption><b>", "'\" onerror=1"]
+    page = Page(render(make_run(tmp_path / "run", prompts=prompts)))
+    assert page.all("script") == page.all("b") == []
+    for prompt in prompts:
+        assert prompt in page.text
+        assert f"Images of “{prompt}” by the base model" in [x["alt"] for x in page.all("img")]
+
+
+# --- runs that are not whole ----------------------------------------------------------------
+
+
+def test_a_run_that_has_not_begun_has_a_report(tmp_path: Path):
+    page = Page(render(make_run(tmp_path / "run", done=0, evaluated=())))
+    for words in ("Stopped at update 0 of 60", "No evaluation yet", "No update yet"):
+        assert words in page.text
+    assert "Nothing stands out." in page.text
+    assert page.all("svg") == page.all("img") == []
+
+
+def test_one_evaluation_is_shown_without_a_comparison(tmp_path: Path):
+    page = Page(render(make_run(tmp_path / "run", done=3, evaluated=(0,))))
+    assert "Only one evaluation so far" in page.text
+    assert "5.42 – –" in page.text
+    assert len(page.all("img")) == len(PROMPTS)
+
+
+def test_what_was_not_measured_is_left_out(tmp_path: Path):
+    run = make_run(tmp_path / "run", done=0, evaluated=())
+    for update in range(1, 4):
+        nothing = dict.fromkeys(metrics_record(1, 60), math.nan)
+        run.append_metrics(
+            nothing | {"update": update, "reward/mean": math.nan if update == 2 else 5}
+        )
+    page = Page(render(run))
+    assert [x["id"] for x in page.all("figure") if x.get("class") == "plot"] == ["plot-reward"]
+    assert "NaN" not in page.text
+    assert "nan" not in page.text.split()
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "not a picture"])
+def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path, damage: str):
+    run = make_run(tmp_path / "run")
+    file = run.path / "samples" / "000060.png"
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:999] if damage == "truncated" else b"text")
+    page = Page(render(run))
+    verdict = "is missing" if damage == "missing" else "is damaged"
+    assert f"update 60 cannot be shown: samples/000060.png {verdict}." in page.text
+    assert len(page.all("img")) == len(PROMPTS)
+    assert page.text.count("no picture") == len(PROMPTS)
+
+
+def test_a_grid_that_does_not_split_is_shown_whole(tmp_path: Path):
+    run = make_run(tmp_path / "run", prompts=["more", "prompts", "than", "there", "are"])
+    page = Page(render(run))
+    assert [x["alt"] for x in page.all("img")] == [
+        f"Images of “more, prompts, than, there, are” by the {side} model" for side in ("base", "tuned")
+    ]
+
+
+# --- what stands out ------------------------------------------------------------------------
+
+HEALTHY = [metrics_record(update, 3) for update in (1, 2, 3)]
+
+
+def judged(**tuned: float) -> str:
+    return " ".join(warnings(HEALTHY, [evaluation_record(0), evaluation_record(1, **tuned)]))
+
+
+def test_a_healthy_run_has_no_warnings(page: Page):
+    assert judged() == ""
+    assert "Nothing stands out." in page.text
+    assert "to look at" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("tuned", "words"),
+    [
+        ({"high_frequency": 0.0412 * 1.11}, "High-frequency energy rose by 11%"),
+        ({"alignment_heldout": 5.27}, "while held-out alignment fell by 0.50: reward hacking"),
+        ({"diversity": 0.392 * 0.49}, "Diversity fell to 49% of the base model's"),
+        ({"reward": 5.32}, "The reward did not rise (5.42 to 5.32)"),
+    ],
+)
+def test_each_bad_outcome_is_told(tuned: dict[str, float], words: str):
+    assert words in judged(**tuned)
+    assert len(warnings(HEALTHY, [evaluation_record(0), evaluation_record(1, **tuned)])) == 1
+
+
+@pytest.mark.parametrize(
+    "tuned", [{"high_frequency": 0.0412 * 1.09}, {"diversity": 0.392 * 0.51}, {"reward": 5.43}]
+)
+def test_outcomes_just_within_bounds_are_not(tuned: dict[str, float]):
+    assert judged(**tuned) == ""
+
+
+@pytest.mark.parametrize(
+    ("update", "words"),
+    [
+        ({"objective/ratio_max": 3e-6}, "1 update, first of update 2, ratios were up to 3.0e-06"),
+        ({"group/invalid": 5.0}, "5 samples had no finite reward"),
+        ({"group/zero_std": 1.0}, "In 1 update every group had one and the same reward"),
+        ({"subset/fallback": 0.75}, "removed the signal of 25% of the groups"),
+    ],
+)
+def test_each_bad_update_is_told(update: dict[str, float], words: str):
+    metrics = [HEALTHY[0], HEALTHY[1] | update, HEALTHY[2]]
+    assert len(warnings(metrics, [])) == 1
+    assert words in warnings(metrics, [])[0]
+
+
+def test_nulls_raise_no_warning():
+    nothing = [dict.fromkeys(HEALTHY[0], math.nan) | {"update": 1}] * 2
+    unknown = [dict.fromkeys(evaluation_record(0), math.nan) | {"update": 0, "prompts": []}] * 2
+    assert warnings(nothing, unknown) == []
+
+
+def test_warnings_are_counted_at_the_top(tmp_path: Path):
+    run = make_run(tmp_path / "run", evaluated=(0,))
+    grid = "000000.png"
+    run.append_evaluation(evaluation_record(1, update=60, diversity=0.1, grid=grid))
+    page = Page(render(run))
+    assert "1 to look at" in page.text
+    assert "Diversity fell to 26%" in page.text
+
+
+# --- plots and pictures ---------------------------------------------------------------------
+
+
+def test_a_deviation_of_zero_is_drawn_at_the_floor_and_spoken_as_zero():
+    ratio = next(x for x in plots([metrics_record(5, 60)], []) if x.name == "ratio")
+    assert "largest |ratio − 1|: 0 at update 5" in ratio.svg
+    assert ">1e-9<" in ratio.svg
+
+
+def test_plots_use_the_pages_colours_only():
+    for plot in plots(HEALTHY, [evaluation_record(0), evaluation_record(1, update=3)]):
+        assert re.findall(r"#[0-9a-f]{6}\b", plot.svg) == [], plot.name
+        assert "var(--accent)" in plot.svg
+
+
+def test_a_grid_by_hand():
+    red, blue = [255, 0, 0], [0, 0, 255]
+    images = np.array([[[[red]]], [[[blue]]]], dtype=np.uint8)  # two rows of one pixel
+    picture = pictures.grid(images, scale=2, gap=1)
+    assert picture.tolist() == [[red] * 2] * 2 + [[[255] * 3] * 2] + [[blue] * 2] * 2
+
+
+@given(shape=st.tuples(*[st.integers(1, 4)] * 4), scale=st.integers(1, 3), gap=st.integers(0, 3))
+def test_every_pixel_of_a_grid_is_where_it_should_be(
+    shape: tuple[int, int, int, int], scale: int, gap: int
+):
+    R, C, H, W = shape
+    images = np.random.default_rng(0).integers(0, 255, (*shape, 3), dtype=np.uint8)
+    picture = pictures.grid(images, scale=scale, gap=gap)
+    assert picture.shape == (R * (H * scale + gap) - gap, C * (W * scale + gap) - gap, 3)
+    r, c, y, x = R - 1, C - 1, H - 1, W - 1
+    top, left = r * (H * scale + gap) + y * scale, c * (W * scale + gap) + x * scale
+    cell = picture[top : top + scale, left : left + scale]
+    assert (cell == images[r, c, y, x]).all()
+    strips = pictures.rows(picture, R, gap=gap)
+    for strip, row in zip(strips, images, strict=True):
+        np.testing.assert_array_equal(strip, pictures.grid(row[None], scale=scale, gap=gap))
+    white = picture.shape[0] * picture.shape[1] - images[..., 0].size * scale**2
+    assert (picture == 255).all(axis=-1).sum() == white
+
+
+def test_pictures_refuse_what_is_no_picture():
+    with pytest.raises(ValueError, match=r"uint8 images \[R, C, H, W, 3\], not float64"):
+        pictures.grid(np.zeros((1, 1, 2, 2, 3)))
+    with pytest.raises(ValueError, match=r"not uint8 \[2, 2, 3\]"):
+        pictures.grid(np.zeros((2, 2, 3), dtype=np.uint8))
+    with pytest.raises(ValueError, match="scale >= 1"):
+        pictures.grid(np.zeros((1, 1, 2, 2, 3), dtype=np.uint8), scale=0)
+    for count in (0, 4):
+        with pytest.raises(ValueError, match=f"7 pixels high does not hold {count} rows"):
+            pictures.rows(np.zeros((7, 2, 3), dtype=np.uint8), count)
