@@ -1,0 +1,101 @@
+"""The `drift` command: the group of its subcommands, and the one place where errors are told.
+
+Nothing heavy is imported here, so that `drift --help` answers at once.
+"""
+
+import errno
+from typing import Any
+
+import click
+
+from common.commands import machine
+from common.commands.doctor import doctor
+from common.commands.errors import INTERRUPTED, explain
+from common.commands.parity import parity
+from common.commands.recipes import recipes
+from common.commands.rewards import rewards
+from common.commands.run import run
+from common.commands.sample import sample
+
+DEBUG = "drift.debug"
+
+
+class DriftGroup(click.Group):
+    """A group whose commands all take `--debug`, and whose errors are one line on stderr."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Register a command and give it the `--debug` switch."""
+        cmd.params.append(_debug_switch())
+        super().add_command(cmd, name)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order that people need them."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; turn what it raises into one line and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except KeyboardInterrupt:
+            click.echo("\ndrift: interrupted", err=True)
+            ctx.exit(INTERRUPTED)
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:
+                raise  # whoever read our output has left: click ends quietly
+            if ctx.meta.get(DEBUG):
+                import traceback
+
+                click.echo(traceback.format_exc(), err=True, nl=False)
+            code, message = explain(error)
+            click.echo(f"drift: {message}", err=True)
+            ctx.exit(code)
+
+
+def _debug_switch() -> click.Option:
+    def remember(ctx: click.Context, _: click.Parameter, on: bool) -> None:
+        ctx.meta[DEBUG] = on or ctx.meta.get(DEBUG, False)
+
+    return click.Option(
+        ["--debug"],
+        is_flag=True,
+        expose_value=False,
+        callback=remember,
+        help="Show the traceback of an error.",
+    )
+
+
+def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        click.echo(f"drift {machine.facts()['drift']}")
+        ctx.exit()
+
+
+@click.group(
+    cls=DriftGroup,
+    params=[_debug_switch()],
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Show the version and exit.",
+)
+def drift() -> None:
+    """Fine-tune image generators with reinforcement learning and keep their diversity.
+
+    `drift run` fine-tunes the embedded emoji model on this machine's best backend.
+    """
+
+
+for _command in (run, sample, doctor, recipes, rewards, parity):
+    drift.add_command(_command)
+
+
+def main() -> None:
+    """The entry point of the `drift` command."""
+    drift(prog_name="drift")

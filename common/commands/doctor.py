@@ -1,0 +1,103 @@
+"""`drift doctor`: what this machine can run, what it cannot, and what to do about it."""
+
+import json
+import re
+from importlib.metadata import PackageNotFoundError, requires
+from typing import Any
+
+import click
+
+DIFFUSIONKIT = "pip install --no-deps diffusionkit==0.5.2 argmaxtools==0.1.23"
+
+
+@click.command(short_help="Say what each backend can do here, or why not.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(as_json: bool) -> None:
+    """Say what each backend can do here, or why not and what to install."""
+    findings = examine()
+    if as_json:
+        click.echo(json.dumps(findings, indent=2))
+    else:
+        _show(findings)
+
+
+def examine() -> dict[str, Any]:
+    """Everything that `drift doctor` knows, as plain values."""
+    from common import backends
+    from common.backend import BackendUnavailableError
+    from common.commands import machine
+
+    try:
+        auto, verdict = (name := backends.best()), f"drift run takes {name}"
+    except BackendUnavailableError as error:
+        auto, verdict = None, f"drift run does not work here: {error}"
+    return {
+        "machine": machine.facts(),
+        "backends": [_backend(name) for name in backends.names()],
+        "auto": auto,
+        "verdict": verdict,
+        "diffusionkit": {
+            "version": machine.installed("diffusionkit"),
+            "install": DIFFUSIONKIT,
+        },
+        "extras": _extras(),
+    }
+
+
+def _backend(name: str) -> dict[str, Any]:
+    from common import backends
+
+    try:
+        backend = backends.load(name)
+    except Exception as error:  # a broken library may raise anything; the others still count
+        return {"name": name, "works": False, "reason": str(error)}
+    return {
+        "name": name,
+        "works": True,
+        "facts": backend.describe(),
+        "advice": backend.advice(),
+    }
+
+
+def _extras() -> list[dict[str, Any]]:
+    """The optional extras and which of their packages are missing here."""
+    from common.commands.machine import DISTRIBUTION, installed
+
+    try:
+        lines = requires(DISTRIBUTION) or []
+    except PackageNotFoundError:
+        return []
+    packages: dict[str, list[str]] = {}
+    for line in lines:
+        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", line)
+        name = re.match(r"[\w.-]+", line)
+        if extra and name and name[0] not in packages.setdefault(extra[1], []):
+            packages[extra[1]].append(name[0])
+    return [
+        {"name": extra, "missing": [name for name in names if installed(name) is None]}
+        for extra, names in packages.items()
+    ]
+
+
+def _show(findings: dict[str, Any]) -> None:
+    from common.console import pairs, say
+
+    pairs(findings["machine"])
+    for backend in findings["backends"]:
+        verdict = "works" if backend["works"] else f"does not work: {backend['reason']}"
+        say(f"\n{backend['name']}: {verdict}")
+        pairs({f"  {name}": fact for name, fact in backend.get("facts", {}).items()})
+        for line in backend.get("advice", []):
+            say(f"  advice: {line}")
+    say("\noptional")
+    for extra in findings["extras"]:
+        say(f"  {extra['name']}: {_missing(extra['name'], extra['missing'])}")
+    kit = findings["diffusionkit"]
+    say(f"  diffusionkit: {kit['version'] or 'not installed: ' + kit['install']}")
+    say(f"\n{findings['verdict']}")
+
+
+def _missing(extra: str, packages: list[str]) -> str:
+    if not packages:
+        return "complete"
+    return f"without {', '.join(packages)}: pip install 'drift-toolkit[{extra}]'"

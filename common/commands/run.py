@@ -1,0 +1,217 @@
+"""`drift run`: fine-tune, watch, stop and go on."""
+
+import os
+import shlex
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+
+from common.commands.errors import RequestError, preparing
+
+if TYPE_CHECKING:
+    from common.backend import Backend
+    from common.config import Config
+    from common.console import RunDisplay
+    from common.run_directory import RunDirectory
+
+RECIPE = "emoji"
+SHOW_CURSOR = b"\x1b[?25h"
+
+
+@click.command(short_help="Fine-tune a model, or go on with a run.")
+@click.argument("recipe", required=False)
+@click.option("--backend", metavar="auto|mlx|cuda|cpu", help="Where to run; auto: the best here.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="TABLE.KEY=VALUE",
+    help="Change one key of the recipe; as often as you like.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The run directory.  [default: runs/RECIPE-BACKEND-seedN]",
+)
+@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@click.pass_context
+def run(
+    ctx: click.Context,
+    recipe: str | None,
+    backend: str | None,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    resume: bool,
+) -> None:
+    """Fine-tune a model as RECIPE says: a name that `drift recipes` lists, or a TOML file.
+
+    Without RECIPE it is the embedded emoji model, which needs no download. The run ends with a
+    report. Ctrl-C and SIGTERM finish the update at hand and save; a second one aborts at once.
+    --resume goes on with the stored configuration, or with RECIPE and --set where they fit it.
+    """
+    if backend:
+        overrides = (*overrides, f"run.backend={backend}")
+    from common.trainer import Trainer
+
+    stop = threading.Event()
+    with preparing():
+        prepare = _reopen if resume else _create
+        directory, engine = prepare(recipe, overrides, out)
+        display = _display(directory, engine, stop)
+        with _unmade_on_failure(directory, made=not resume):
+            trainer = Trainer(directory.config, engine, directory, observer=display, stop=stop)
+    with _signals(stop, display) as received, display:
+        finished = trainer.run()
+    if finished:
+        _tell_results(directory)
+        return
+    _tell_how_to_go_on(directory)
+    ctx.exit(128 + received[0])
+
+
+def _create(
+    recipe: str | None, overrides: Iterable[str], out: Path | None
+) -> tuple["RunDirectory", "Backend"]:
+    from common import config as configuration
+    from common.commands import machine
+    from common.run_directory import RunDirectory
+
+    config = configuration.load(recipe or RECIPE, overrides)
+    engine = _backend(config.run.backend)
+    config = _on(engine, config)
+    settings = config.run
+    wanted = Path("runs") / f"{settings.recipe}-{settings.backend}-seed{settings.seed}"
+    environment = {"backend": engine.name, **machine.facts(), **engine.describe()}
+    return RunDirectory.create(out or _free(wanted), config, environment), engine
+
+
+def _reopen(
+    recipe: str | None, overrides: Iterable[str], out: Path | None
+) -> tuple["RunDirectory", "Backend"]:
+    from common import checkpoint, config as configuration
+    from common.run_directory import CONFIG, RunDirectory
+
+    if out is None:
+        raise RequestError("--resume needs --out DIR: which run to go on with")
+    directory = RunDirectory.open(out)
+    config = configuration.load(recipe or str(out / CONFIG), overrides)
+    name = config.run.backend
+    engine = _backend(directory.config.run.backend if name == "auto" else name)
+    config = _on(engine, config)
+    newest = checkpoint.latest(directory.checkpoints)
+    if newest is not None and int(newest.name) > config.run.updates:
+        raise RequestError(
+            f"{out} is at update {int(newest.name)} already; "
+            f"run.updates = {config.run.updates} lies behind it"
+        )
+    directory.adopt(config)
+    return directory, engine
+
+
+def _backend(name: str) -> "Backend":
+    from common import backends
+
+    return backends.load(backends.best() if name == "auto" else name)
+
+
+def _on(engine: "Backend", config: "Config") -> "Config":
+    """The configuration with the backend that `auto` stands for."""
+    resolved = config.run.model_copy(update={"backend": engine.name})
+    return config.model_copy(update={"run": resolved})
+
+
+def _free(path: Path) -> Path:
+    """The path itself, or with the first of -2, -3, ... that nothing is called yet."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
+def _display(directory: "RunDirectory", engine: "Backend", stop: threading.Event) -> "RunDisplay":
+    from common.console import RunDisplay, say
+
+    for line in engine.advice():
+        say(f"advice: {line}")
+    facts = {
+        "run": directory.path,
+        "recipe": directory.config.run.recipe,
+        "backend": engine.name,
+        "device": engine.describe().get("device", "unknown"),
+    }
+    return RunDisplay(directory.config.run.updates, stop, facts, directory.evaluations())
+
+
+@contextmanager
+def _unmade_on_failure(directory: "RunDirectory", *, made: bool) -> Iterator[None]:
+    """Take back a run directory that was made for a request which then proved to be wrong."""
+    from common.run_directory import CONFIG, ENVIRONMENT
+
+    try:
+        yield
+    except BaseException:
+        if made:
+            with suppress(OSError):
+                for name in (CONFIG, ENVIRONMENT):
+                    (directory.path / name).unlink()
+                directory.path.rmdir()
+        raise
+
+
+@contextmanager
+def _signals(stop: threading.Event, display: "RunDisplay") -> Iterator[list[int]]:
+    """Within it the first Ctrl-C or SIGTERM only asks for a stop; the second one kills.
+
+    Gives the list of the signals received. Nothing is lost by the second: files of a run are
+    whole at any moment.
+    """
+    received: list[int] = []
+    handled = (signal.SIGINT, signal.SIGTERM)
+
+    def ask(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        stop.set()
+        for each in handled:
+            signal.signal(each, signal.SIG_DFL)
+        # Only os.write may interrupt a print that is under way.
+        if display.live:
+            os.write(1, SHOW_CURSOR)
+        else:
+            os.write(2, f"drift: {display.STOPPING}\n".encode())
+
+    previous = {each: signal.signal(each, ask) for each in handled}
+    try:
+        yield received
+    finally:
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+
+
+def _tell_how_to_go_on(directory: "RunDirectory") -> None:
+    from common import checkpoint
+    from common.console import say
+
+    newest = checkpoint.latest(directory.checkpoints)
+    done = 0 if newest is None else int(newest.name)
+    say(f"stopped after update {done} of {directory.config.run.updates}; go on with")
+    say(f"  drift run --resume --out {shlex.quote(str(directory.path))}")
+
+
+def _tell_results(directory: "RunDirectory") -> None:
+    from common import checkpoint, report
+    from common.console import results, say
+
+    evaluations = directory.evaluations()
+    say("")
+    results(evaluations[0], evaluations[-1])
+    say("")
+    say(f"report      {report.build(directory)}")
+    say(f"checkpoint  {checkpoint.latest(directory.checkpoints)}")

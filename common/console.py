@@ -1,0 +1,220 @@
+"""What the command shows: one rich console, and a run as a live board or as plain lines."""
+
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+console = Console(highlight=False)
+"""Everything goes through it; it follows `sys.stdout` and knows whether that is a terminal."""
+
+UNLIMITED = 10_000
+
+MEASURES = {
+    "reward": ("reward", ".2f"),
+    "alignment_heldout": ("held-out alignment", ".2f"),
+    "diversity": ("diversity", ".3f"),
+    "high_frequency": ("high-frequency energy", ".4f"),
+}
+"""What an evaluation is summed up by: key in the record -> name and number format."""
+
+
+def say(text: str) -> None:
+    """One line as it is: no markup, and never wrapped, so that paths can be copied."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def pairs(values: Mapping[str, Any]) -> None:
+    """Two columns: what, and its value."""
+    grid = Table.grid(padding=(0, 2))
+    for name, value in values.items():
+        grid.add_row(name.replace("_", " "), escape(_plain(value)))
+    _print(grid)
+
+
+def table(rows: Sequence[Mapping[str, Any]], right: Collection[str] = ()) -> None:
+    """Rows with the same keys; the keys are the headings, those in `right` are numbers."""
+    shown = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    for key in rows[0] if rows else ():
+        shown.add_column(key.replace("_", " "), justify="right" if key in right else "left")
+    for row in rows:
+        shown.add_row(*(escape(_plain(value)) for value in row.values()))
+    _print(shown)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    minutes, rest = divmod(max(round(seconds), 0), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def results(base: Mapping[str, Any], tuned: Mapping[str, Any]) -> None:
+    """The base model against the tuned one: one row for each measure of an evaluation."""
+    rows = [
+        {
+            "": name,
+            "base": f"{base[key]:{form}}",
+            "tuned": f"{tuned[key]:{form}}",
+            "of base": _share(tuned[key], base[key]),
+        }
+        for key, (name, form) in MEASURES.items()
+        if key in base and key in tuned
+    ]
+    table(rows, right=("base", "tuned", "of base"))
+
+
+class RunDisplay:
+    """Shows a run as it goes: a live board on a terminal, else a line for each update.
+
+    It fulfils the trainer's `Observer`. Use it as a context manager: the board stands from
+    `started` to the end of the context.
+    """
+
+    STOPPING = "finishing this update, then saving (once more aborts at once)"
+
+    def __init__(
+        self,
+        updates: int,
+        stop: threading.Event,
+        facts: Mapping[str, Any],
+        evaluations: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """updates: of the whole run; stop: set when the run is asked to end early.
+
+        facts: shown above the trainer's plan. evaluations: those of a run that is resumed.
+        """
+        self.facts = facts
+        self.updates = updates
+        self.stop = stop
+        self.record: Mapping[str, float] = {}
+        self.base: Mapping[str, Any] = evaluations[0] if evaluations else {}
+        self.latest: Mapping[str, Any] = evaluations[-1] if evaluations else {}
+        self._seconds: list[float] = []
+        self._images = 0
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    @property
+    def live(self) -> bool:
+        """Whether the board stands on a terminal."""
+        return self._live is not None
+
+    def __rich__(self) -> RenderableType:
+        done = int(self.record.get("update", 0))
+        head = Table.grid(padding=(0, 2))
+        bar = ProgressBar(total=self.updates, completed=done, width=24)
+        head.add_row(bar, f"{done}/{self.updates} updates", self._pace())
+        lines: list[RenderableType] = [head, Text(self._measures() or self._waiting())]
+        if self.latest:
+            lines.append(Text(f"evaluated {self._evaluation(self.latest)}", style="dim"))
+        if self.stop.is_set():
+            lines.append(Text(self.STOPPING, style="yellow"))
+        return Group(*lines)
+
+    def started(self, plan: dict[str, Any]) -> None:
+        """Print what will happen, and raise the board."""
+        pairs({**self.facts, **plan})
+        if console.is_terminal and not console.is_dumb_terminal:
+            self._live = Live(self, console=console, refresh_per_second=4, transient=True)
+            self._live.start()
+
+    def updated(self, record: dict[str, float]) -> None:
+        """Take in one update's metrics."""
+        self.record = record
+        self._seconds.append(record["seconds"])
+        self._images += int(record["images"])
+        if self._live is None:
+            update = f"{int(record['update'])}/{self.updates}"
+            say(f"update {update}  {self._measures()}  {self._pace()}")
+
+    def evaluated(self, record: dict[str, Any]) -> None:
+        """Print one evaluation; the first one of a run is what the others are compared with."""
+        self.base = self.base or record
+        self.latest = record
+        say(f"evaluated {self._evaluation(record)}")
+
+    def saved(self, path: Path) -> None:
+        """Say where a checkpoint went."""
+        say(f"saved {path}")
+
+    def _evaluation(self, record: Mapping[str, Any]) -> str:
+        words = [
+            f"{name} {record[key]:{form}}{self._against_base(key, record)}"
+            for key, (name, form) in MEASURES.items()
+            if key in record
+        ]
+        update = record["update"]
+        return f"{f'after {update}' if update else 'base model'}: {', '.join(words)}"
+
+    def _against_base(self, key: str, record: Mapping[str, Any]) -> str:
+        if key != "diversity" or not record["update"] or key not in self.base:
+            return ""
+        return f" ({_share(record[key], self.base[key])} of base)"
+
+    def _measures(self) -> str:
+        shown = {
+            "reward/mean": ("reward", ".2f"),
+            "diversity/group": ("group diversity", ".3f"),
+            "objective/gradient_norm": ("gradient", ".3g"),
+        }
+        words = [
+            f"{name} {self.record[key]:{form}}"
+            for key, (name, form) in shown.items()
+            if key in self.record
+        ]
+        return "  ".join(words)
+
+    def _waiting(self) -> str:
+        return "first update" if self.latest else "measuring the base model"
+
+    def _pace(self) -> str:
+        if not self._seconds:
+            return ""
+        mean = sum(self._seconds) / len(self._seconds)
+        left = (self.updates - int(self.record["update"])) * mean
+        return f"{self._images:,} images  {mean:.1f} s an update  {clock(left)} left"
+
+
+def _print(grid: Table) -> None:
+    """Fit a terminal's width; in a pipe or a file, one line a row whatever its length."""
+    if not grid.row_count:
+        return
+    if console.is_terminal:
+        console.print(grid)
+        return
+    with console.capture() as captured:
+        console.print(grid, width=UNLIMITED)
+    for line in captured.get().splitlines():
+        say(line.rstrip())
+
+
+def _share(value: float, base: float) -> str:
+    return f"{value / base:.0%}" if base else "-"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    return str(value)
