@@ -1,0 +1,214 @@
+"""MLX as a backend: arrays, gradients, AdamW, and what the device is."""
+
+
+import os
+import platform
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx import nn, optimizers
+from mlx.utils import tree_unflatten
+
+from common import backend as protocols
+from common.backend import BackendUnavailableError, LossFunction, Parameters
+from common.config import AdapterConfig, ModelConfig, OptimizerConfig
+from common.embedded.model import check_shapes
+from drift_mlx import lora
+from drift_mlx.embedded import EmbeddedPolicy, EmbeddedScorer
+
+__all__ = ["AdamW", "Backend", "mlx"]
+
+MOMENTS = {"first": "m", "second": "v"}
+
+
+def mlx(dtype: str = "float32") -> protocols.Backend:
+    """MLX on its default device: Metal, CUDA, or the CPU.
+
+    Raises BackendUnavailableError for float64, which MLX computes partly in float32.
+    """
+    if dtype == "float64":
+        raise BackendUnavailableError(
+            "MLX computes parts of float64 in float32; the float64 reference is backend cpu"
+        )
+    return Backend("mlx", mx.default_device(), dtype)
+
+
+class Backend:
+    """MLX on one device; fulfils `common.backend.Backend`."""
+
+    def __init__(self, name: str, device: mx.Device, dtype: str):
+        if dtype != "float32":
+            raise ValueError(f"dtype '{dtype}' of backend {name}; valid: float32")
+        self.name, self.dtype, self.device = name, dtype, device
+
+    def asarray(self, values: np.ndarray) -> mx.array:
+        """Host to device. Floats become the backend's dtype, integers int32, booleans bool."""
+        values = np.asarray(values)
+        kinds = {"f": mx.float32, "i": mx.int32, "u": mx.int32, "b": mx.bool_}
+        if values.dtype.kind not in kinds:
+            raise ValueError(f"cannot put an array of {values.dtype} on a device")
+        return mx.array(values, dtype=kinds[values.dtype.kind])
+
+    def to_numpy(self, array: mx.array) -> np.ndarray:
+        """Device to host, copied; bfloat16 comes back as float32."""
+        return np.array(array.astype(mx.float32) if array.dtype == mx.bfloat16 else array)
+
+    def evaluate(self, *arrays: mx.array) -> None:
+        """Compute lazy arrays now."""
+        mx.eval(*arrays)
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A faster version of a pure function of arrays: its element-wise parts are fused."""
+        return mx.compile(function)
+
+    def inference(self) -> AbstractContextManager[None]:
+        """Nothing to switch off: MLX records no gradient outside `value_and_grad`."""
+        return nullcontext()
+
+    def value_and_grad(
+        self, policy: protocols.Policy, loss: LossFunction
+    ) -> Callable[..., tuple[mx.array, dict[str, mx.array], Parameters]]:
+        """A function (*arrays) -> (loss, auxiliary, gradients by parameter name)."""
+        module = _module(policy)
+
+        def pure(parameters: Parameters, *arrays: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
+            _set(module, parameters)
+            return loss(*arrays)
+
+        differentiate = mx.value_and_grad(pure)
+
+        def run(*arrays: mx.array) -> tuple[mx.array, dict[str, mx.array], Parameters]:
+            parameters = lora.trainable(module)
+            try:
+                (value, auxiliary), gradients = differentiate(parameters, *arrays)
+            finally:
+                _set(module, parameters)
+            mx.eval(value, auxiliary, gradients)
+            return value, auxiliary, gradients
+
+        return run
+
+    def optimizer(self, policy: protocols.Policy, settings: OptimizerConfig) -> protocols.Optimizer:
+        """A fresh AdamW for the policy's trainable parameters."""
+        return AdamW(policy, settings)
+
+    def policy(
+        self, model: ModelConfig, adapter: AdapterConfig, *, seed: int
+    ) -> protocols.Policy:
+        """Load a model and attach the adapter, initialised from the seed."""
+        return EmbeddedPolicy(model, adapter, seed=seed)
+
+    def scorer(self, name: str) -> protocols.Scorer:
+        """The embedded scorer "train" or "heldout"."""
+        return EmbeddedScorer(name)
+
+    def device_memory(self) -> dict[str, int]:
+        """Bytes that MLX holds: `peak` since the start, and `active`."""
+        return {"peak": mx.get_peak_memory(), "active": mx.get_active_memory()}
+
+    def describe(self) -> dict[str, str]:
+        """Versions, device and numerical switches, for `environment.json`."""
+        return {
+            "library": f"mlx {mx.__version__}",
+            "device": f"{_device(self.device)} ({platform.processor() or platform.machine()})",
+            "dtype": self.dtype,
+            "tf32": os.environ.get("MLX_ENABLE_TF32", "1 (the default)"),
+            "openblas": str(_openblas_loaded()),
+            "threads": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count())),
+        }
+
+    def advice(self) -> list[str]:
+        """What would make this backend faster here, one sentence each."""
+        on_linux_cpu = platform.system() == "Linux" and self.device.type == mx.DeviceType.cpu
+        if not on_linux_cpu or _openblas_loaded():
+            return []
+        library = None
+        if library is None:
+            return [
+                "MLX multiplies matrices with reference BLAS here, about ten times slower than it "
+                "could: install OpenBLAS (Debian, Ubuntu: apt install libopenblas0-pthread), then "
+                "start with LD_PRELOAD set to its libopenblas.so.0."
+            ]
+        return [
+            "MLX multiplies matrices with reference BLAS here, about ten times slower than it "
+            f"could: start with LD_PRELOAD={library}."
+        ]
+
+
+class AdamW:
+    """mlx.optimizers.AdamW behind a gradient clip; fulfils `common.backend.Optimizer`."""
+
+    def __init__(self, policy: protocols.Policy, settings: OptimizerConfig):
+        self._module = _module(policy)
+        self._max_norm = settings.max_grad_norm
+        self._optimizer = optimizers.AdamW(
+            learning_rate=settings.learning_rate,
+            betas=[settings.beta1, settings.beta2],
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+            bias_correction=True,
+        )
+        self._optimizer.init(lora.trainable(self._module))
+
+    def step(self, gradients: Parameters) -> float:
+        """Scale gradients by min(1, max_norm / (norm + 1e-6)), update, return the norm.
+
+        Raises FloatingPointError and changes nothing when the norm is not finite.
+        """
+        parameters = lora.trainable(self._module)
+        values = {name: gradients[name] for name in parameters}
+        norm = mx.linalg.norm(mx.stack([mx.linalg.norm(v) for v in values.values()]))
+        if not np.isfinite(norm.item()):
+            raise FloatingPointError(f"the gradient norm is {norm.item()}; nothing was updated")
+        scale = mx.minimum(self._max_norm / (norm + 1e-6), 1.0)
+        values = {name: value * scale for name, value in values.items()}
+        updated = self._optimizer.apply_gradients(values, parameters)
+        _set(self._module, updated)
+        mx.eval(updated, self._optimizer.state)
+        return norm.item()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """`step` (int64 scalar), `first/<name>` and `second/<name>` (moments), on the host."""
+        held = self._optimizer.state
+        state = {"step": np.array(held["step"].item(), dtype=np.int64)}
+        for moment, key in MOMENTS.items():
+            for name in lora.trainable(self._module):
+                state[f"{moment}/{name}"] = np.array(held[name][key])
+        return state
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Restore what `state` gave; ValueError names missing, extra or misshapen arrays."""
+        shapes = {name: array.shape for name, array in lora.trainable(self._module).items()}
+        expected = {f"{m}/{name}": shape for m in MOMENTS for name, shape in shapes.items()}
+        check_shapes(state, {"step": ()} | expected, "optimizer state")
+        self._optimizer.state["step"] = mx.array(int(state["step"]), mx.uint64)
+        for moment, key in MOMENTS.items():
+            for name in shapes:
+                self._optimizer.state[name][key] = mx.array(state[f"{moment}/{name}"])
+
+
+def _module(policy: protocols.Policy) -> nn.Module:
+    module = getattr(policy, "module", None)
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"{type(policy).__name__} is not a policy of the MLX backend")
+    return module
+
+
+def _set(module: nn.Module, parameters: Parameters) -> None:
+    module.update(tree_unflatten(list(parameters.items())))
+
+
+def _openblas_loaded() -> bool:
+    # numpy carries an OpenBLAS of its own, called libscipy_openblas, which is of no use to MLX.
+    maps = Path("/proc/self/maps")
+    return maps.exists() and "/libopenblas" in maps.read_text()
+
+
+def _device(device: mx.Device) -> str:
+    if device.type == mx.DeviceType.cpu:
+        return "CPU"
+    return "Metal" if mx.metal.is_available() else "CUDA"
