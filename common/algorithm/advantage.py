@@ -1,0 +1,70 @@
+"""Advantages: the reward of each sample relative to the subset of its group that is trained on."""
+
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from common.algorithm import subset
+
+Array = Any
+
+__all__ = ["STATISTICS", "group_advantages"]
+
+STATISTICS = ("subset", "full", "global")
+
+
+def group_advantages(
+    rewards: Array,
+    selected: Array,
+    *,
+    statistics: str,
+    clip: float,
+    valid: Array | None = None,
+) -> Array:
+    """A = clip((r - mean of the subset) / std, -c, c) on the subset, 0 outside it.
+
+    Centred on the subset whatever the statistics, so that A sums to 0 over the samples that are
+    trained on (before it is clipped). They differ in the std, a population std:
+
+    `subset`  of the subset
+    `full`    of all valid samples of the group; larger than the subset's where outliers were
+              dropped, hence an implicit smaller step
+    `global`  of all valid samples of the batch, all prompts together
+
+    A group whose subset has no spread (std below 1e-6 of its largest reward) gets exact zeros.
+
+    Args:
+        rewards: r, float [..., P, G]; leading axes, such as denoising steps, are normalised each
+            on their own. Non-finite rewards count as invalid.
+        selected: bool [P, G].
+        statistics: one of `STATISTICS`.
+        clip: c > 0.
+        valid: bool [P, G]; None means all.
+
+    Returns:
+        An array like the rewards.
+
+    Raises:
+        ValueError: unknown statistics, clip not above 0, or arrays that do not fit together.
+    """
+    if statistics not in STATISTICS:
+        raise ValueError(f"statistics '{statistics}' is not one of {', '.join(STATISTICS)}")
+    if not clip > 0:
+        raise ValueError(f"clip = {clip} of advantages must be above 0")
+    if tuple(rewards.shape[-2:]) != tuple(selected.shape):
+        raise ValueError(f"selected {tuple(selected.shape)} does not fit rewards {rewards.shape}")
+    xp = array_namespace(rewards)
+    group = subset.usable(rewards, valid)
+    members = group & selected
+    centred = xp.where(members, rewards, 0.0) - subset.mean(rewards, members)
+    own = subset.std(rewards, members)
+    match statistics:
+        case "subset":
+            scale = own
+        case "full":
+            scale = subset.std(rewards, group)
+        case _:
+            flat = (*rewards.shape[:-2], -1)
+            scale = subset.std(xp.reshape(rewards, flat), xp.reshape(group, flat))[..., None]
+    live = members & (own > 0) & (scale > 0)
+    return xp.where(live, xp.clip(centred / xp.where(scale > 0, scale, 1.0), -clip, clip), 0.0)

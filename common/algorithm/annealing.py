@@ -1,0 +1,121 @@
+"""How strong the prompt noise is: over denoising time (tau, 1 = pure noise) and over training.
+
+g is the share of the prompt that is left alone, u = 1 - g the intensity of the noise. Scalars in,
+scalars out: schedules are evaluated on the host once for a run.
+"""
+
+import math
+from collections.abc import Sequence
+
+__all__ = ["AXES", "SCHEDULES", "TRAINING_SCHEDULES", "anneal", "taus", "training_multiplier"]
+
+SCHEDULES = ("cads", "linear", "cosine", "exponential", "constant", "none")
+AXES = ("index", "sigma", "timestep")
+TRAINING_SCHEDULES = ("constant", "linear", "cosine")
+
+_SLACK = 1e-6
+"""Rounding of a schedule that was once float32."""
+
+
+def anneal(
+    schedule: str, tau: float, *, tau1: float = 0.6, tau2: float = 0.9, rate: float = 3.0
+) -> float:
+    """g(tau) in [0, 1], falling in tau; the intensity of the noise is u = 1 - g.
+
+    With z = clip((tau - tau1) / (tau2 - tau1), 0, 1):
+
+    `cads`         g = 1 - z: 1 up to tau1, 0 from tau2 on, linear between (arXiv:2310.17347)
+    `cosine`       g = cos^2(pi z / 2)
+    `exponential`  g = (exp(-k z) - exp(-k)) / (1 - exp(-k)), k the rate
+    `linear`       g = 1 - tau, whatever tau1 and tau2 are
+    `constant`     g = 0: all the noise (u = 1) at all times
+    `none`         g = 1: no noise (u = 0) at any time
+
+    Args:
+        schedule: one of `SCHEDULES`.
+        tau: denoising time in [0, 1], 1 = pure noise.
+        tau1: below it `cads`, `cosine` and `exponential` leave the prompt clean.
+        tau2: above it they add all the noise; tau1 < tau2.
+        rate: k > 0 of `exponential`.
+
+    Raises:
+        ValueError: unknown schedule, or a value outside its range.
+    """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule '{schedule}' is not one of {', '.join(SCHEDULES)}")
+    if not -_SLACK <= tau <= 1 + _SLACK:
+        raise ValueError(f"tau = {tau} is outside [0, 1], 1 being pure noise")
+    if not tau1 < tau2:
+        raise ValueError(f"tau1 = {tau1} must be below tau2 = {tau2}")
+    if not rate > 0:
+        raise ValueError(f"rate = {rate} must be above 0")
+    tau = min(max(tau, 0.0), 1.0)
+    z = min(max((tau - tau1) / (tau2 - tau1), 0.0), 1.0)
+    match schedule:
+        case "cads":
+            return 1.0 - z
+        case "cosine":
+            return math.cos(math.pi / 2 * z) ** 2 if z < 1.0 else 0.0
+        case "exponential":
+            # expm1 keeps every digit where a small rate makes both differences tiny.
+            return math.exp(-rate * z) * math.expm1(-rate * (1 - z)) / math.expm1(-rate)
+        case "linear":
+            return 1.0 - tau
+    return {"constant": 0.0, "none": 1.0}[schedule]
+
+
+def taus(
+    axis: str, *, sigmas: Sequence[float], timesteps: Sequence[float] | None = None
+) -> list[float]:
+    """The tau of the T denoising steps, from noise to image.
+
+    `index`     1 - k/T, the same for every noise schedule
+    `sigma`     the step's noise level
+    `timestep`  what the model is told, divided by 1000
+
+    Args:
+        axis: one of `AXES`.
+        sigmas: noise levels [T + 1], from noise to the image.
+        timesteps: [T], in [0, 1000]; needed by the axis `timestep` only.
+
+    Raises:
+        ValueError: unknown axis, too few sigmas, or timesteps missing or of another length.
+    """
+    T = len(sigmas) - 1
+    if T < 1:
+        raise ValueError(f"sigmas must hold T + 1 >= 2 noise levels, not {len(sigmas)}")
+    match axis:
+        case "index":
+            return [1.0 - k / T for k in range(T)]
+        case "sigma":
+            return [float(sigma) for sigma in sigmas[:-1]]
+        case "timestep":
+            if timesteps is None or len(timesteps) != T:
+                raise ValueError(f"axis 'timestep' needs timesteps for all {T} steps")
+            return [float(t) / 1000.0 for t in timesteps]
+    raise ValueError(f"axis '{axis}' is not one of {', '.join(AXES)}")
+
+
+def training_multiplier(schedule: str, progress: float) -> float:
+    """What the noise strength is multiplied by during training, in [0, 1].
+
+    `constant` 1, `linear` 1 - p, `cosine` cos^2(pi p / 2).
+
+    Args:
+        schedule: one of `TRAINING_SCHEDULES`.
+        progress: p in [0, 1], the share of the updates that is done.
+
+    Raises:
+        ValueError: unknown schedule, or progress outside [0, 1].
+    """
+    if schedule not in TRAINING_SCHEDULES:
+        known = ", ".join(TRAINING_SCHEDULES)
+        raise ValueError(f"training schedule '{schedule}' is not one of {known}")
+    if not 0.0 <= progress <= 1.0:
+        raise ValueError(f"progress = {progress} is outside [0, 1]")
+    match schedule:
+        case "linear":
+            return 1.0 - progress
+        case "cosine":
+            return math.cos(math.pi / 2 * progress) ** 2 if progress < 1.0 else 0.0
+    return 1.0

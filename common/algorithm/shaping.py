@@ -1,0 +1,330 @@
+"""Diversity as a potential Phi, and how it shapes the task reward r.
+
+Potential-based shaping (Ng, Harada and Russell 1999) adds F_k = gamma Phi_(k+1) - Phi_k to the
+reward of step k. Strictly policy-invariant shaping cannot counter collapse; the useful forms here
+drop the terminal condition Phi(end) = 0 and so change the objective: with `mean_pairwise` and
+`raw` scaling to E[r] + (lambda / 2) gamma^T E[D], where E[D] is Rao's quadratic entropy. The 1/2 is
+exact: E[Phi_i grad log pi] = grad E[D] / 2, since each image of a pair is credited on its own.
+
+Letters: r rewards, Phi potential, D distances, T denoising steps, P groups of G samples.
+"""
+
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from common.algorithm import diversity, subset
+
+Array = Any
+
+__all__ = [
+    "GATES",
+    "MODES",
+    "POTENTIALS",
+    "SCALINGS",
+    "multiplicative",
+    "potential",
+    "shape",
+    "telescoped",
+]
+
+POTENTIALS = ("mean_pairwise", "nearest", "knn", "loo_vendi", "cluster")
+MODES = ("none", "terminal", "per_step", "strict", "multiplicative")
+SCALINGS = ("zscore", "minmax", "raw")
+GATES = ("none", "above_mean", "above_base", "soft")
+
+POTENTIAL_FLOOR = 5e-3
+"""Smallest spread of a potential that scaling stretches to one unit, in cosine distance.
+
+Below it the group's images are nearly equal, and their differences are not worth a full unit of
+reward; the bonus then shrinks with the spread."""
+
+
+def potential(
+    distances: Array,
+    *,
+    kind: str,
+    valid: Array | None = None,
+    neighbours: int = 3,
+    radius: float = 0.1,
+) -> Array:
+    """Phi_i: how much sample i adds to the diversity of its group of n valid samples.
+
+    `mean_pairwise` mean of D_ij over j != i
+    `nearest`       min of D_ij over j != i
+    `knn`           mean of the k smallest D_ij, j != i (of all n - 1 where there are fewer)
+    `loo_vendi`     Vendi score of the group less that of the group without i; a redundant
+                    sample may have a negative one. Needs cosine distances.
+    `cluster`       sqrt(n / n_k), n_k the size of i's cluster: the samples linked to i by steps
+                    of distance <= radius. 0 where all samples are one cluster.
+
+    A lone sample has 0, and so have identical images; a duplicate lowers the Phi of its twin.
+
+    Args:
+        distances: D, float [..., G, G], symmetric with a zero diagonal.
+        kind: one of `POTENTIALS`.
+        valid: bool [..., G]; None means all. Invalid samples get 0 and influence no others,
+            whatever their distances are.
+        neighbours: k >= 1 of `knn`.
+        radius: distance >= 0 that links two samples of a `cluster`.
+
+    Returns:
+        float [..., G].
+
+    Raises:
+        ValueError: unknown kind, or a number outside its range.
+    """
+    if kind not in POTENTIALS:
+        raise ValueError(f"potential '{kind}' is not one of {', '.join(POTENTIALS)}")
+    if neighbours < 1:
+        raise ValueError(f"neighbours = {neighbours} of a potential must be at least 1")
+    if not radius >= 0:
+        raise ValueError(f"radius = {radius} of a potential must be at least 0")
+    xp = array_namespace(distances)
+    members = _members(distances[..., 0], valid)
+    index = xp.arange(distances.shape[-1])
+    others = members[..., :, None] & members[..., None, :] & (index[:, None] != index[None, :])
+    match kind:
+        case "mean_pairwise":
+            phi = subset.mean(distances, others)[..., 0]
+        case "nearest":
+            phi = _nearest(distances, others, 1)
+        case "knn":
+            phi = _nearest(distances, others, neighbours)
+        case "loo_vendi":
+            phi = _leave_one_out(distances, members)
+        case _:
+            phi = _clusters(distances, others, members, radius)
+    return xp.where(members, phi, 0.0)
+
+
+def shape(
+    rewards: Array,
+    potentials: Array,
+    *,
+    weight: float,
+    gamma: float = 1.0,
+    mode: str,
+    scaling: str,
+    gate: str,
+    steps: int,
+    valid: Array | None = None,
+    base: Array | None = None,
+) -> Array:
+    """The shaped reward r', with lambda the weight and Psi = gate * scaled Phi.
+
+    `terminal`        r' = r + lambda gamma^T Psi(final images): the sum of F with Phi(start) = 0
+    `per_step`        reward-to-go of step k: r'_k = r + lambda (gamma^(T-k) Psi_T - Psi_k)
+    `strict`          Phi(end) := 0 makes the sum of F vanish: r' is r itself, bit for bit. It is
+                      policy-invariant (Grzes 2017), hence inert: a control.
+    `multiplicative`  r' is r itself; the potential weighs advantages, see `multiplicative`
+    `none`            r' is r itself
+
+    Scaling, by the valid samples of a group; mean, std, min and max of the final images' Phi serve
+    every step, so that one trajectory has one unit and its F still telescope:
+
+    `zscore`  std(r) (Phi - mean) / max(std, 0.005): lambda counts standard deviations of r
+    `minmax`  std(r) (Phi - min) / max(max - min, 0.005), likewise
+    `raw`     Phi: lambda is absolute
+
+    Gates, which samples feel their diversity at all:
+
+    `none`        all of them
+    `above_mean`  r above the mean of the group
+    `above_base`  r above the reward of the base model
+    `soft`        logistic((r - mean) / std(r)): 1/2 at the mean, 0.73 one std above it
+
+    Args:
+        rewards: r, float [P, G].
+        potentials: Phi [P, G]; for `per_step` [T+1, P, G] from the predicted clean images before
+            each step, the final images last. Not looked at by `none`, `strict`, `multiplicative`.
+        weight: lambda >= 0; at 0 the rewards come back bit for bit.
+        gamma: discount in (0, 1].
+        mode: one of `MODES`.
+        scaling: one of `SCALINGS`.
+        gate: one of `GATES`.
+        steps: T.
+        valid: bool [P, G]; None means all. Samples that are invalid or have no finite reward
+            keep their r and influence no others.
+        base: reward of the base model, float [P], for `above_base`.
+
+    Returns:
+        float [P, G]; [T, P, G] for `per_step`.
+
+    Raises:
+        ValueError: an unknown name, a number outside its range, misshapen potentials, no base.
+    """
+    _check(rewards, potentials, weight, gamma, mode, scaling, gate, steps, base)
+    xp = array_namespace(rewards)
+    if mode not in ("terminal", "per_step"):
+        return rewards
+    if weight == 0:
+        whole = (steps, *rewards.shape)
+        return xp.broadcast_to(rewards, whole) if mode == "per_step" else rewards
+    members = subset.usable(rewards, valid)
+    r = xp.where(members, rewards, 0.0)
+    final = potentials if mode == "terminal" else potentials[-1, ...]
+    unit, offset = _scale(final, r, members, scaling)
+    opened = _gate(r, members, gate, base)
+
+    def psi(phi: Array) -> Array:
+        return opened * unit * (xp.where(members, phi, 0.0) - offset)
+
+    if mode == "terminal":
+        return xp.where(members, r + weight * gamma**steps * psi(final), rewards)
+    to_go = [
+        r + weight * (gamma ** (steps - k) * psi(final) - psi(potentials[k, ...]))
+        for k in range(steps)
+    ]
+    return xp.where(members, xp.stack(to_go), rewards)
+
+
+def telescoped(potentials: Array, *, gamma: float) -> Array:
+    """The discounted sum of F over a trajectory, sum_k gamma^k (gamma Phi_(k+1) - Phi_k).
+
+    It equals gamma^T Phi_T - Phi_0, and is summed term by term here to show it.
+
+    Args:
+        potentials: Phi, float [T+1, ...], in the order of the steps.
+        gamma: discount in (0, 1].
+
+    Returns:
+        float [...].
+
+    Raises:
+        ValueError: fewer than two potentials, or gamma outside (0, 1].
+    """
+    if potentials.shape[0] < 2:
+        raise ValueError("telescoping needs the potentials of at least one step, [T+1 >= 2, ...]")
+    _check_gamma(gamma)
+    phi = [potentials[k, ...] for k in range(potentials.shape[0])]
+    terms = [gamma**k * (gamma * phi[k + 1] - phi[k]) for k in range(len(phi) - 1)]
+    return sum(terms[1:], start=terms[0])
+
+
+def multiplicative(advantages: Array, potentials: Array, *, valid: Array | None = None) -> Array:
+    """GARDO's weighing (arXiv:2512.24138): A_i Phi_i / mean(Phi) where A_i > 0, else A_i.
+
+    A negative Phi counts as 0. A group without diversity (mean Phi below 1e-6) keeps its
+    advantages. Advantages no longer sum to 0 afterwards.
+
+    Args:
+        advantages: A, float [..., P, G]; above 0 means above the mean.
+        potentials: Phi of the final images, float [P, G].
+        valid: bool [P, G]; None means all. The mean is over valid samples.
+
+    Returns:
+        An array like the advantages.
+    """
+    xp = array_namespace(advantages)
+    members = _members(potentials, valid)
+    phi = xp.where(members & (potentials > 0), potentials, 0.0)
+    centre = subset.mean(phi, members)
+    factor = xp.where(centre > 1e-6, phi / xp.where(centre > 1e-6, centre, 1.0), 1.0)
+    return xp.where((advantages > 0) & members, advantages * factor, advantages)
+
+
+def _nearest(distances: Array, others: Array, k: int) -> Array:
+    """Mean of the k smallest distances to others; of all where there are fewer."""
+    xp = array_namespace(distances)
+    ascending = xp.sort(xp.where(others, distances, xp.inf), axis=-1)[..., :k]
+    return subset.mean(ascending, ascending < xp.inf)[..., 0]
+
+
+def _leave_one_out(distances: Array, members: Array) -> Array:
+    """Vendi(group) - Vendi(group without i), 0 for a lone sample."""
+    xp = array_namespace(distances)
+    index = xp.arange(distances.shape[-1])
+    without = members[..., None, :] & (index[:, None] != index[None, :])
+    whole = diversity.vendi_of_distances(distances, valid=members)
+    whole_shape = (*members.shape, *distances.shape[-2:])
+    each = xp.broadcast_to(distances[..., None, :, :], whole_shape)
+    rest = diversity.vendi_of_distances(each, valid=without)
+    return xp.where(rest > 0, whole[..., None] - rest, 0.0)
+
+
+def _clusters(distances: Array, others: Array, members: Array, radius: float) -> Array:
+    """sqrt(n / n_k) by the reachability of the graph of distances <= radius."""
+    xp = array_namespace(distances)
+    linked = others & (xp.where(others, distances, xp.inf) <= radius)
+    index = xp.arange(distances.shape[-1])
+    reach = xp.astype(linked | (index[:, None] == index[None, :]), distances.dtype)
+    # Squaring doubles the length of the paths; a path visits each of G samples at most once.
+    for _ in range(max(distances.shape[-1] - 1, 1).bit_length()):
+        reach = xp.astype(xp.matmul(reach, reach) > 0, distances.dtype)
+    n_k = xp.sum(xp.where(members[..., None, :], reach, 0.0), axis=-1)
+    n = xp.sum(xp.astype(members, distances.dtype), axis=-1, keepdims=True)
+    split = members & (n_k < n)
+    return xp.where(split, xp.sqrt(n / xp.where(split, n_k, 1.0)), 0.0)
+
+
+def _scale(phi: Array, r: Array, members: Array, scaling: str) -> tuple[Array, Array]:
+    """Unit and offset of the potential: scaled Phi = unit (Phi - offset), each [P, 1] or float."""
+    xp = array_namespace(phi)
+    if scaling == "raw":
+        return 1.0, 0.0
+    if scaling == "zscore":
+        offset, spread = subset.mean(phi, members), subset.std(phi, members)
+    else:
+        lowest = xp.min(xp.where(members, phi, xp.inf), axis=-1, keepdims=True)
+        highest = xp.max(xp.where(members, phi, -xp.inf), axis=-1, keepdims=True)
+        offset = xp.where(lowest <= highest, lowest, 0.0)
+        spread = xp.where(lowest <= highest, highest, 0.0) - offset
+    return subset.std(r, members) / xp.clip(spread, POTENTIAL_FLOOR, xp.inf), offset
+
+
+def _gate(r: Array, members: Array, gate: str, base: Array | None) -> Array:
+    """The share of its potential that each sample feels: [P, G], in [0, 1]."""
+    xp = array_namespace(r)
+    spread, above = subset.std(r, members), r - subset.mean(r, members)
+    if gate == "above_mean":
+        return xp.astype((above > 0) & (spread > 0), r.dtype)
+    if gate == "above_base":
+        return xp.astype(r > xp.astype(base, r.dtype)[:, None], r.dtype)
+    if gate == "soft":
+        z = xp.where(spread > 0, above / xp.where(spread > 0, spread, 1.0), 0.0)
+        return 0.5 * (1.0 + xp.tanh(0.5 * z))  # the logistic function, without its overflow
+    return xp.ones_like(r)
+
+
+def _members(like: Array, valid: Array | None) -> Array:
+    return array_namespace(like).zeros_like(like) == 0 if valid is None else valid
+
+
+def _check(
+    rewards: Array,
+    potentials: Array,
+    weight: float,
+    gamma: float,
+    mode: str,
+    scaling: str,
+    gate: str,
+    steps: int,
+    base: Array | None,
+) -> None:
+    named = (("mode", mode, MODES), ("scaling", scaling, SCALINGS), ("gate", gate, GATES))
+    for what, name, known in named:
+        if name not in known:
+            raise ValueError(f"shaping {what} '{name}' is not one of {', '.join(known)}")
+    if not weight >= 0:
+        raise ValueError(f"weight = {weight} of shaping must be at least 0")
+    if steps < 1:
+        raise ValueError(f"steps = {steps} of shaping must be at least 1")
+    _check_gamma(gamma)
+    if rewards.ndim != 2:
+        raise ValueError(f"rewards must be [P, G], not of shape {tuple(rewards.shape)}")
+    wanted = {
+        "terminal": tuple(rewards.shape),
+        "per_step": (steps + 1, *rewards.shape),
+    }.get(mode)
+    if wanted and tuple(potentials.shape) != wanted:
+        raise ValueError(f"'{mode}' needs potentials {wanted}, not {tuple(potentials.shape)}")
+    if gate == "above_base" and wanted and (base is None or base.shape[0] != rewards.shape[0]):
+        raise ValueError(
+            f"gate 'above_base' needs base, the base model's reward of {wanted[-2]} prompts"
+        )
+
+
+def _check_gamma(gamma: float) -> None:
+    if not 0 < gamma <= 1:
+        raise ValueError(f"gamma = {gamma} of shaping is outside (0, 1]")

@@ -1,0 +1,270 @@
+"""Which samples of a group are trained on: a subset where its rewards concentrate.
+
+The subset is chosen from the task reward alone. Statistics of a group or of its subset, masked
+and safe for empty and constant groups, live here too; `shaping` and `advantage` use them.
+Not here: randomness (the control's draws come in) and the reward itself.
+
+Letters: r rewards, n valid samples of a group, K samples kept, s a group's rewards sorted.
+"""
+
+from typing import Any
+
+from array_api_compat import array_namespace
+
+Array = Any
+
+__all__ = ["RULES", "mean", "median", "select", "std", "usable", "with_fallback"]
+
+RULES = (
+    "window",
+    "minvar",
+    "trim",
+    "nearest",
+    "band",
+    "mad",
+    "upper",
+    "lower",
+    "random",
+    "maxvar",
+    "none",
+)
+
+SPREAD_FLOOR = 1e-6
+"""A std below this share of the largest magnitude is the rounding of a float32 scorer: 0."""
+
+NORMAL_CONSISTENCY = 1.4826
+"""MAD times this estimates the standard deviation of normal data (Rousseeuw and Croux 1993)."""
+
+_COUNTING = {"window", "minvar", "trim", "nearest", "random", "maxvar"}
+
+
+def select(
+    rewards: Array,
+    *,
+    rule: str,
+    keep: int | None = None,
+    alpha: float = 1.5,
+    kappa: float = 2.5,
+    draws: Array | None = None,
+    valid: Array | None = None,
+) -> Array:
+    """Choose the samples of every group that are trained on.
+
+    `window`   the run of K in sorted order with the smallest range s_(j+K-1) - s_j (shorth)
+    `minvar`   the run of K in sorted order with the smallest variance
+    `nearest`  the run of K in sorted order that stays nearest to the median
+    `trim`     drops the lowest and highest floor((n - K)/2), the odd one at the bottom
+    `band`     |r - mean| <= alpha std (population std)
+    `mad`      |r - median| <= kappa 1.4826 MAD; MAD = 0 keeps what lies at the median
+    `upper`    drops outliers of `mad` on the upper side only; `lower` on the lower side only
+    `random`   the K smallest draws: the control
+    `maxvar`   the lowest i and the highest K - i with the largest variance: the opposite rule
+    `none`     everything valid
+
+    Ties of `window`, `minvar`, `nearest` and `maxvar`, within 1e-12 + 1e-6 of the group's range:
+    the set whose mean is nearest the median, then the higher mean, then the lower index. Bounds
+    (`band`, `mad`, `upper`, `lower`) include what lies within the same tolerance of them. Of
+    equal rewards the sample with the lower index comes first in sorted order.
+
+    Args:
+        rewards: task rewards, float [P, G]; non-finite ones count as invalid.
+        rule: one of `RULES`.
+        keep: K >= 1, for the rules that count; a group with n < K valid samples keeps all n.
+        alpha: half width of `band`, in standard deviations.
+        kappa: cut of `mad`, `upper` and `lower`, in scaled MADs.
+        draws: uniform [P, G], for `random`.
+        valid: bool [P, G]; None means all.
+
+    Returns:
+        bool [P, G]. All False where fewer than 2 samples are valid.
+
+    Raises:
+        ValueError: unknown rule, misshapen arrays, keep missing or outside [1, G], no draws.
+    """
+    _check(rewards, rule, keep, draws)
+    members = usable(rewards, valid)
+    n = _count(members)
+    if rule == "none":
+        chosen = members
+    elif rule in _COUNTING:
+        chosen = _counted(rewards, members, rule, keep, draws)
+    else:
+        chosen = _bounded(rewards, members, rule, alpha, kappa)
+    return chosen & members & (n >= 2)
+
+
+def with_fallback(
+    rewards: Array, selected: Array, *, valid: Array | None = None
+) -> tuple[Array, Array]:
+    """Take the full group where a subset of discrete rewards has lost the group's signal.
+
+    A group falls back where std(subset) < max(1e-8, 0.05 std(group)) and the group has spread.
+
+    Args:
+        rewards: task rewards, float [P, G].
+        selected: bool [P, G], from `select`.
+        valid: bool [P, G]; None means all.
+
+    Returns:
+        The subset, bool [P, G], and which groups fell back, bool [P].
+    """
+    xp = array_namespace(rewards)
+    members = usable(rewards, valid)
+    group, kept = std(rewards, members), std(rewards, members & selected)
+    lost = (kept < 1e-8) | (kept < 0.05 * group)
+    fell_back = lost & (group > 0)
+    return (members & selected) | (members & fell_back), xp.squeeze(fell_back, axis=-1)
+
+
+def usable(rewards: Array, valid: Array | None = None) -> Array:
+    """Samples that may take part: valid, with a finite reward. bool, the shape of rewards."""
+    finite = array_namespace(rewards).isfinite(rewards)
+    return finite if valid is None else finite & valid
+
+
+def mean(values: Array, members: Array) -> Array:
+    """Mean of each group's members: float [..., 1]; 0 where there are none.
+
+    Args:
+        values: float [..., G]; what is not a member may be anything, NaN included.
+        members: bool, of the same shape.
+    """
+    xp = array_namespace(values)
+    weights = xp.astype(members, values.dtype)
+    total = xp.sum(xp.where(members, values, 0.0), axis=-1, keepdims=True)
+    return total / xp.clip(xp.sum(weights, axis=-1, keepdims=True), 1.0, xp.inf)
+
+
+def std(values: Array, members: Array) -> Array:
+    """Population standard deviation of each group's members: float [..., 1].
+
+    Exactly 0 where it is below 1e-6 of the largest magnitude: equal rewards stay equal however
+    their mean was rounded, and nothing divides noise by noise. Arguments as in `mean`.
+    """
+    xp = array_namespace(values)
+    clean = xp.where(members, values, 0.0)
+    centred = xp.where(members, clean - mean(clean, members), 0.0)
+    # Divided by the largest deviation first: squares of tiny or huge rewards stay representable.
+    largest = xp.max(xp.abs(centred), axis=-1, keepdims=True)
+    unit = centred / xp.where(largest > 0, largest, 1.0)
+    spread = largest * xp.sqrt(mean(unit * unit, members))
+    magnitude = xp.max(xp.abs(clean), axis=-1, keepdims=True)
+    return xp.where(spread > SPREAD_FLOOR * magnitude, spread, 0.0)
+
+
+def median(values: Array, members: Array) -> Array:
+    """Median of each group's members, the mean of the middle two: float [..., 1]; 0 for none.
+
+    Arguments as in `mean`.
+    """
+    xp = array_namespace(values)
+    n = _count(members)
+    s = xp.sort(xp.where(members, values, xp.inf), axis=-1)
+    low = xp.where(n > 0, n - 1, 0) // 2
+    high = xp.where(n > 0, n, 0) // 2
+    high = xp.where(high < values.shape[-1], high, values.shape[-1] - 1)
+    middle = 0.5 * (xp.take_along_axis(s, low, axis=-1) + xp.take_along_axis(s, high, axis=-1))
+    return xp.where(n > 0, middle, 0.0)
+
+
+def _bounded(rewards: Array, members: Array, rule: str, alpha: float, kappa: float) -> Array:
+    """Everything within a distance of a centre, on one side or on both."""
+    xp = array_namespace(rewards)
+    r = xp.where(members, rewards, 0.0)
+    if rule == "band":
+        centre, cut = mean(r, members), alpha * std(r, members)
+    else:
+        centre = median(r, members)
+        # MAD = 0 means that at least half of the group lies at the median, and keeps just that.
+        cut = kappa * NORMAL_CONSISTENCY * median(xp.abs(r - centre), members)
+    cut = cut + _tolerance(r, members)
+    above, below = r - centre <= cut, centre - r <= cut
+    return {"upper": above, "lower": below}.get(rule, above & below)
+
+
+def _counted(
+    rewards: Array, members: Array, rule: str, keep: int | None, draws: Array | None
+) -> Array:
+    """The K members that a rule puts first; K is clamped to the members there are."""
+    xp = array_namespace(rewards)
+    n = _count(members)
+    K = xp.where(n < keep, n, keep)
+    if rule == "random":
+        return _rank(xp.where(members, draws, xp.inf)) < K
+    rank = _rank(xp.where(members, rewards, xp.inf))
+    if rule == "trim":
+        top = (n - K) // 2
+        return (rank >= n - K - top) & (rank < n - top)
+    return _best_run(rewards, members, rank, rule, K)
+
+
+def _best_run(rewards: Array, members: Array, rank: Array, rule: str, K: Array) -> Array:
+    """The best of all candidate sets; candidate j of a group is a row of [P, C = G + 1, G]."""
+    xp = array_namespace(rewards)
+    G = rewards.shape[-1]
+    r = xp.where(members, rewards, 0.0)
+    n, centre, tolerance = _count(members), median(r, members), _tolerance(r, members)
+    j = xp.reshape(xp.arange(G + 1, dtype=n.dtype), (1, G + 1, 1))
+    at, K3, n3 = rank[:, None, :], K[:, None, :], n[:, None, :]
+    if rule == "maxvar":  # the lowest j and the highest K - j
+        inside, feasible = (at < j) | (at >= n3 - K3 + j), j <= K3
+    else:  # the run from j to j + K - 1
+        inside, feasible = (at >= j) & (at < j + K3), j + K3 <= n3
+    inside = inside & members[:, None, :]
+    each = xp.broadcast_to(r[:, None, :], inside.shape)
+    means = mean(each, inside)
+    if rule in ("minvar", "maxvar"):
+        # The std orders as the variance does, in the units of the tolerance.
+        cost = xp.sqrt(mean((each - means) ** 2, inside)) * (-1.0 if rule == "maxvar" else 1.0)
+    elif rule == "nearest":
+        distance = xp.abs(r - centre)[:, None, :]
+        cost = xp.max(xp.where(inside, distance, 0.0), axis=-1, keepdims=True)
+    else:
+        highest = xp.max(xp.where(inside, each, -xp.inf), axis=-1, keepdims=True)
+        lowest = xp.min(xp.where(inside, each, xp.inf), axis=-1, keepdims=True)
+        cost = highest - lowest
+    tolerance, centre = tolerance[:, None, :], centre[:, None, :]
+    best = _keep_lowest(cost, feasible, tolerance)
+    best = _keep_lowest(xp.abs(means - centre), best, tolerance)
+    best = _keep_lowest(-means, best, tolerance)
+    first = xp.min(xp.where(best, j, G + 1), axis=1, keepdims=True)
+    return xp.any(inside & (j == first), axis=1)
+
+
+def _keep_lowest(cost: Array, alive: Array, tolerance: Array) -> Array:
+    """Of the candidates still alive, [P, C, 1], those within the tolerance of the lowest cost."""
+    xp = array_namespace(cost)
+    lowest = xp.min(xp.where(alive, cost, xp.inf), axis=1, keepdims=True)
+    return alive & (cost <= lowest + tolerance)
+
+
+def _rank(values: Array) -> Array:
+    """Place of each value in its group's stable ascending order: int [P, G]."""
+    xp = array_namespace(values)
+    return xp.argsort(xp.argsort(values, axis=-1), axis=-1)
+
+
+def _tolerance(r: Array, members: Array) -> Array:
+    """What counts as equal in a group: 1e-12 + 1e-6 of its range, float [P, 1]."""
+    xp = array_namespace(r)
+    highest = xp.max(xp.where(members, r, -xp.inf), axis=-1, keepdims=True)
+    lowest = xp.min(xp.where(members, r, xp.inf), axis=-1, keepdims=True)
+    return 1e-12 + 1e-6 * xp.where(highest > lowest, highest - lowest, 0.0)
+
+
+def _count(members: Array) -> Array:
+    """Number of members of each group: int [..., 1]."""
+    xp = array_namespace(members)
+    return xp.sum(xp.astype(members, xp.int64), axis=-1, keepdims=True)
+
+
+def _check(rewards: Array, rule: str, keep: int | None, draws: Array | None) -> None:
+    if rule not in RULES:
+        raise ValueError(f"subset rule '{rule}' is not one of {', '.join(RULES)}")
+    if rewards.ndim != 2:
+        raise ValueError(f"rewards must be [P, G], not of shape {tuple(rewards.shape)}")
+    G = rewards.shape[1]
+    if rule in _COUNTING and (keep is None or not 1 <= keep <= G):
+        raise ValueError(f"rule '{rule}' needs keep in [1, {G}], the group size, not {keep}")
+    if rule == "random" and (draws is None or tuple(draws.shape) != tuple(rewards.shape)):
+        raise ValueError(f"rule 'random' needs uniform draws of shape {tuple(rewards.shape)}")
