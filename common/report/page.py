@@ -315,7 +315,8 @@ def _tables(table: Table, defaults: Table, name: str = "") -> list[tuple[str, li
             inner += _tables(value, default, f"{name}.{key}" if name else key)
         else:
             changed = _plain(default) if value != default else None
-            settings.append(Setting(key, _plain(value), field.description or "", changed))
+            meaning = (field.description or "").replace("`", "")
+            settings.append(Setting(key, _plain(value), meaning, changed))
     return ([(name, settings)] if settings else []) + inner
 
 

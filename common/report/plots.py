@@ -34,6 +34,7 @@ STYLE: dict[str, Any] = {
     "axes.spines.right": False,
     "axes.spines.left": False,
     "axes.formatter.useoffset": False,
+    "axes.formatter.limits": (-3, 5),
     "grid.color": RULE,
     "grid.linewidth": 0.6,
     "xtick.color": RULE,
@@ -93,7 +94,7 @@ OUTCOMES = (
     Panel(
         "reward",
         "Reward",
-        "Mean over the images of each update; the band is one standard deviation.",
+        "Mean over the images of each update; the band is one standard deviation within a group.",
         (Curve("reward/mean", "mean", band="reward/std"),),
     ),
     Panel(
@@ -135,7 +136,7 @@ MECHANISMS = (
         "shaping",
         "Shaping",
         "How the diversity potential relates to the reward, and its share of the variance of "
-        "the advantages.",
+        "the shaped reward.",
         (
             Curve("shaping/correlation", "correlation with the reward"),
             Curve("shaping/variance_share", "share of variance"),
@@ -227,13 +228,13 @@ def _plane(evaluations: Records) -> Plot | None:
         axes.plot(x, y, marker="o", ms=3.5, **LINES[0])
         axes.plot(x[:1], y[:1], marker="o", ms=7, color=INK, markerfacecolor=PAPER, zorder=3)
         axes.plot(x[-1:], y[-1:], marker="o", ms=7, color=ACCENT, zorder=4)
-        for i, name in ((0, "base"), (-1, "tuned"))[: len(x)]:
+        for i, name, side in ((0, "base", "right"), (-1, "tuned", "left"))[: len(x)]:
             point = (float(x[i]), float(y[i]))
-            axes.annotate(name, point, (0, 9), textcoords="offset points", ha="center", color=INK)
+            axes.annotate(name, point, (0, 8), textcoords="offset points", ha=side, color=INK)
         axes.set_xlabel("held-out alignment")
         axes.set_ylabel("held-out diversity")
         axes.grid(True, axis="both")
-        axes.margins(0.12, 0.2)
+        axes.margins(0.16, 0.2)
 
     alt = f"Path from alignment {x[0]:.3g}, diversity {y[0]:.3g} at update {update[0]:.0f}"
     if len(x) > 1:
