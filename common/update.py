@@ -42,7 +42,7 @@ def surrogate_loss(policy: Policy, process: FlowProcess, config: Config) -> Loss
         )
         auxiliary = {
             "ratio": objective.ratio(log_prob, batch["log_prob"]),
-            "clipped": objective.clipped(log_prob, batch["log_prob"], batch["advantage"], **clip),
+            "clipped": objective.clip_indicator(log_prob, batch["log_prob"], **clip),
         }
         if settings.kl_weight > 0:
             kl = objective.gaussian_kl(transition.mean, batch["reference_mean"], transition.std)

@@ -1,0 +1,173 @@
+"""The training loop keeps DRIFT's promises, on each backend.
+
+The ratio is 1 before the first optimizer step whatever the kernel, window, guidance or prompt
+noise; switched-off mechanisms leave the baseline bit for bit; batching changes nothing but
+rounding; stopping and going on gives the same bytes.
+"""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load as read_tensors
+
+from common.config import ConfigError
+from common.rewards import RewardError
+
+DRIFT_OFF = ("drift.noise.strength=0.0", "drift.shaping.weight=0.0", "drift.subset.rule=none")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        (),
+        ("drift.noise.draw=step", "drift.noise.form=cads", "drift.noise.strength=0.4"),
+        ("rollout.guidance=2.0", "rollout.kernel=dance_sde", "rollout.noise_level=0.3"),
+        ("rollout.kernel=cps", "rollout.window=2", "objective.kl_weight=0.1"),
+        ("rollout.schedule=double_shift", "adapter.kind=full", "objective.optimizer_steps=2"),
+    ],
+)
+def test_ratio_is_one_before_the_first_optimizer_step(backend, tiny, train, changes):
+    # Micro-batches that differ from the rollout's batches, so that batching is put to the test too.
+    _, record, _ = train(tiny("objective.micro_batch=5", *changes), backend)
+    assert len(record.updates) == 2
+    for row in record.updates:
+        assert 0 <= row["objective/ratio_mean"] <= row["objective/ratio_max"] < 1e-6
+        assert np.isfinite(row["objective/gradient_norm"])
+        assert row["objective/gradient_norm"] > 0
+
+
+def test_training_moves_the_policy_and_logs_every_promised_figure(backend, tiny, train):
+    directory, record, finished = train(tiny("objective.kl_weight=0.01"), backend)
+    assert finished
+    promised = {
+        "update", "seconds", "images", "reward/mean", "reward/std", "reward/term/embedded",
+        "subset/size", "subset/mean", "subset/std", "subset/best_dropped", "subset/fallback",
+        "group/zero_std", "group/invalid", "diversity/group", "diversity/subset",
+        "shaping/correlation", "shaping/variance_share", "objective/loss",
+        "objective/clip_fraction", "objective/ratio_mean", "objective/ratio_max", "objective/kl",
+        "objective/gradient_norm", "time/noise", "time/rollout", "time/reward", "time/update",
+    }  # fmt: skip
+    for row in directory.metrics():
+        assert promised <= row.keys()
+    assert directory.metrics()[0]["objective/kl"] == 0.0  # the adapter starts as the reference
+    assert directory.metrics()[1]["objective/kl"] > 0.0
+    assert [row["update"] for row in directory.evaluations()] == [0, 2]
+    assert (directory.path / "samples" / directory.evaluations()[0]["grid"]).exists()
+    assert record.plan["images_per_update"] == 8
+    assert record.plan["transitions_per_update"] == 8 * 3
+    assert len(record.paths) == 2
+
+
+@pytest.mark.parametrize(
+    "off",
+    [
+        ("drift.shaping.mode=terminal", "drift.shaping.weight=0.0"),
+        ("drift.shaping.mode=strict", "drift.shaping.weight=0.7"),
+        ("drift.subset.rule=band", "drift.subset.alpha=100.0"),
+        ("drift.noise.form=additive", "drift.noise.schedule=none", "drift.noise.strength=0.5"),
+    ],
+)
+def test_a_mechanism_without_effect_is_the_baseline_bit_for_bit(
+    backend, tiny, train, final_bytes, off
+):
+    baseline, _, _ = train(tiny(*DRIFT_OFF, "drift.shaping.mode=none"), backend)
+    variant, _, _ = train(tiny(*DRIFT_OFF, *off), backend)
+    assert final_bytes(variant) == final_bytes(baseline)
+
+
+@pytest.mark.parametrize(
+    "on",
+    [
+        ("drift.shaping.weight=0.7",),
+        ("drift.shaping.weight=0.7", "drift.shaping.mode=per_step"),
+        ("drift.shaping.weight=0.7", "drift.shaping.mode=multiplicative"),
+        ("drift.shaping.weight=0.7", "drift.shaping.gate=above_base"),
+        ("drift.subset.rule=window", "drift.subset.keep=3"),
+        ("drift.subset.rule=random", "drift.subset.keep=3"),
+        ("drift.noise.strength=0.5",),
+        ("objective.kl_weight=0.5",),
+        ("reward.combine=group_zscore", "reward.terms.jpeg_compressibility=1.0"),
+    ],
+)
+def test_each_mechanism_changes_the_update(backend, tiny, train, final_bytes, on):
+    baseline, _, _ = train(tiny(*DRIFT_OFF), backend)
+    variant, record, _ = train(tiny(*DRIFT_OFF, *on), backend)
+    assert final_bytes(variant) != final_bytes(baseline)
+    assert np.isfinite(record.updates[-1]["objective/loss"])
+
+
+def test_batching_changes_nothing_but_rounding(backend, tiny, train, final_bytes):
+    whole, _, _ = train(tiny("run.updates=1"), backend)
+    pieces, _, _ = train(
+        tiny("run.updates=1", "rollout.batch_size=3", "objective.micro_batch=5"), backend
+    )
+    one, other = read_tensors(final_bytes(whole)), read_tensors(final_bytes(pieces))
+    # B starts at 0 and Adam's first step is lr x sign(gradient): compare where it did not flip.
+    for name, value in one.items():
+        agrees = np.isclose(value, other[name], rtol=1e-3, atol=1e-6)
+        assert agrees.mean() > 0.99, name
+
+
+def test_stopping_and_going_on_gives_the_same_bytes(backend, tiny, train, final_bytes):
+    changes = (
+        "run.updates=4",
+        "optimizer.ema_decay=0.5",
+        "optimizer.ema_every=1",
+        "objective.optimizer_steps=2",
+        "evaluate.every=2",
+    )
+    whole, _, _ = train(tiny(*changes), backend)
+    parts, _, finished = train(tiny(*changes), backend, stop_after=2)
+    assert not finished
+    _, record, finished = train(tiny(*changes), backend, path=parts.path)
+    assert finished
+    assert [row["update"] for row in record.updates] == [3, 4]
+    assert final_bytes(parts) == final_bytes(whole)
+    assert [row["update"] for row in parts.metrics()] == [1, 2, 3, 4]
+    assert [row["update"] for row in parts.evaluations()] == [0, 2, 4]
+
+    def comparable(directory):
+        rows = directory.metrics() + directory.evaluations()
+        return json.dumps(
+            [
+                {k: v for k, v in r.items() if not k.startswith("time/") and k != "seconds"}
+                for r in rows
+            ]
+        )
+
+    assert comparable(parts) == comparable(whole)
+
+
+def test_the_moving_average_is_what_is_evaluated(backend, tiny, train):
+    average = ("optimizer.ema_decay=0.999", "optimizer.ema_every=1000")
+    directory, _, _ = train(tiny("optimizer.learning_rate=0.01", *average), backend)
+    base, tuned = directory.evaluations()
+    # The average never moved, so the evaluation must still see the base model.
+    assert tuned["weights"] == "ema"
+    assert tuned["reward_by_prompt"] == base["reward_by_prompt"]
+    plain, _, _ = train(tiny("optimizer.learning_rate=0.01"), backend)
+    assert plain.evaluations()[1]["reward_by_prompt"] != base["reward_by_prompt"]
+
+
+def test_a_dropped_sample_is_counted_and_a_failing_reward_stops_the_run(
+    backend, tiny, train, tmp_path, monkeypatch
+):
+    (tmp_path / "flaky_reward.py").write_text(
+        "import numpy as np\n"
+        "def some(images, prompts, metadata):\n"
+        "    scores = images.mean(axis=(1, 2, 3)) / 255\n"
+        "    scores[::4] = np.nan\n"
+        "    return scores\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    changes = ("run.updates=1", "reward.terms.flaky_reward:some=1.0")
+    _, record, _ = train(tiny(*changes, "reward.on_error=drop"), backend)
+    assert record.updates[0]["group/invalid"] == 2
+    with pytest.raises(RewardError, match=r"flaky_reward:some.*rose|flaky_reward:some.*owl"):
+        train(tiny(*changes), backend)
+
+
+def test_too_few_prompts_is_one_clear_line(backend, tiny, train):
+    with pytest.raises(ConfigError, match=r"rollout\.prompts = 3 is more than the 2 prompts"):
+        train(tiny("rollout.prompts=3"), backend)
