@@ -176,7 +176,9 @@ class ShapingConfig(Table):
     neighbours: Positive = key(3, "k of `knn`")
     radius: AboveZero = key(0.1, "distance that joins two samples of a `cluster`")
     weight: NonNegative = key(0.0, "lambda; 0 is the unshaped baseline")
-    gamma: Annotated[float, Field(gt=0.0, le=1.0)] = key(1.0, "discount")
+    gamma: Annotated[float, Field(gt=0.0, le=1.0)] = key(
+        1.0, "discount of the potential, per denoising step"
+    )
     scaling: Literal["zscore", "minmax", "raw"] = key("zscore", "unit of potential")
     gate: Literal["none", "above_mean", "above_base", "soft"] = key(
         "none", "which samples may gain from diversity"

@@ -46,13 +46,13 @@ def _nearest_key(root: type[BaseModel], location: list[str]) -> str:
     by_name: dict[str, list[str]] = {}
     for key in _keys(root):
         by_name.setdefault(key.rpartition(".")[2], []).append(key)
-    siblings = [".".join([*parents, name]) for name in _table(root, parents).model_fields]
-    near = by_name.get(last) or difflib.get_close_matches(".".join(location), siblings, n=1)
+    siblings = {name: ".".join([*parents, name]) for name in _table(root, parents).model_fields}
+    near = by_name.get(last) or [siblings[n] for n in difflib.get_close_matches(last, siblings, 1)]
     if not near and (name := difflib.get_close_matches(last, by_name, n=1, cutoff=0.8)):
         near = by_name[name[0]]
     if near:
         return f"; did you mean {' or '.join(repr(key) for key in near)}?"
-    return f"; valid: {', '.join(sorted(siblings))}"
+    return f"; valid: {', '.join(sorted(siblings.values()))}"
 
 
 def _keys(table: type[BaseModel], prefix: str = "") -> Iterator[str]:
