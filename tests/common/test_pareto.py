@@ -1,0 +1,171 @@
+"""Fronts, equal-level values, hypervolume and bootstrap intervals, on examples worked by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from hypothesis.extra.numpy import arrays
+
+from common.algorithm import pareto
+from common.noise import NoiseKey, Purpose, uniform
+
+EXAMPLE = np.array([(0, 1), (1, 0.9), (2, 0.5), (1.5, 0.4), (3, 0.1)])
+POINTS = arrays(
+    np.float64, st.tuples(st.integers(1, 12), st.just(2)), elements=st.sampled_from(range(6))
+)
+
+
+def test_the_worked_example():
+    expected = [(0, 1), (1, 0.9), (2, 0.5), (3, 0.1)]  # (2, .5) beats (1.5, .4) in both
+    np.testing.assert_array_equal(pareto.front(EXAMPLE), expected)
+    np.testing.assert_array_equal(pareto.front(EXAMPLE[::-1]), expected)
+    assert pareto.diversity_at(EXAMPLE, 1.5) == pytest.approx(0.7)
+    assert pareto.diversity_at(EXAMPLE, 2.25) == pytest.approx(0.4)
+    assert pareto.alignment_at(EXAMPLE, 0.7) == pytest.approx(1.5)
+    assert pareto.alignment_at(EXAMPLE, 0.95) == pytest.approx(0.5)
+    # Widths 1 under heights .9, .5, .1; above (1, .1) only widths 1 under .4.
+    assert pareto.hypervolume(EXAMPLE, (0, 0)) == pytest.approx(1.5)
+    assert pareto.hypervolume(EXAMPLE, (1, 0.1)) == pytest.approx(0.4)
+    assert pareto.hypervolume(EXAMPLE, (-1, 0)) == pytest.approx(2.5)
+
+
+def test_what_is_not_reached_is_none():
+    assert pareto.diversity_at(EXAMPLE, 3.01) is None
+    assert pareto.diversity_at(EXAMPLE, -0.01) is None
+    assert pareto.alignment_at(EXAMPLE, 1.01) is None
+    assert pareto.alignment_at(EXAMPLE, 0.09) is None
+    assert pareto.diversity_at(EXAMPLE, 3) == pytest.approx(0.1)
+    assert pareto.alignment_at(EXAMPLE, 1) == pytest.approx(0)
+    empty = np.zeros((0, 2))
+    assert pareto.front(empty).shape == (0, 2)
+    assert pareto.diversity_at(empty, 0.0) is None
+    assert pareto.hypervolume(empty, (0, 0)) == 0
+    assert pareto.hypervolume(EXAMPLE, (5, 5)) == 0
+
+
+def test_ties_and_duplicates_keep_one_point():
+    points = [(1, 0.5), (1, 0.7), (1, 0.7), (0.5, 0.7), (2, 0.5), (2, 0.5)]
+    np.testing.assert_array_equal(pareto.front(np.array(points)), [(1, 0.7), (2, 0.5)])
+
+
+def test_gains_at_equal_level_by_hand():
+    """At alignment 1.5 diversity .7 against .35; at diversity .7 alignment 1.5 against .5."""
+    baseline = np.array([(0, 0.9), (1, 0.5), (2, 0.2)])
+    assert pareto.diversity_gain(EXAMPLE, baseline, 1.5) == pytest.approx(1.0)
+    assert pareto.alignment_gain(EXAMPLE, baseline, 0.7) == pytest.approx(2.0)
+    assert pareto.diversity_gain(baseline, EXAMPLE, 1.5) == pytest.approx(-0.5)
+    assert pareto.diversity_gain(EXAMPLE, baseline, 2.5) is None
+    assert pareto.diversity_gain(baseline, EXAMPLE, 2.5) is None
+    assert pareto.alignment_gain(EXAMPLE, baseline, 0.9) is None  # the baseline's alignment is 0
+
+
+@settings(max_examples=60)
+@given(points=POINTS)
+def test_the_front_is_what_no_point_beats(points):
+    def beats(a, b):
+        return (a >= b).all() and (a > b).any()
+
+    kept = {tuple(point) for point in pareto.front(points)}
+    unbeaten = {tuple(p) for p in points if not any(beats(q, p) for q in points)}
+    assert kept == unbeaten
+    front = pareto.front(points)
+    assert (np.diff(front[:, 0]) > 0).all()
+    assert (np.diff(front[:, 1]) < 0).all()
+
+
+@settings(max_examples=60)
+@given(points=POINTS)
+def test_the_hypervolume_counts_dominated_cells(points):
+    """On whole-number coordinates it is the number of unit squares under some point."""
+    cells = {(i, j) for a, d in points for i in range(int(a)) for j in range(int(d))}
+    assert pareto.hypervolume(points, (0, 0)) == len(cells)
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        (np.zeros((3, 3)), r"\[N, 2\].*not \[3, 3\]"),
+        (np.zeros(2), r"not \[2\]"),
+        (np.array([[0.0, np.nan]]), "must be finite"),
+    ],
+)
+def test_bad_points_are_refused(points, message):
+    with pytest.raises(ValueError, match=message):
+        pareto.front(points)
+
+
+def gain_of_means(method, baseline):
+    return float(method - baseline)
+
+
+def draws(replicas, columns, *, sample=0):
+    return uniform(NoiseKey(0, Purpose.BOOTSTRAP, sample=sample), (replicas, columns))
+
+
+def test_the_bootstrap_covers_a_known_gain():
+    """The 95 % interval holds the true gain in about 95 of 100 repetitions.
+
+    Gains vary by seed and by prompt (a prompt's part is shared by all seeds); both methods share
+    a large effect of the seed and of the prompt, which pairing takes out.
+    """
+    rng, truth, covered, widths = np.random.default_rng(8), 0.3, 0, []
+    seeds, prompts = 10, 16
+    for repetition in range(100):
+        shared = 5 * rng.standard_normal((seeds, 1)) + 5 * rng.standard_normal((1, prompts))
+        baseline = shared + 0.1 * rng.standard_normal((seeds, prompts))
+        gain = truth + 0.2 * rng.standard_normal((seeds, 1)) + rng.standard_normal((1, prompts))
+        method = shared + gain + 0.1 * rng.standard_normal((seeds, prompts))
+        got = pareto.bootstrap(
+            gain_of_means,
+            [method, baseline],
+            draws(400, seeds + prompts, sample=repetition),
+        )
+        assert got.low is not None
+        assert got.high is not None
+        covered += got.low <= truth <= got.high
+        widths.append(got.high - got.low)
+    assert 87 <= covered <= 99
+    expected = 2 * 1.96 * (1 / prompts + 0.04 / seeds) ** 0.5
+    assert np.mean(widths) == pytest.approx(expected, rel=0.15)
+
+
+def test_seeds_and_prompts_are_drawn_by_the_given_numbers():
+    """Draws .0 and .5 of two seeds choose the first and the second, by hand."""
+    values = np.array([[[1.0], [2.0]], [[10.0], [20.0]]])  # [seed, prompt, 1]
+    rows = np.array([[0.0, 0.4, 0.9, 0.99], [0.0, 0.5, 0.0, 0.5]])
+    seen = []
+    pareto.bootstrap(lambda mean: seen.append(float(mean[0])) or 0.0, [values], rows)
+    # First seed twice and second prompt twice; each once; last call: the data as they are.
+    assert seen == [2.0, 8.25, 8.25]
+
+
+def test_the_methods_are_paired():
+    """Equal methods have a gain of exactly 0 in every replica, however they vary."""
+    values = np.random.default_rng(0).standard_normal((3, 5))
+    got = pareto.bootstrap(gain_of_means, [values, values], draws(50, 8))
+    assert got == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_replicas_that_do_not_reach_the_level_are_counted():
+    fronts = np.array([[[[0.0, 1.0], [1.0, 0.5]]], [[[0.0, 1.0], [3.0, 0.5]]]])  # 2 seeds, 1 prompt
+    got = pareto.bootstrap(lambda points: pareto.diversity_at(points, 1.5), [fronts], draws(200, 3))
+    # The mean front reaches 1 if the first seed is drawn twice (1 in 4), else 2 or 3.
+    assert got.reached == pytest.approx(0.75, abs=0.1)
+    assert got.estimate == pytest.approx(1 - 0.5 * 0.75)
+    never = pareto.bootstrap(lambda points: pareto.diversity_at(points, 9), [fronts], draws(9, 3))
+    assert never == (None, None, None, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("samples", "rows", "level", "message"),
+    [
+        ([np.zeros((2, 3)), np.zeros((3, 3))], np.zeros((4, 5)), 0.95, r"\[\[2, 3\], \[3, 3\]\]"),
+        ([np.zeros(2)], np.zeros((4, 2)), 0.95, "share their seeds and prompts"),
+        ([], np.zeros((4, 2)), 0.95, "share their seeds and prompts"),
+        ([np.zeros((2, 3))], np.zeros((4, 6)), 0.95, r"2 seeds \+ 3 prompts\], not \[4, 6\]"),
+        ([np.zeros((2, 3))], np.ones((4, 5)), 0.95, r"draws must be in \[0, 1\)"),
+        ([np.zeros((2, 3))], np.zeros((4, 5)), 1.0, "level = 1.0"),
+    ],
+)
+def test_bad_bootstraps_are_refused(samples, rows, level, message):
+    with pytest.raises(ValueError, match=message):
+        pareto.bootstrap(lambda *_: 0.0, samples, rows, level=level)
