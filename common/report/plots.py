@@ -45,7 +45,7 @@ STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "lines.linewidth": 1.6,
 }
-LINES = (
+LINES: tuple[dict[str, Any], ...] = (
     {"color": ACCENT, "linestyle": "-"},
     {"color": INK, "linestyle": (0, (4, 2)), "linewidth": 1.2},
 )
@@ -228,9 +228,10 @@ def _plane(evaluations: Records) -> Plot | None:
         axes.plot(x, y, marker="o", ms=3.5, **LINES[0])
         axes.plot(x[:1], y[:1], marker="o", ms=7, color=INK, markerfacecolor=PAPER, zorder=3)
         axes.plot(x[-1:], y[-1:], marker="o", ms=7, color=ACCENT, zorder=4)
-        for i, name, side in ((0, "base", "right"), (-1, "tuned", "left"))[: len(x)]:
+        for i, name, side in ((0, "base", -5), (-1, "tuned", 5))[: len(x)]:
             point = (float(x[i]), float(y[i]))
-            axes.annotate(name, point, (0, 8), textcoords="offset points", ha=side, color=INK)
+            align = "right" if side < 0 else "left"
+            axes.annotate(name, point, (side, 8), textcoords="offset points", ha=align, color=INK)
         axes.set_xlabel("held-out alignment")
         axes.set_ylabel("held-out diversity")
         axes.grid(True, axis="both")

@@ -109,6 +109,10 @@ def make_run(
     return run
 
 
+ENDS_ONLY: dict[str, Any] = {"done": 0, "evaluated": (0, 60)}
+"""What a run needs to have pictures, and little to draw."""
+
+
 class Page(HTMLParser):
     """The page as a browser would read it: every tag, attribute and text."""
 
@@ -273,21 +277,20 @@ def test_every_curve_is_drawn_and_spoken(page: Page):
     assert "rollout 66.0 s, 26%" in spoken[-1]
 
 
-def test_the_configuration_emphasises_what_is_not_the_default(finished: RunDirectory):
-    source = render(finished)
+def test_the_configuration_emphasises_what_is_not_the_default(page: Page, finished: RunDirectory):
+    source = finished.report.read_text(encoding="utf-8")
     emphasised = re.findall(r'<strong class="changed">([^<]*)</strong>', source)
     assert emphasised[1:] == [  # the first is the word itself, in the sentence above the tables
         *["strawberry, cat face, rose, hamburger, owl, balloon, tiger, cherry blossom"],
         *["mad", "0.15", "terminal", "0.3"],
     ]
     assert "default none" in source
-    words = Page(source).text
     for name, key, value in (
         ("drift.subset", "rule", "mad"),
         ("optimizer", "learning_rate", "0.0003"),
         ("reward", "terms", "embedded = 10.0"),
     ):
-        assert re.search(rf"{name} Key Value .*{key} [^.]* {value}", words), (name, key)
+        assert re.search(rf"{name} Key Value .*{key} [^.]* {value}", page.text), (name, key)
 
 
 def test_the_environment_is_listed(page: Page):
@@ -297,7 +300,7 @@ def test_the_environment_is_listed(page: Page):
 
 def test_html_in_a_prompt_is_shown_and_not_obeyed(tmp_path: Path):
     prompts = ['<script>alert("x")</script>', "a & b", "</figcaption><b>", "'\" onerror=1"]
-    page = Page(render(make_run(tmp_path / "run", prompts=prompts)))
+    page = Page(render(make_run(tmp_path / "run", **ENDS_ONLY, prompts=prompts)))
     assert page.all("script") == page.all("b") == []
     for prompt in prompts:
         assert prompt in page.text
@@ -337,7 +340,7 @@ def test_what_was_not_measured_is_left_out(tmp_path: Path):
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "not a picture"])
 def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path, damage: str):
-    run = make_run(tmp_path / "run")
+    run = make_run(tmp_path / "run", **ENDS_ONLY)
     file = run.path / "samples" / "000060.png"
     if damage == "missing":
         file.unlink()
@@ -351,7 +354,8 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path, damage: str):
 
 
 def test_a_grid_that_does_not_split_is_shown_whole(tmp_path: Path):
-    run = make_run(tmp_path / "run", prompts=["more", "prompts", "than", "there", "are"])
+    prompts = ["more", "prompts", "than", "there", "are"]
+    run = make_run(tmp_path / "run", **ENDS_ONLY, prompts=prompts)
     page = Page(render(run))
     assert [x["alt"] for x in page.all("img")] == [
         f"Images of “more, prompts, than, there, are” by the {side} model"
@@ -417,11 +421,10 @@ def test_nulls_raise_no_warning():
 
 
 def test_warnings_are_counted_at_the_top(tmp_path: Path):
-    run = make_run(tmp_path / "run", evaluated=(0,))
-    grid = "000000.png"
-    run.append_evaluation(evaluation_record(1, update=60, diversity=0.1, grid=grid))
+    run = make_run(tmp_path / "run", done=1, updates=1, evaluated=(0,))
+    run.append_evaluation(evaluation_record(1, update=1, diversity=0.1, grid="000000.png"))
     page = Page(render(run))
-    assert "4 min 0 s 1 warning Base" in page.text
+    assert "96 images, 4.1 s 1 warning Base" in page.text
     assert "Diversity fell to 26%" in page.text
 
 
