@@ -278,7 +278,7 @@ def _gate(r: Array, members: Array, gate: str, base: Array | None) -> Array:
     xp = array_namespace(r)
     spread, above = subset.std(r, members), r - subset.mean(r, members)
     if gate == "above_mean":
-        return xp.astype((above > 0) & (spread > 0), r.dtype)
+        return xp.astype((above > 1e-6 * spread) & (spread > 0), r.dtype)
     if gate == "above_base":
         return xp.astype(r > xp.astype(base, r.dtype)[:, None], r.dtype)
     if gate == "soft":
