@@ -1,5 +1,6 @@
 """What the command shows: one rich console, and a run as a live board or as plain lines."""
 
+import io
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from rich.text import Text
 
 console = Console(highlight=False)
 """Everything goes through it; it follows `sys.stdout` and knows whether that is a terminal."""
+
+RATIO = "diversity"
 
 UNLIMITED = 10_000
 
@@ -58,18 +61,18 @@ def clock(seconds: float) -> str:
 
 
 def results(base: Mapping[str, Any], tuned: Mapping[str, Any]) -> None:
-    """The base model against the tuned one: one row for each measure of an evaluation."""
-    rows = [
-        {
-            "": name,
-            "base": f"{base[key]:{form}}",
-            "tuned": f"{tuned[key]:{form}}",
-            "of base": _share(tuned[key], base[key]),
-        }
-        for key, (name, form) in MEASURES.items()
-        if key in base and key in tuned
-    ]
-    table(rows, right=("base", "tuned", "of base"))
+    """The base model against the tuned one: one row for each measure of an evaluation.
+
+    Diversity is compared as a ratio, since its unit is the base model's; the others as a change.
+    """
+    rows = []
+    for key, (name, form) in MEASURES.items():
+        if key in base and key in tuned:
+            before, after = base[key], tuned[key]
+            change = _of_base(after, before) if key == RATIO else f"{after - before:+{form}}"
+            row = {"": name, "base": f"{before:{form}}", "tuned": f"{after:{form}}"}
+            rows.append({**row, "change": change})
+    table(rows, right=("base", "tuned", "change"))
 
 
 class RunDisplay:
@@ -133,7 +136,9 @@ class RunDisplay:
 
     def started(self, plan: dict[str, Any]) -> None:
         """Print what will happen, and raise the board."""
-        pairs({**self.facts, **plan})
+        plan = dict(plan)
+        done = plan.pop("update", 0)
+        pairs({**self.facts, **({"going on after update": done} if done else {}), **plan})
         if console.is_terminal and not console.is_dumb_terminal:
             self._live = Live(self, console=console, refresh_per_second=4, transient=True)
             self._live.start()
@@ -167,9 +172,9 @@ class RunDisplay:
         return f"{f'after {update}' if update else 'base model'}: {', '.join(words)}"
 
     def _against_base(self, key: str, record: Mapping[str, Any]) -> str:
-        if key != "diversity" or not record["update"] or key not in self.base:
+        if key != RATIO or not record["update"] or key not in self.base:
             return ""
-        return f" ({_share(record[key], self.base[key])} of base)"
+        return f" ({_of_base(record[key], self.base[key])})"
 
     def _measures(self) -> str:
         shown = {
@@ -202,14 +207,15 @@ def _print(grid: Table) -> None:
     if console.is_terminal:
         console.print(grid)
         return
-    with console.capture() as captured:
-        console.print(grid, width=UNLIMITED)
+    plain = Console(file=io.StringIO(), width=UNLIMITED, highlight=False)
+    with plain.capture() as captured:
+        plain.print(grid)
     for line in captured.get().splitlines():
         say(line.rstrip())
 
 
-def _share(value: float, base: float) -> str:
-    return f"{value / base:.0%}" if base else "-"
+def _of_base(value: float, base: float) -> str:
+    return f"{value / base:.0%} of base" if base else "-"
 
 
 def _plain(value: Any) -> str:

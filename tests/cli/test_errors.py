@@ -1,0 +1,181 @@
+"""A wrong request or a failure is one line, an exit code, and no harm to what is on disk."""
+
+import errno
+import resource
+import textwrap
+
+import pytest
+
+from common import backends, checkpoint
+from common.backend import BackendUnavailableError
+from common.commands.errors import RequestError, explain, preparing
+from common.config import ConfigError
+from common.run_directory import RunDirectory
+
+RUN = ["run", "--backend", "cpu"]
+
+WRONG = {
+    "unknown recipe": (["run", "emojo"], "no recipe 'emojo'; did you mean 'emoji'?"),
+    "recipe that is not there": (["run", "no/such.toml"], "no/such.toml"),
+    "misspelt key": (
+        [*RUN, "--set", "rollout.group_sise=8"],
+        "'rollout.group_sise'; did you mean 'rollout.group_size'?",
+    ),
+    "value out of range": ([*RUN, "--set", "rollout.group_size=1"], "rollout.group_size = 1"),
+    "not a key at all": ([*RUN, "--set", "updates"], "write table.key=value"),
+    "keeps more than there are": (
+        [*RUN, "--set", "drift.subset.keep=8", "--set", "rollout.group_size=4"],
+        "drift.subset.keep = 8 is more than rollout.group_size = 4",
+    ),
+    "unknown backend": (["run", "--backend", "mlxx"], "no backend 'mlxx'; did you mean 'mlx'?"),
+    "unknown reward": (
+        [*RUN, "--set", "reward.terms.jpeg_compresibility=1"],
+        "did you mean 'jpeg_compressibility'?",
+    ),
+    "unknown prompt": ([*RUN, "--set", 'prompts.names=["strawbery"]'], "'strawberry'"),
+    "resume without a run": (["run", "--resume"], "--resume needs --out DIR"),
+    "resume of nothing": (["run", "--resume", "--out", "nothing"], "no run directory nothing"),
+    "resume of a folder": (["run", "--resume", "--out", "."], "config.toml is missing"),
+    "sample of nothing": (["sample", "nothing", "--prompt", "rose"], "no run directory nothing"),
+    "recipes of nothing": (["recipes", "emojo"], "did you mean 'emoji'?"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_request_says_what_and_what_is_valid(refused, case, tmp_path):
+    words, expected = WRONG[case]
+    assert expected in refused(2, *words)
+    assert [path for path in tmp_path.rglob("*") if path.name != "runs"] == []  # nothing is left
+
+
+def test_a_prompt_with_a_word_the_model_lacks(refused, finished, tmp_path, small):
+    (tmp_path / "prompts.txt").write_text("rose\nrose zeppelin\n")
+    words = small(prompts__source="prompts.txt", prompts__names="[]")
+    line = refused(2, "run", *words, "--out", "new")
+    assert "zeppelin" in line
+    assert not (tmp_path / "new").exists()
+    assert "zeppelin" in refused(2, "sample", finished, "--prompt", "rose zeppelin")
+
+
+def test_a_backend_that_is_not_installed_says_what_to_install(refused, monkeypatch):
+    monkeypatch.setattr(backends, "find_spec", lambda name: None)
+    assert "pip install 'drift-toolkit[torch]'" in refused(2, "run", "--backend", "cuda")
+    assert "pip install 'drift-toolkit[mlx]'" in refused(2, "run", "--backend", "mlx")
+    assert "neither PyTorch nor MLX is installed" in refused(2, "run")
+
+
+def test_an_out_that_holds_a_run_or_cannot_be_written(refused, finished, small, tmp_path):
+    assert "add --resume to go on" in refused(2, "run", *small(), "--out", finished)
+    (tmp_path / "file").write_text("")
+    assert "file/run" in refused(2, "run", *small(), "--out", "file/run")
+
+
+def test_resume_names_the_keys_that_changed(refused, finished):
+    change = ["--set", "rollout.group_size=6", "--set", "optimizer.learning_rate=0.1"]
+    line = refused(2, "run", "--resume", "--out", finished, *change)
+    assert "rollout.group_size: 4 -> 6" in line
+    assert "optimizer.learning_rate: 0.0003 -> 0.1" in line
+    line = refused(2, "run", "emoji", "--resume", "--out", finished, "--backend", "cpu")
+    assert "rollout.steps: 3 -> 10" in line
+
+
+def test_resume_does_not_run_backwards(refused, finished):
+    line = refused(2, "run", "--resume", "--out", finished, "--set", "run.updates=1")
+    assert "update 2 already" in line
+    assert RunDirectory.open(finished).config.run.updates == 2
+
+
+@pytest.mark.parametrize("words", [["run", "--resume", "--out"], ["sample", "--prompt", "rose"]])
+def test_a_damaged_checkpoint_names_the_file(refused, finished, words):
+    file = finished / "checkpoints" / "000002" / "adapter_model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    line = refused(2, *words, finished)
+    assert "checkpoints/000002: adapter_model.safetensors is damaged" in line
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_full_disk_leaves_the_earlier_checkpoints(refused, drift, finished):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    again = ["run", "--resume", "--out", finished, "--set", "run.updates=3"]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))  # less than the optimizer's state
+    try:
+        line = refused(1, *again)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "checkpoints/000003" in line
+    assert checkpoint.load(finished / "checkpoints" / "000002").update == 2
+    assert drift(*again).exit_code == 0
+    assert [record["update"] for record in RunDirectory.open(finished).metrics()] == [1, 2, 3]
+
+
+REWARDS = """
+    import time
+    import numpy as np
+
+    def raises(images, prompts, metadata):
+        raise KeyError("lost")
+
+    def hangs(images, prompts, metadata):
+        time.sleep(2)
+
+    def nan(images, prompts, metadata):
+        return np.full(len(images), np.nan)
+
+    def short(images, prompts, metadata):
+        return np.zeros(len(images) - 1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("raises", "raised KeyError: 'lost'"),
+        ("hangs", "took more than 0.2 s"),
+        ("nan", "is nan for prompt 'rose'"),
+        ("short", "returned shape [3] for 4 images"),
+    ],
+)
+def test_a_reward_that_fails(refused, small, tmp_path, name, expected):
+    (tmp_path / "faulty_rewards.py").write_text(textwrap.dedent(REWARDS))
+    change = {f"reward__terms__faulty_rewards:{name}": "1", "reward__timeout": "0.2"}
+    line = refused(1, "run", *small(**change), "--out", "run")
+    assert line.startswith(f"drift: reward 'faulty_rewards:{name}'")
+    assert expected in line
+    assert RunDirectory.open(tmp_path / "run").metrics() == []
+
+
+def test_a_reward_that_does_not_import_is_a_wrong_request(refused, small):
+    line = refused(2, "run", *small(**{"reward__terms__no_such_module:f": "1"}))
+    assert "cannot import 'no_such_module'" in line
+
+
+def test_debug_shows_the_traceback(drift):
+    for words in (["run", "emojo", "--debug"], ["--debug", "run", "emojo"]):
+        result = drift(*words)
+        assert result.exit_code == 2
+        assert "Traceback (most recent call last)" in result.stderr
+        assert result.stderr.splitlines()[-1].startswith("drift: no recipe")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (ConfigError("two\nlines"), 2, "two lines"),
+        (BackendUnavailableError("install it"), 2, "install it"),
+        (FloatingPointError("the norm is nan"), 1, "the norm is nan"),
+        (OSError(errno.ENOSPC, "No space left", "x/y"), 1, "No space left: x/y"),
+        (OSError("odd"), 1, "OSError: odd (--debug shows the traceback)"),
+        (ValueError("shapes differ"), 1, "ValueError: shapes differ (--debug shows the traceback)"),
+    ],
+)
+def test_explain(error, code, text):
+    assert explain(error) == (code, text)
+
+
+def test_a_value_error_is_a_request_only_while_preparing():
+    with pytest.raises(RequestError, match="no word"), preparing():
+        raise ValueError("no word")
+    with pytest.raises(ConfigError), preparing():
+        raise ConfigError("stays what it is")

@@ -1,0 +1,64 @@
+"""`drift sample`: a picture of the right size from the right weights."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SIDE, SCALE, GAP = 32, 3, 2
+
+
+@pytest.fixture
+def draw(drift, finished):
+    """Draws two roses and two owls; gives the picture."""
+
+    def call(*words):
+        result = drift(
+            "sample", finished, "--prompt", "rose", "--prompt", "owl", "--count", 2, *words
+        )
+        assert result.exit_code == 0, result.output
+        return np.asarray(Image.open(result.stdout.strip()))
+
+    return call
+
+
+def test_a_row_for_each_prompt_and_a_column_for_each_image(draw, finished):
+    picture = draw()
+    side = 2 * SIDE * SCALE + GAP
+    assert picture.shape == (side, side, 3)
+    saved = finished / "samples" / "rose-000002-seed0.png"
+    assert np.array_equal(np.asarray(Image.open(saved)), picture)
+
+
+def test_checkpoints_share_their_noise_and_differ_in_their_weights(draw, finished, tmp_path):
+    base, first, latest = (draw("--checkpoint", which) for which in ("base", "1", "latest"))
+    assert np.array_equal(latest, draw("--checkpoint", "2", "--out", tmp_path / "again.png"))
+    assert not np.array_equal(base, first)
+    assert not np.array_equal(first, latest)
+    # Two updates move pixels a little; other noise makes another picture.
+    moved = np.abs(base.astype(int) - latest).mean()
+    assert moved < 0.2 * np.abs(base.astype(int) - draw("--checkpoint", "base", "--seed", 1)).mean()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--checkpoint", "7"], "no checkpoint after update 7"),
+        (["--checkpoint", "7"], "there are 1, 2"),
+        (["--checkpoint", "last"], "--checkpoint last: write the number of an update"),
+        (["--out", "picture.jpg"], "ends in .png"),
+    ],
+)
+def test_wrong_requests(refused, finished, words, expected):
+    assert expected in refused(2, "sample", finished, "--prompt", "rose", *words)
+
+
+def test_a_run_without_a_checkpoint_offers_its_base(refused, finished):
+    for path in sorted((finished / "checkpoints").rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    assert "--checkpoint base" in refused(2, "sample", finished, "--prompt", "rose")
+
+
+def test_a_picture_that_cannot_be_written(refused, finished, tmp_path):
+    (tmp_path / "file").write_text("")
+    line = refused(1, "sample", finished, "--prompt", "rose", "--out", "file/rose.png")
+    assert "file/rose.png" in line

@@ -1,0 +1,72 @@
+"""SIGTERM finishes the update and saves; a second signal ends the process at once."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from common.run_directory import RunDirectory
+
+COMMAND = [sys.executable, "-c", "from common.cli import main; main()"]
+
+SLOW = "import time\ndef slow(images, prompts, metadata):\n    time.sleep(60)\n"
+
+
+@pytest.fixture
+def start(tmp_path, small):
+    """Starts `drift run` as a process of its own; it is gone when the test ends."""
+    started = []
+
+    def call(**changes):
+        process = subprocess.Popen(
+            [*COMMAND, "run", *small(**changes), "--out", "run"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )
+        started.append(process)
+        return process
+
+    yield call
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.usefixtures("no_report")
+def test_sigterm_saves_and_the_command_it_names_goes_on(start, drift, tmp_path):
+    process = start(run__updates="1000", evaluate__every="1000", checkpoint__every="1000")
+    for line in process.stdout:
+        if line.startswith("update 1/"):
+            break
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert errors.startswith("drift: finishing this update")
+    assert len(errors.splitlines()) == 1
+    stopped, how = output.splitlines()[-2:]
+    done = int(stopped.split()[3])
+    assert how.split() == ["drift", "run", "--resume", "--out", "run"]
+    result = drift(*how.split()[1:], "--set", f"run.updates={done + 1}")
+    assert result.exit_code == 0, result.output
+    metrics = RunDirectory.open(tmp_path / "run").metrics()
+    assert [record["update"] for record in metrics] == list(range(1, done + 2))
+
+
+def test_a_second_signal_ends_it_at_once(start, tmp_path):
+    (tmp_path / "slow_rewards.py").write_text(SLOW)
+    process = start(**{"reward__terms__slow_rewards:slow": "1"})
+    while "forwards per image" not in process.stdout.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    assert "once more aborts at once" in process.stderr.readline()
+    before = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=30)
+    assert process.returncode == -signal.SIGINT
+    assert time.monotonic() - before < 20  # the reward would have gone on for 60 s
