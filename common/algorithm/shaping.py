@@ -227,6 +227,7 @@ def multiplicative(advantages: Array, potentials: Array, *, valid: Array | None 
 def _nearest(distances: Array, others: Array, k: int) -> Array:
     """Mean of the k smallest distances to others; of all where there are fewer."""
     xp = array_namespace(distances)
+    k = min(k, distances.shape[-1])
     ascending = xp.sort(xp.where(others, distances, xp.inf), axis=-1)[..., :k]
     return subset.mean(ascending, ascending < xp.inf)[..., 0]
 
