@@ -121,11 +121,15 @@ def cps(
 ) -> Transition:
     """Coefficients-preserving step (Wang and Yu 2025, arXiv:2509.05952), with s' = sigma_next.
 
-    std = s' sin(eta pi / 2),  mean = (1 - s') x0 + sqrt(s'^2 - std^2) x1,  the root = s' cos(eta pi / 2)
+    std = s' sin(eta pi / 2),  mean = (1 - s') x0 + sqrt(s'^2 - std^2) x1
 
-    The noise level of the next latent is exactly s'. Arguments and errors as in `flow_sde`, but
-    eta is in [0, 1] and sigma_max is not used. std is 0 on the step to s' = 0.
-    """  # noqa: E501 - the formula stays on one line
+    The root is s' cos(eta pi / 2), so that the noise level of the next latent is exactly s' for a
+    given image. Over a distribution of images the step loses variance (predictions spread less
+    than images do), where Flow-SDE and Dance-SDE lose none as steps get small.
+
+    Arguments and errors as in `flow_sde`, but eta is in [0, 1] and sigma_max is not used. std is 0
+    on the step to s' = 0.
+    """
     del sigma_max
     _check_eta("cps", eta, most=1.0)
     _check_order("cps", "sigma", sigma_next, sigma)

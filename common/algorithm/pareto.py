@@ -42,7 +42,7 @@ def diversity_at(points: np.ndarray, alignment: float) -> float | None:
 
 
 def alignment_at(points: np.ndarray, diversity: float) -> float | None:
-    """Alignment of the front at a diversity, linear between its points; else `diversity_at`."""
+    """Alignment of the front at a diversity, linear between its points; see `diversity_at`."""
     return _interpolate(front(points)[::-1, ::-1], diversity)
 
 
@@ -68,7 +68,7 @@ def hypervolume(points: np.ndarray, reference: Sequence[float]) -> float:
 
     Points at or below the reference in either coordinate add nothing. Errors as in `front`.
     """
-    above = np.asarray(front(points)) - np.asarray(reference, dtype=np.float64)
+    above = front(points) - np.asarray(reference, dtype=np.float64)
     above = above[(above > 0).all(axis=1)]
     widths = np.diff(above[:, 0], prepend=0.0)
     return float(np.sum(widths * above[:, 1]))
