@@ -1,0 +1,164 @@
+"""Prompt sets: sources and their errors, the laws of batches, splits that never move."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+from common import prompts
+from common.config import PromptsConfig
+from common.embedded.model import FOLDER
+from common.prompts import Prompt, PromptError, PromptSet
+
+
+def load(source, *names):
+    return prompts.load(PromptsConfig(source=str(source), names=names))
+
+
+def make(count):
+    return [Prompt(10 + i, f"prompt {i}") for i in range(count)]
+
+
+# Sources
+
+
+def test_emoji_prompts_are_the_names_that_have_images():
+    names = json.loads((FOLDER / "names.json").read_text())["names"]
+    found = load("emoji")
+    assert len(found) == 849
+    assert found[0] == Prompt(0, "admission tickets")
+    assert all(names[p.id].replace("-", " ") == p.text for p in found)
+    missing = {name for i, name in enumerate(names) if i not in {p.id for p in found}}
+    assert missing == {"kiss", "red-triangle-pointed-up"}
+
+
+def test_names_filter_keeps_ids_and_takes_the_order_given():
+    found = load("emoji", "rose", "cat face")
+    assert [p.text for p in found] == ["rose", "cat face"]
+    everything = {p.text: p.id for p in load("emoji")}
+    assert [p.id for p in found] == [everything["rose"], everything["cat face"]]
+
+
+def test_text_file(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("# pets\n a red cat \n\na blue dog\n#\n", encoding="utf-8")
+    assert list(load(file)) == [Prompt(0, "a red cat"), Prompt(1, "a blue dog")]
+
+
+def test_json_lines_carry_metadata(tmp_path):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "two cats", "count": 2}\n\n{"prompt": "é"}\n', encoding="utf-8")
+    found = load(file)
+    assert [(p.id, p.text, p.metadata) for p in found] == [
+        (0, "two cats", {"count": 2}),
+        (1, "é", {}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("e.txt", b"# nothing\n\n", r"e\.txt holds no prompts"),
+        ("e.jsonl", b"\n", r"e\.jsonl holds no prompts"),
+        ("twice.txt", b"a\nb\na\n", r"twice\.txt: the prompt 'a' is there twice"),
+        ("bad.jsonl", b'{"prompt": "a"}\n{prompt}\n', r"bad\.jsonl, line 2: not valid JSON"),
+        ("list.jsonl", b'["a"]\n', r"list\.jsonl, line 1: write an object"),
+        ("none.jsonl", b'{"text": "a"}\n', r"none\.jsonl, line 1: write an object"),
+        ("number.jsonl", b'{"prompt": 3}\n', r"number\.jsonl, line 1"),
+        ("blank.jsonl", b'{"prompt": " "}\n', r"blank\.jsonl, line 1"),
+        ("latin.txt", b"caf\xe9\n", r"latin\.txt is not UTF-8"),
+        ("table.csv", b"a\n", r"write emoji, or a \.txt or \.jsonl file"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path, name, content, says):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(PromptError, match=says) as caught:
+        load(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_errors(tmp_path):
+    with pytest.raises(PromptError, match=r"cannot read prompts from .*no\.txt: No such file"):
+        load(tmp_path / "no.txt")
+    with pytest.raises(PromptError, match="no prompt 'strawbery' in emoji; did you mean 'strawb"):
+        load("emoji", "strawbery")
+    with pytest.raises(PromptError, match=r"no prompt 'qqqqqqqq' in emoji$"):
+        load("emoji", "qqqqqqqq")
+    with pytest.raises(PromptError, match="'rose' is there twice"):
+        load("emoji", "rose", "rose")
+
+
+def test_a_set_is_a_sequence():
+    found = PromptSet(make(3), "here")
+    assert len(found) == 3
+    assert found[-1].id == 12
+    assert [p.id for p in found[1:]] == [11, 12]
+
+
+# Batches
+
+
+@given(data=st.data(), n=st.integers(1, 30), seed=st.integers(0, 2**63 - 1))
+def test_an_epoch_asks_for_no_prompt_twice(data, n, seed):
+    count = data.draw(st.integers(1, n))
+    per_epoch = n // count
+    for epoch in (0, 3):
+        updates = range(epoch * per_epoch, (epoch + 1) * per_epoch)
+        asked = [
+            p for u in updates for p in prompts.batch(make(n), count=count, seed=seed, update=u)
+        ]
+        assert len(asked) == per_epoch * count
+        assert max(Counter(p.id for p in asked).values()) == 1
+        if n % count == 0:
+            assert sorted(p.id for p in asked) == [p.id for p in make(n)]
+
+
+def test_epochs_and_seeds_differ_and_a_resumed_run_asks_the_same():
+    def order(seed, epoch):
+        return [
+            p.id
+            for u in range(5 * epoch, 5 * epoch + 5)
+            for p in prompts.batch(make(20), count=4, seed=seed, update=u)
+        ]
+
+    assert order(0, 0) == order(0, 0)
+    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
+
+
+def test_what_an_epoch_leaves_out_changes():
+    asked = Counter(
+        p.id for u in range(200) for p in prompts.batch(make(5), count=3, seed=0, update=u)
+    )
+    assert len(asked) == 5
+    np.testing.assert_allclose(list(asked.values()), 120, atol=30)
+
+
+@pytest.mark.parametrize("count", [0, 6])
+def test_a_batch_that_cannot_be_filled_is_refused(count):
+    with pytest.raises(PromptError, match=f"rollout.prompts = {count}.*5 prompts: write 1 to 5"):
+        prompts.batch(make(5), count=count, seed=0, update=0)
+
+
+# Splits
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [  # first four bytes of the SHA-256 from `printf %s TEXT | sha256sum`, over 2**32
+        ("owl", "train"),  # 10f7127b: 0.066
+        ("hamburger", "train"),  # cc86d865: 0.799
+        ("cat face", "validation"),  # d03a556d: 0.813
+        ("tiger", "test"),  # f15c16b9: 0.943
+    ],
+)
+def test_split_by_hand(text, name):
+    assert prompts.split(text) == name
+
+
+def test_split_shares_are_80_10_10():
+    count = Counter(prompts.split(f"prompt number {i}") for i in range(5000))
+    expected = {"train": 4000, "validation": 500, "test": 500}
+    for name, number in expected.items():
+        assert abs(count[name] - number) < 4 * np.sqrt(number * (1 - number / 5000))
