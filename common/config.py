@@ -105,6 +105,8 @@ class RolloutConfig(Table):
             raise ValueError(f"window_range must rise, not {list(self.window_range)}")
         if self.window > self.steps:
             raise ValueError(f"window = {self.window} is more than steps = {self.steps}")
+        if self.kernel == "cps" and self.train_last_step:
+            raise ValueError("train_last_step = true: the last step of CPS has no noise to train")
         if self.kernel == "cps" and self.noise_level > 1:
             raise ValueError(f"noise_level = {self.noise_level} is above 1, the most CPS takes")
         return self

@@ -124,24 +124,32 @@ class Evaluator:
             describe=lambda n: f"prompt '{words[n]}', evaluation image {n % count}",
         )
         by_group = {name: values.reshape(prompts, count) for name, values in scores.items()}
+        train = ALIGNMENT_SCALE * self._train.score(flat, words)
+        heldout = ALIGNMENT_SCALE * self._heldout.score(flat, words)
+        distance = self._diversity(self._heldout, flat, prompts)
         total = combine(by_group, self._rewards.terms, method="weighted_sum")
         return {
             "reward": float(np.nanmean(total)),
             **{f"reward/term/{name}": float(np.nanmean(v)) for name, v in scores.items()},
-            "reward_by_prompt": [float(value) for value in np.nanmean(total, axis=1)],
-            "alignment_train": ALIGNMENT_SCALE * float(self._train.score(flat, words).mean()),
-            "alignment_heldout": ALIGNMENT_SCALE * float(self._heldout.score(flat, words).mean()),
-            "diversity": self._diversity(self._heldout, flat, prompts),
-            "diversity_train": self._diversity(self._train, flat, prompts),
+            "reward_by_prompt": _listed(np.nanmean(total, axis=1)),
+            "alignment_train": float(train.mean()),
+            "alignment_heldout": float(heldout.mean()),
+            "alignment_heldout_by_prompt": _listed(heldout.reshape(prompts, count).mean(axis=1)),
+            "diversity": float(distance.mean()),
+            "diversity_by_prompt": _listed(distance),
+            "diversity_train": float(self._diversity(self._train, flat, prompts).mean()),
             "high_frequency": float(quality.high_frequency_energy(flat).mean()),
         }
 
     @staticmethod
-    def _diversity(scorer: Scorer, images: np.ndarray, prompts: int) -> float:
+    def _diversity(scorer: Scorer, images: np.ndarray, prompts: int) -> np.ndarray:
         features = scorer.features(images).astype(np.float64)
         features = features.reshape(prompts, -1, features.shape[-1])
-        distances = diversity.cosine_distances(features)
-        return float(diversity.mean_pairwise(distances).mean())
+        return diversity.mean_pairwise(diversity.cosine_distances(features))
+
+
+def _listed(values: np.ndarray) -> list[float]:
+    return [float(value) for value in values]
 
 
 def _text_id(text: str) -> int:
