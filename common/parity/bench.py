@@ -1,0 +1,116 @@
+"""One backend set up for the comparison, and the inputs that all of them get.
+
+Inputs are drawn from noise keys on the host, so they are the same bits everywhere. float32 draws
+are exact in float64, and what is computed in float64 (noise levels, time features) is rounded
+only when it goes to a device: that rounding belongs to the backend's error.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cache, cached_property
+
+import numpy as np
+
+from common import config as configuration
+from common.algorithm import kernels
+from common.backend import Array, Backend, Conditioning, Policy
+from common.config import AdapterConfig, Config, ModelConfig
+from common.embedded.model import FOLDER, from_images
+from common.noise import NoiseKey, Purpose, normal
+from common.process import FlowProcess, Levels
+
+SEED = 2601
+
+PROMPTS = ("strawberry", "cat face", "cherry blossom", "owl")
+"""One for each of the B samples of a single stage."""
+
+STEPS = np.array([0, 3, 6, 9])
+"""Denoising steps of the B samples, from pure noise to the last one."""
+
+ADAPTER_SCALE = 0.02
+"""Standard deviation of B's elements in the adapted model; a fresh adapter would change nothing."""
+
+
+def settings(*changes: str) -> Config:
+    """The emoji recipe with all three mechanisms on and changes as `--set` writes them."""
+    return configuration.load("emoji", [f"run.seed={SEED}", *changes])
+
+
+def draw(name: str, shape: Sequence[int]) -> np.ndarray:
+    """Standard normal float32 draws under a name of their own."""
+    address = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    return normal(NoiseKey(SEED, Purpose.DATA, prompt=address), shape)
+
+
+@cache
+def emoji(count: int) -> np.ndarray:
+    """Real images, spread over the data: uint8 [count, 32, 32, 3]."""
+    with np.load(FOLDER / "emoji32.npz") as data:
+        images = data["images"]
+    return images[np.linspace(0, len(images) - 1, count).astype(int)]
+
+
+class Bench:
+    """A backend with the models under comparison, each made when it is first needed."""
+
+    def __init__(self, backend: Backend, reference: "Bench | None" = None) -> None:
+        self.backend, self._reference = backend, reference or self
+        self.process = FlowProcess.of(settings().rollout)
+
+    @cached_property
+    def adapted(self) -> Policy:
+        """The emoji model with a low-rank adapter that does something."""
+        policy = self.backend.policy(ModelConfig(), AdapterConfig(), seed=SEED)
+        values = self.to_host(policy.parameters())
+        for name, value in values.items():
+            if name.endswith("lora_B.weight"):
+                values[name] = ADAPTER_SCALE * draw(name, value.shape)
+        policy.load_parameters(values)
+        return policy
+
+    @cached_property
+    def full(self) -> Policy:
+        """The emoji model with every weight trainable: as it is, the base model."""
+        return self.backend.policy(ModelConfig(), AdapterConfig(kind="full"), seed=SEED)
+
+    @cached_property
+    def latents(self) -> np.ndarray:
+        """Noised emoji x_s = (1 - s) x0 + s z at the levels of STEPS: float32 [B, 3, 32, 32]."""
+        s = self.process.sigmas[STEPS][:, None, None, None].astype(np.float32)
+        x0 = from_images(emoji(len(STEPS)))
+        return (1 - s) * x0 + s * draw("latents", x0.shape)
+
+    @cached_property
+    def sampled(self) -> tuple[np.ndarray, np.ndarray]:
+        """What the adapted model drew from the latents, float32, and its log-prob: [B].
+
+        Computed by the reference alone: the clip and the KL mean something near the policy that
+        sampled only, and every backend must start from the same numbers.
+        """
+        if self._reference is not self:
+            return self._reference.sampled
+        x = self.latents.astype(np.float64)
+        levels = Levels(None, self.process.sigmas[STEPS], self.process.sigmas[STEPS + 1])
+        transition = self.process.transition(x, self.velocity(self.adapted), levels)
+        sample = kernels.sample(transition, draw("sampled", x.shape)).astype(np.float32)
+        return sample, self.process.log_prob(sample.astype(np.float64), transition)
+
+    def levels(self, policy: Policy) -> Levels:
+        """Where the B samples stand."""
+        return self.process.levels(self.backend, policy, STEPS)
+
+    def conditioning(self, policy: Policy) -> Conditioning:
+        """The encoded PROMPTS."""
+        with self.backend.inference():
+            return policy.encode(PROMPTS)
+
+    def velocity(self, policy: Policy) -> np.ndarray:
+        """The policy's prediction for the B samples, on the host."""
+        x, levels = self.backend.asarray(self.latents), self.levels(policy)
+        with self.backend.inference():
+            velocity = self.process.predict(policy, x, levels, self.conditioning(policy))
+        return self.backend.to_numpy(velocity)
+
+    def to_host(self, arrays: dict[str, Array]) -> dict[str, np.ndarray]:
+        """Named device arrays as numpy arrays."""
+        return {name: self.backend.to_numpy(array) for name, array in arrays.items()}

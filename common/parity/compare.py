@@ -1,0 +1,84 @@
+"""Runs every stage on every backend and on the float64 reference, and compares them in pairs."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations
+
+from common import backends as registry
+from common.backend import BackendUnavailableError
+from common.parity import single, whole
+from common.parity.bench import Bench
+from common.parity.measure import Measured, StageResult, between
+
+REFERENCE = "float64"
+
+Progress = Callable[[str], None]
+"""Told in words what is computed next."""
+
+Work = Callable[[Bench], Iterator[Measured]]
+
+
+def compare(names: Sequence[str], *, observer: Progress | None = None) -> list[StageResult]:
+    """Every stage of an update on each backend, compared with float64 and with each other.
+
+    Args:
+        names: backends to compare, such as ["cpu", "mlx"]; one that is named twice counts once.
+        observer: called with a few words before each piece of work.
+
+    Returns:
+        A result for each stage and pair, stages in the order of an update; of each stage first
+        the backends against the float64 reference (PyTorch on the CPU), then against each other.
+
+    Raises:
+        ValueError: no backend is named, or a name is not registered.
+        BackendUnavailableError: one of them, or the reference, cannot run here.
+    """
+    benches = _benches(names)
+    pairs = _pairs(list(benches))
+    results = []
+    for title, work in WORK.items():
+        measured = {}
+        for label, bench in benches.items():
+            if observer is not None:
+                observer(f"{title} on {label}")
+            measured[label] = list(work(bench))
+        for stages in zip(*measured.values(), strict=True):
+            by_label = dict(zip(measured, stages, strict=True))
+            results += [between(f"{a} vs {b}", by_label[a], by_label[b]) for a, b in pairs]
+    return results
+
+
+WORK: dict[str, Work] = {
+    "prompt encoder": single.prompt_encoder,
+    "time features": single.time_features,
+    "model": single.layers,
+    "adapter": single.adapter,
+    "gradients": single.gradients,
+    "transitions": single.transitions,
+    "objective": single.objective,
+    "optimizer": single.optimizer,
+    "scorers": single.scorers,
+    "credit": whole.identical_credit,
+    "rollout": whole.rollout,
+    "five updates": whole.updates,
+}
+"""Pieces of work by title; each gives one stage or more."""
+
+
+def _benches(names: Sequence[str]) -> dict[str, Bench]:
+    """Benches by label, the reference last. All backends load before anything is computed."""
+    if not names:
+        raise ValueError("no backend to compare: name one or more, such as cpu,mlx")
+    backends = {name: registry.load(name) for name in names}
+    try:
+        reference = Bench(registry.load("cpu", dtype="float64"))
+    except BackendUnavailableError as error:
+        raise BackendUnavailableError(f"the float64 reference needs PyTorch: {error}") from None
+    return {name: Bench(backend, reference) for name, backend in backends.items()} | {
+        REFERENCE: reference
+    }
+
+
+def _pairs(labels: Sequence[str]) -> list[tuple[str, str]]:
+    """(backend, reference) for every backend, then every two backends."""
+    *names, reference = labels
+    return [(name, reference) for name in names] + list(combinations(names, 2))

@@ -1,0 +1,72 @@
+"""What is compared, and how its error is computed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+SINGLE = 1e-5
+"""One stage on identical inputs: about 100 roundings of float32 (2^-24) that do not cancel."""
+
+ROLLOUT = 1e-4
+"""A whole rollout, or anything computed from its images: ten stages, each fed with the last."""
+
+UPDATES = 1e-3
+"""Five complete updates: rollouts by policies that the errors of earlier updates moved apart."""
+
+EXACT = 0.0
+"""The same bits."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one stage gave on one backend: host arrays by name, the same names on every backend."""
+
+    stage: str
+    arrays: Mapping[str, np.ndarray]
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """How far two backends are apart in one stage.
+
+    backends: "cpu vs float64" or "cpu vs mlx". relative_error: the largest of
+    |a - b| / |b| (Euclidean norms of a whole array) over the stage's arrays, b being the
+    backend named second. max_abs_error: the largest difference of two elements.
+    """
+
+    stage: str
+    backends: str
+    relative_error: float
+    max_abs_error: float
+    tolerance: float
+    ok: bool
+
+
+def between(label: str, a: Measured, b: Measured) -> StageResult:
+    """Compare a stage of two backends.
+
+    Raises ValueError when the two did not measure the same arrays.
+    """
+    shapes = [{name: np.shape(array) for name, array in m.arrays.items()} for m in (a, b)]
+    if a.stage != b.stage or shapes[0] != shapes[1]:
+        raise ValueError(f"{label}: {a.stage} {shapes[0]} cannot be compared with {shapes[1]}")
+    pairs = [(_float64(a.arrays[name]), _float64(b.arrays[name])) for name in a.arrays]
+    # np.max, unlike max, passes a NaN on: not within any tolerance.
+    relative = float(np.max([relative_error(x, y) for x, y in pairs]))
+    absolute = float(np.max([np.abs(x - y).max() for x, y in pairs]))
+    ok = relative <= a.tolerance and bool(np.isfinite(absolute))
+    return StageResult(a.stage, label, relative, absolute, a.tolerance, ok)
+
+
+def relative_error(a: np.ndarray, b: np.ndarray) -> float:
+    """|a - b| / |b| with Euclidean norms; 0 where both are 0, infinite where only b is."""
+    difference, size = float(np.linalg.norm(a - b)), float(np.linalg.norm(b))
+    if size == 0.0:
+        return 0.0 if difference == 0.0 else float("inf")
+    return difference / size
+
+
+def _float64(array: np.ndarray) -> np.ndarray:
+    return np.asarray(array, dtype=np.float64).reshape(-1)
