@@ -1,8 +1,10 @@
 """The emoji model in MLX: a flow transformer, two image-text scorers, and their weights."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import mlx.core as mx
 import numpy as np
@@ -16,6 +18,9 @@ from common.embedded.model import DenoiserConfig, ScorerConfig
 from drift_mlx import lora
 
 __all__ = ["Block", "Denoiser", "EmbeddedPolicy", "EmbeddedScorer", "ImageText"]
+
+ROOT, CUBIC = math.sqrt(2 / math.pi), 0.044715
+"""Constants of the tanh GELU."""
 
 CHUNK = 256
 """Images that a scorer looks at in one pass: bounds memory."""
@@ -39,7 +44,7 @@ class Block(nn.Module):
         parts = mx.split(modulation + self.mod, 6, axis=1)
         scale1, shift1, gate1, scale2, shift2, gate2 = parts
         h = h + gate1 * self.attention(_modulate(h, scale1, shift1))
-        hidden = nn.gelu_approx(self.m1(_modulate(h, scale2, shift2)))
+        hidden = _gelu(self.m1(_modulate(h, scale2, shift2)))
         return h + gate2 * self.m2(hidden)
 
     def attention(self, h: mx.array) -> mx.array:
@@ -249,6 +254,47 @@ def _modulate(h: mx.array, scale: mx.array, shift: mx.array) -> mx.array:
 def _rms(x: mx.array) -> mx.array:
     """RMS norm without weight: x / sqrt(mean(x^2) + eps) over the last axis."""
     return mx.fast.rms_norm(x, None, shared.EPS)
+
+
+def _gelu(x: mx.array) -> mx.array:
+    """GELU by the tanh formula: x/2 (1 + tanh u), u = sqrt(2/pi) (x + 0.044715 x^3)."""
+    # On a CPU MLX computes tanh one number at a time; a formula of products is 3.5 times faster.
+    on_cpu = mx.default_device().type == mx.DeviceType.cpu
+    activation: Any = _gelu_cpu if on_cpu else nn.gelu_approx
+    return activation(x)
+
+
+@mx.custom_function
+def _gelu_cpu(x: mx.array) -> mx.array:
+    return _gelu_value(x)
+
+
+@_gelu_cpu.vjp
+def _gelu_cpu_vjp(x: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
+    return cotangent * _gelu_slope(x)
+
+
+@partial(mx.compile, shapeless=True)
+def _gelu_value(x: mx.array) -> mx.array:
+    return 0.5 * x * (1 + _tanh(ROOT * (x + CUBIC * x * x * x)))
+
+
+@partial(mx.compile, shapeless=True)
+def _gelu_slope(x: mx.array) -> mx.array:
+    t = _tanh(ROOT * (x + CUBIC * x * x * x))
+    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * ROOT * (1 + 3 * CUBIC * x * x)
+
+
+def _tanh(u: mx.array) -> mx.array:
+    """2 y p q / (q^2 + y^2 p^2), y = u/2: Lambert's continued fraction (1761) of tanh y, doubled.
+
+    y p/q is its seventh convergent. The error is below 1.5e-7 everywhere; beyond 9 tanh is 1.
+    """
+    y = mx.clip(u, -9.0, 9.0) * 0.5
+    s = y * y
+    p = ((s + 378) * s + 17325) * s + 135135
+    q = ((28 * s + 3150) * s + 62370) * s + 135135
+    return 2 * y * p * q / (q * q + s * p * p)
 
 
 def _patches(x: mx.array, config: DenoiserConfig) -> mx.array:

@@ -6,6 +6,7 @@ transposed matrices.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
@@ -48,7 +49,9 @@ def attach(module: nn.Module, config: AdapterConfig, *, seed: int) -> None:
     module.freeze()
     adapted = {name: LoRALinear(linears[name], config.rank, config.alpha) for name in names}
     module.update_modules(tree_unflatten(list(adapted.items())))
-    shapes = {name: (linears[name].weight.shape[0], linears[name].weight.shape[1]) for name in names}
+    shapes = {
+        name: (linears[name].weight.shape[0], linears[name].weight.shape[1]) for name in names
+    }
     values = adapter.initial(shapes, config, seed)
     module.load_weights([(name, mx.array(v)) for name, v in values.items()], strict=False)
 
@@ -69,4 +72,5 @@ def disabled(module: nn.Module) -> Iterator[None]:
 
 def trainable(module: nn.Module) -> dict[str, mx.array]:
     """The trainable arrays as they are now, sorted by name."""
-    return dict(sorted(tree_flatten(module.trainable_parameters())))
+    flat: Any = tree_flatten(module.trainable_parameters())
+    return dict(sorted(flat))

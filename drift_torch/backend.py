@@ -130,7 +130,7 @@ class Backend:
         if self.device.type == "cuda":
             facts["device"] = torch.cuda.get_device_name(self.device)
             facts["cuda"] = str(torch.version.cuda)
-            facts["tf32"] = str(torch.backends.cuda.matmul.fp32_precision)
+            facts["float32_products"] = torch.get_float32_matmul_precision()
         return facts
 
     def advice(self) -> list[str]:
@@ -204,8 +204,8 @@ def _module(policy: protocols.Policy) -> nn.Module:
 
 def _exact() -> None:
     """Full float32 products, and kernels that repeat their result bit for bit."""
-    torch.backends.cuda.matmul.fp32_precision = "ieee"
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
     # cuBLAS reads it when its first handle is made; without it deterministic products fail.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
