@@ -7,11 +7,15 @@ scalars out: schedules are evaluated on the host once for a run.
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 __all__ = ["AXES", "SCHEDULES", "TRAINING_SCHEDULES", "anneal", "taus", "training_multiplier"]
 
 SCHEDULES = ("cads", "linear", "cosine", "exponential", "constant", "none")
 AXES = ("index", "sigma", "timestep")
 TRAINING_SCHEDULES = ("constant", "linear", "cosine")
+
+Numbers = Sequence[float] | np.ndarray
 
 _SLACK = 1e-6
 """Rounding of a schedule that was once float32."""
@@ -64,9 +68,7 @@ def anneal(
     return {"constant": 0.0, "none": 1.0}[schedule]
 
 
-def taus(
-    axis: str, *, sigmas: Sequence[float], timesteps: Sequence[float] | None = None
-) -> list[float]:
+def taus(axis: str, *, sigmas: Numbers, timesteps: Numbers | None = None) -> list[float]:
     """The tau of the T denoising steps, from noise to image.
 
     `index`     1 - k/T, the same for every noise schedule

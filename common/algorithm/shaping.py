@@ -5,6 +5,8 @@ reward of step k. Strictly policy-invariant shaping cannot counter collapse; the
 drop the terminal condition Phi(end) = 0 and so change the objective: with `mean_pairwise` and
 `raw` scaling to E[r] + (lambda / 2) gamma^T E[D], where E[D] is Rao's quadratic entropy. The 1/2 is
 exact: E[Phi_i grad log pi] = grad E[D] / 2, since each image of a pair is credited on its own.
+Advantages centred on the group see slightly less of it, (G-2)/(G-1) relative to the task reward,
+because the mean of the group holds some of each sample's own credit.
 
 Letters: r rewards, Phi potential, D distances, T denoising steps, P groups of G samples.
 """

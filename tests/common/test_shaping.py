@@ -5,6 +5,7 @@ gap keep the predicted balance, or collapse exactly where theory says so.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,12 @@ from hypothesis import given, settings, strategies as st
 from common.algorithm import advantage, diversity, shaping
 
 P, G, T = 3, 7, 4
-PLAIN = {"weight": 0.5, "mode": "terminal", "scaling": "raw", "gate": "none", "steps": T}
+
+
+def plain(**changes: Any) -> dict[str, Any]:
+    """Terminal shaping with lambda 1/2 and nothing else, but for the changes."""
+    settings = {"weight": 0.5, "mode": "terminal", "scaling": "raw", "gate": "none", "steps": T}
+    return settings | changes
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +186,7 @@ def test_shaping_against_numpy(xp, f64, bools, rtol, to_np, batch, mode, scaling
     base = np.array([4.8, 5.0, 5.2])
     got = shaping.shape(
         f64(np.where(valid, rewards, np.nan)),
-        f64(np.where(valid, phi, 77.0)),
+        f64(np.where(valid, phi, np.inf)),
         weight=0.5,
         gamma=0.9,
         mode=mode,
@@ -208,7 +214,7 @@ def test_zscore_by_hand(f64, to_np):  # std(r) = 2; Phi has mean 0.3 and std 0.1
     got = shaping.shape(
         f64([[1.0, 5.0, 5.0, 1.0]]),
         f64([[0.2, 0.4, 0.2, 0.4]]),
-        **PLAIN | {"scaling": "zscore"},
+        **plain(scaling="zscore"),
     )
     np.testing.assert_allclose(to_np(got), [[0.0, 6.0, 4.0, 2.0]], rtol=1e-5, atol=1e-5)
 
@@ -216,21 +222,21 @@ def test_zscore_by_hand(f64, to_np):  # std(r) = 2; Phi has mean 0.3 and std 0.1
 def test_nearly_equal_images_are_not_pushed_apart(f64, to_np):
     rewards, phi = f64([[1.0, 3.0]]), f64([[1e-5, 3e-5]])  # spread 1e-5, floor 5e-3
     for scaling in ("zscore", "minmax"):
-        got = to_np(shaping.shape(rewards, phi, **PLAIN | {"scaling": scaling}))
+        got = to_np(shaping.shape(rewards, phi, **plain(scaling=scaling)))
         assert 0 < abs(got - [[1.0, 3.0]]).max() < 0.5 * 0.01
 
 
 def test_soft_gate_does_not_overflow(f64, to_np):
     rewards = np.zeros((1, 2000))
     rewards[0, 0] = -1e6  # 45 standard deviations below the mean
-    got = shaping.shape(f64(rewards), f64(np.ones((1, 2000))), **PLAIN | {"gate": "soft"})
+    got = shaping.shape(f64(rewards), f64(np.ones((1, 2000))), **plain(gate="soft"))
     assert np.isfinite(to_np(got)).all()
     assert to_np(got)[0, 0] == pytest.approx(-1e6)
 
 
 def test_equal_rewards_are_not_above_their_mean(f64, to_np):
     rewards = f64([[0.1] * 7])
-    got = shaping.shape(rewards, f64([[1.0] * 7]), **PLAIN | {"gate": "above_mean"})
+    got = shaping.shape(rewards, f64([[1.0] * 7]), **plain(gate="above_mean"))
     np.testing.assert_array_equal(to_np(got), to_np(rewards))
 
 
@@ -239,7 +245,7 @@ def test_no_weight_is_the_same_bits(f32, to_np, batch, mode):
     rewards = batch[0].astype(np.float32)
     rewards[0, 0], rewards[0, 1] = -0.0, np.nan
     phi = np.ones((T + 1, P, G)) if mode == "per_step" else np.ones((P, G))
-    got = to_np(shaping.shape(f32(rewards), f32(phi), **PLAIN | {"weight": 0.0, "mode": mode}))
+    got = to_np(shaping.shape(f32(rewards), f32(phi), **plain(weight=0.0, mode=mode)))
     assert got.shape == ((T, P, G) if mode == "per_step" else (P, G))
     for step in got.reshape(-1, P, G):
         assert step.tobytes() == rewards.tobytes()
@@ -256,7 +262,7 @@ def test_strict_shaping_is_inert(f32, bools, to_np, batch):
     phi = shaping.potential(f32(distances), kind="mean_pairwise")
     unshaped = to_np(advantages(f32(rewards), selected))
     for mode, same in (("strict", True), ("none", True), ("terminal", False)):
-        shaped = shaping.shape(f32(rewards), phi, **PLAIN | {"mode": mode, "scaling": "zscore"})
+        shaped = shaping.shape(f32(rewards), phi, **plain(mode=mode, scaling="zscore"))
         assert (to_np(advantages(shaped, selected)).tobytes() == unshaped.tobytes()) is same
 
 
@@ -275,9 +281,8 @@ def test_telescoping(xp, f64, to_np, phi, gamma):
 def test_per_step_shaping_telescopes_to_terminal(xp, f64, rtol, to_np, batch, gamma):
     phi = np.random.default_rng(15).random((T + 1, P, G))
     phi[0] = 0.0
-    plain = PLAIN | {"gamma": gamma}
-    steps = to_np(shaping.shape(f64(batch[0]), f64(phi), **plain | {"mode": "per_step"}))
-    terminal = to_np(shaping.shape(f64(batch[0]), f64(phi[-1]), **plain))
+    steps = to_np(shaping.shape(f64(batch[0]), f64(phi), **plain(gamma=gamma, mode="per_step")))
+    terminal = to_np(shaping.shape(f64(batch[0]), f64(phi[-1]), **plain(gamma=gamma)))
     np.testing.assert_allclose(steps[0], terminal, rtol=rtol(xp))
     for k in range(T):
         to_go = to_np(shaping.telescoped(f64(phi[k:]), gamma=gamma))
@@ -328,7 +333,7 @@ def policy_gradient(f64, to_np, G, g, D, weight):
     """
     distances, is_a = two_modes(G, D)
     rewards, phi = f64(g * is_a), shaping.potential(f64(distances), kind="mean_pairwise")
-    shaped = shaping.shape(rewards, phi, **PLAIN | {"weight": weight})
+    shaped = shaping.shape(rewards, phi, **plain(weight=weight))
     selected = phi > -1.0
     A = advantage.group_advantages(shaped, selected, statistics="global", clip=1e9)
     of_a = (to_np(A) * is_a).sum(axis=1)
@@ -416,7 +421,8 @@ def test_the_gradient_of_a_sample_is_half_that_of_the_group(f64, to_np):
     ],
 )
 def test_bad_shaping_requests(changes, message):
-    call = PLAIN | {"rewards": np.zeros((2, 3)), "potentials": np.zeros((2, 3))} | changes
+    arrays: dict[str, Any] = {"rewards": np.zeros((2, 3)), "potentials": np.zeros((2, 3))}
+    call = arrays | plain(**changes)
     with pytest.raises(ValueError, match=message):
         shaping.shape(call.pop("rewards"), call.pop("potentials"), **call)
 
