@@ -172,7 +172,7 @@ def _safetensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) 
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
     ordered, end = [], 0
     for name in sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name)):
-        array = np.asarray(arrays[name], order="C")
+        array = arrays[name]
         if array.dtype.name not in _DTYPES:
             raise CheckpointError(f"cannot save array '{name}' of dtype {array.dtype}")
         array = array.astype(array.dtype.newbyteorder("<"), copy=False)
@@ -187,7 +187,7 @@ def _safetensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) 
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
     for array in ordered:
-        yield array.tobytes()
+        yield array.tobytes()  # in C order, whatever the array's own
 
 
 def _json(document: Any, name: str) -> bytes:
