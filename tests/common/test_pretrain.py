@@ -78,6 +78,14 @@ def test_a_stopped_run_ends_with_the_same_bits(pretrain, data, small, tmp_path, 
         fit(pretrain, data, replace(settings, seed=9), tmp_path / "whole")
 
 
+def test_every_step_and_seed_has_its_own_batch(pretrain, data, small, tmp_path):
+    settings = pretrain.Settings("denoiser", steps=3, batch=4, rate=0.0)  # only batches differ
+    _, losses = fit(pretrain, data, settings, tmp_path / "a", every=9)
+    module, loss = pretrain.make("denoiser", 0)
+    other = pretrain.fit(module, loss, data, replace(settings, seed=1), tmp_path / "b", every=9)
+    assert len({*losses, *map(float, other)}) == 6
+
+
 def test_flow_loss_of_a_zero_velocity_is_the_power_of_the_target(pretrain, data, small):
     module, loss = pretrain.make("denoiser", 0)  # its output layer starts at zero: v = 0
     got = np.mean([float(loss(module, data, KEY.at(update=i), 64).detach()) for i in range(8)])
