@@ -17,17 +17,36 @@ from rich.text import Text
 console = Console(highlight=False)
 """Everything goes through it; it follows `sys.stdout` and knows whether that is a terminal."""
 
-RATIO = "diversity"
-
 UNLIMITED = 10_000
+"""Columns of a table that goes into a pipe or a file."""
 
-MEASURES = {
+Shown = dict[str, tuple[str, str]]
+"""Key in a record -> what to call it and the number's format."""
+
+MEASURES: Shown = {
     "reward": ("reward", ".2f"),
     "alignment_heldout": ("held-out alignment", ".2f"),
     "diversity": ("diversity", ".3f"),
     "high_frequency": ("high-frequency energy", ".4f"),
 }
-"""What an evaluation is summed up by: key in the record -> name and number format."""
+"""The rows of the table that ends a run."""
+
+EVALUATION: Shown = {
+    "reward": ("reward", ".2f"),
+    "alignment_heldout": ("held-out", ".2f"),
+    "diversity": ("diversity", ".3f"),
+}
+"""An evaluation in one line; short, so that it fits 80 columns."""
+
+UPDATE: Shown = {
+    "reward/mean": ("reward", ".2f"),
+    "diversity/group": ("diversity", ".3f"),
+    "objective/gradient_norm": ("gradient", ".3g"),
+}
+"""An update in one line."""
+
+RATIO = "diversity"
+"""What is told as a share of the base model's: its unit is that of the features."""
 
 
 def say(text: str) -> None:
@@ -129,7 +148,7 @@ class RunDisplay:
         head.add_row(bar, f"{done}/{self.updates} updates", self._pace())
         lines: list[RenderableType] = [head, Text(self._measures() or self._waiting())]
         if self.latest:
-            lines.append(Text(f"evaluated {self._evaluation(self.latest)}", style="dim"))
+            lines.append(Text(self._evaluation(self.latest), style="dim"))
         if self.stop.is_set():
             lines.append(Text(self.STOPPING, style="yellow"))
         return Group(*lines)
@@ -156,38 +175,21 @@ class RunDisplay:
         """Print one evaluation; the first one of a run is what the others are compared with."""
         self.base = self.base or record
         self.latest = record
-        say(f"evaluated {self._evaluation(record)}")
+        say(self._evaluation(record))
 
     def saved(self, path: Path) -> None:
         """Say where a checkpoint went."""
         say(f"saved {path}")
 
     def _evaluation(self, record: Mapping[str, Any]) -> str:
-        words = [
-            f"{name} {record[key]:{form}}{self._against_base(key, record)}"
-            for key, (name, form) in MEASURES.items()
-            if key in record
-        ]
+        words = _words(record, EVALUATION)
+        if record["update"] and RATIO in record and RATIO in self.base:
+            words.append(f"({_of_base(record[RATIO], self.base[RATIO])})")
         update = record["update"]
-        return f"{f'after {update}' if update else 'base model'}: {', '.join(words)}"
-
-    def _against_base(self, key: str, record: Mapping[str, Any]) -> str:
-        if key != RATIO or not record["update"] or key not in self.base:
-            return ""
-        return f" ({_of_base(record[key], self.base[key])})"
+        return f"evaluated {f'after {update}' if update else 'base model'}: {'  '.join(words)}"
 
     def _measures(self) -> str:
-        shown = {
-            "reward/mean": ("reward", ".2f"),
-            "diversity/group": ("group diversity", ".3f"),
-            "objective/gradient_norm": ("gradient", ".3g"),
-        }
-        words = [
-            f"{name} {self.record[key]:{form}}"
-            for key, (name, form) in shown.items()
-            if key in self.record
-        ]
-        return "  ".join(words)
+        return "  ".join(_words(self.record, UPDATE))
 
     def _waiting(self) -> str:
         return "first update" if self.latest else "measuring the base model"
@@ -212,6 +214,11 @@ def _print(grid: Table) -> None:
         plain.print(grid)
     for line in captured.get().splitlines():
         say(line.rstrip())
+
+
+def _words(record: Mapping[str, Any], shown: Shown) -> list[str]:
+    """What there is in a record of what is shown, each as "name value"."""
+    return [f"{name} {record[key]:{form}}" for key, (name, form) in shown.items() if key in record]
 
 
 def _of_base(value: float, base: float) -> str:

@@ -45,6 +45,7 @@ def _request_errors() -> tuple[type[Exception], ...]:
     from common.backend import BackendUnavailableError
     from common.checkpoint import CheckpointError
     from common.config import ConfigError
+    from common.prompts import PromptError
     from common.rewards import RewardNameError
     from common.run_directory import RunError
 
@@ -53,6 +54,7 @@ def _request_errors() -> tuple[type[Exception], ...]:
         ConfigError,
         RunError,
         CheckpointError,
+        PromptError,
         RewardNameError,
         BackendUnavailableError,
     )

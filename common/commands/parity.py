@@ -1,17 +1,23 @@
 """`drift parity`: the same work on several backends, and how far each is from float64."""
 
 import json
+import math
 import os
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from common.commands.errors import FAILED
+from common.commands.errors import FAILED, RequestError, preparing
+
+if TYPE_CHECKING:
+    from common.parity import StageResult
 
 
 @click.command(short_help="Compare backends with float64, stage by stage.")
 @click.option(
     "--backends",
+    "listed",
     default="cpu,mlx",
     show_default=True,
     metavar="NAME,NAME",
@@ -19,36 +25,56 @@ from common.commands.errors import FAILED
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def parity(ctx: click.Context, backends: str, as_json: bool) -> None:
+def parity(ctx: click.Context, listed: str, as_json: bool) -> None:
     """Run every stage of an update on each backend and print its error against float64.
 
     The exit code is 1 when a stage is over its tolerance.
     """
     # MLX reads it when it loads; with TF32 a matrix product is a thousand times less exact.
     os.environ["MLX_ENABLE_TF32"] = "0"
+    from common import backends
+    from common.console import console
     from common.parity import compare
 
-    names = [name.strip() for name in backends.split(",") if name.strip()]
-    stages = compare(names)
+    names = [name.strip() for name in listed.split(",") if name.strip()]
+    with preparing():
+        if not names:
+            raise RequestError(f"--backends '{listed}': name some of {', '.join(backends.names())}")
+        for name in names:
+            backends.load(name)
+    with console.status("comparing") as status:
+        stages = compare(names, observer=status.update)
     if as_json:
-        click.echo(json.dumps({"stages": [asdict(stage) for stage in stages]}, indent=2))
+        click.echo(json.dumps({"stages": [_plain(stage) for stage in stages]}, indent=2))
     else:
-        from common.console import say, table
-
-        table(
-            [
-                {
-                    "stage": stage.stage,
-                    "backends": " ".join(stage.backends),
-                    "relative_error": f"{stage.relative_error:.1e}",
-                    "max_abs_error": f"{stage.max_abs_error:.1e}",
-                    "tolerance": f"{stage.tolerance:.0e}",
-                    "": "ok" if stage.ok else "OVER",
-                }
-                for stage in stages
-            ],
-            right=("relative_error", "max_abs_error", "tolerance"),
-        )
-        over = sum(not stage.ok for stage in stages)
-        say(f"{over} of {len(stages)} stages over tolerance" if over else "all within tolerance")
+        _show(stages)
     ctx.exit(0 if all(stage.ok for stage in stages) else FAILED)
+
+
+def _plain(stage: "StageResult") -> dict[str, Any]:
+    """A stage for JSON, which has no word for an error that is not finite."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in asdict(stage).items()
+    }
+
+
+def _show(stages: "list[StageResult]") -> None:
+    from common.console import say, table
+
+    rows = [
+        {
+            "stage": stage.stage,
+            "backends": stage.backends,
+            "relative_error": f"{stage.relative_error:.1e}",
+            "max_abs_error": f"{stage.max_abs_error:.1e}",
+            "tolerance": f"{stage.tolerance:.0e}",
+            "": "ok" if stage.ok else "OVER",
+        }
+        for stage in stages
+    ]
+    table(rows, right=("relative_error", "max_abs_error", "tolerance"))
+    over = sum(not stage.ok for stage in stages)
+    say(
+        f"{over} of {len(stages)} over tolerance" if over else f"all {len(stages)} within tolerance"
+    )

@@ -58,10 +58,12 @@ def run(
     """
     if backend:
         overrides = (*overrides, f"run.backend={backend}")
-    from common.trainer import Trainer
+    from common.console import console
 
     stop = threading.Event()
-    with preparing():
+    with preparing(), console.status("loading"):
+        from common.trainer import Trainer
+
         prepare = _reopen if resume else _create
         directory, engine = prepare(recipe, overrides, out)
         display = _display(directory, engine, stop)

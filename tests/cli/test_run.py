@@ -131,7 +131,7 @@ def test_the_board_of_a_terminal_shows_progress_evaluation_and_a_stop(monkeypatc
     shown = screen.getvalue()
     assert "1/4 updates" in shown
     assert "0:09 left" in shown
-    assert "evaluated after 1: reward 5.50, diversity 0.300 (75% of base)" in shown
+    assert "evaluated after 1: reward 5.50  diversity 0.300  (75% of base)" in shown
     assert display.STOPPING in shown
 
 

@@ -1,8 +1,13 @@
 """`drift sample`: a picture of the right size from the right weights."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
+
+from common import checkpoint
+from common.config import AdapterConfig
 
 SIDE, SCALE, GAP = 32, 3, 2
 
@@ -37,6 +42,15 @@ def test_checkpoints_share_their_noise_and_differ_in_their_weights(draw, finishe
     # Two updates move pixels a little; other noise makes another picture.
     moved = np.abs(base.astype(int) - latest).mean()
     assert moved < 0.2 * np.abs(base.astype(int) - draw("--checkpoint", "base", "--seed", 1)).mean()
+
+
+def test_a_moving_average_is_preferred_to_the_last_weights(draw, finished):
+    checkpoints = finished / "checkpoints"
+    snapshot = checkpoint.load(checkpoints / "000002")
+    still = {name: np.zeros_like(value) for name, value in snapshot.parameters.items()}
+    averaged = dataclasses.replace(snapshot, update=3, ema=still)  # an adapter that does nothing
+    checkpoint.save(checkpoints, averaged, adapter=AdapterConfig(), keep=0)
+    assert np.array_equal(draw("--checkpoint", "3"), draw("--checkpoint", "base"))
 
 
 @pytest.mark.parametrize(
