@@ -21,6 +21,25 @@ Array = Any
 Level = Any
 """A noise level: a float, or an array [B]."""
 
+__all__ = [
+    "FLOW_KERNELS",
+    "LOG_PROBS",
+    "Transition",
+    "clean_from_epsilon",
+    "clean_from_v",
+    "clean_from_velocity",
+    "cps",
+    "cps_log_prob",
+    "dance_sde",
+    "ddim",
+    "epsilon_from_v",
+    "flow_sde",
+    "log_prob",
+    "noise_from_velocity",
+    "ode",
+    "sample",
+]
+
 PURE_NOISE = 1.0 - 1e-6
 """From this sigma on, 1 - sigma is rounding error and no longer a distance from pure noise."""
 

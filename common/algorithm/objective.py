@@ -10,6 +10,13 @@ from array_api_compat import array_namespace
 
 Array = Any
 
+__all__ = [
+    "clip_indicator",
+    "clipped_surrogate",
+    "gaussian_kl",
+    "ratio",
+]
+
 
 def ratio(log_prob: Array, old_log_prob: Array) -> Array:
     """Importance ratio rho = exp(log p - log p_old): [B].

@@ -9,6 +9,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+__all__ = [
+    "Interval",
+    "alignment_at",
+    "alignment_gain",
+    "bootstrap",
+    "diversity_at",
+    "diversity_gain",
+    "front",
+    "hypervolume",
+]
+
 
 def front(points: np.ndarray) -> np.ndarray:
     """The points that no other point beats: [M, 2], alignment rising and diversity falling.

@@ -2,6 +2,10 @@
 
 import numpy as np
 
+__all__ = [
+    "high_frequency_energy",
+]
+
 _LUMA = np.array([299, 587, 114])
 """Rec. 601 weights of gamma-coded red, green and blue; integers keep a constant image constant."""
 

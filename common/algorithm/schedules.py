@@ -7,6 +7,15 @@ from collections.abc import Callable
 
 import numpy as np
 
+__all__ = [
+    "FLOW_SCHEDULES",
+    "ddim_alpha_bars",
+    "ddim_timesteps",
+    "flow_sigmas",
+    "flow_timesteps",
+    "scaled_linear_alpha_bars",
+]
+
 TRAIN_STEPS = 1000
 """Discrete timesteps that Stable Diffusion, SD3 and FLUX were trained with."""
 
