@@ -49,13 +49,13 @@ def backend(request):
     return load(request.param)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny():
     """Makes the tiny configuration, with changes."""
     return lambda *changes: configuration.load("emoji", [*TINY, *changes])
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def train(tmp_path_factory):
     """Runs a configuration in a directory of its own; gives (run directory, record, finished)."""
 
@@ -79,7 +79,7 @@ def train(tmp_path_factory):
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def final_bytes():
     """Bytes of the trained parameters of a run's newest checkpoint."""
 

@@ -17,6 +17,13 @@ from common.rewards import RewardError
 DRIFT_OFF = ("drift.noise.strength=0.0", "drift.shaping.weight=0.0", "drift.subset.rule=none")
 
 
+@pytest.fixture(scope="module")
+def baseline(backend, tiny, train, final_bytes):
+    """Final bytes of plain GRPO on this backend."""
+    directory, _, _ = train(tiny(*DRIFT_OFF, "drift.shaping.mode=none"), backend)
+    return final_bytes(directory)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -69,11 +76,10 @@ def test_training_moves_the_policy_and_logs_every_promised_figure(backend, tiny,
     ],
 )
 def test_a_mechanism_without_effect_is_the_baseline_bit_for_bit(
-    backend, tiny, train, final_bytes, off
+    backend, tiny, train, final_bytes, baseline, off
 ):
-    baseline, _, _ = train(tiny(*DRIFT_OFF, "drift.shaping.mode=none"), backend)
     variant, _, _ = train(tiny(*DRIFT_OFF, *off), backend)
-    assert final_bytes(variant) == final_bytes(baseline)
+    assert final_bytes(variant) == baseline
 
 
 @pytest.mark.parametrize(
@@ -90,10 +96,9 @@ def test_a_mechanism_without_effect_is_the_baseline_bit_for_bit(
         ("reward.combine=group_zscore", "reward.terms.jpeg_compressibility=1.0"),
     ],
 )
-def test_each_mechanism_changes_the_update(backend, tiny, train, final_bytes, on):
-    baseline, _, _ = train(tiny(*DRIFT_OFF), backend)
+def test_each_mechanism_changes_the_update(backend, tiny, train, final_bytes, baseline, on):
     variant, record, _ = train(tiny(*DRIFT_OFF, *on), backend)
-    assert final_bytes(variant) != final_bytes(baseline)
+    assert final_bytes(variant) != baseline
     assert np.isfinite(record.updates[-1]["objective/loss"])
 
 
