@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -337,8 +338,7 @@ def _inline(svg: str, alt: str) -> str:
     svg = re.sub(r"font-family: [^;\"]*;?", "", svg)  # the page chooses
     box = re.search(r'viewBox="[^"]*"', svg)
     assert box is not None, "matplotlib's SVG has a view box"
-    label = alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    svg = f'<svg {box[0]} role="img" aria-label="{label}">' + svg[svg.index(">") + 1 :]
+    svg = f'<svg {box[0]} role="img" aria-label="{escape(alt)}">' + svg[svg.index(">") + 1 :]
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, f"var(--{variable})")
     return re.sub(r"\n\s*", "\n", svg)

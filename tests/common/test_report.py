@@ -8,6 +8,8 @@ import io
 import json
 import math
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -215,8 +217,15 @@ def test_no_matplotlib_setting_of_the_user_changes_a_report(finished: RunDirecto
     import matplotlib as mpl
 
     before = render(finished)
-    with mpl.rc_context({"lines.linewidth": 9, "font.size": 30, "svg.hashsalt": None}):
+    with mpl.rc_context({"xtick.major.size": 9, "font.family": "serif", "font.size": 30}):
         assert render(finished) == before
+
+
+def test_nothing_heavy_is_imported_before_a_report_is_built():
+    program = "import sys, common.report; print({'matplotlib', 'jinja2'} & sys.modules.keys())"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "set()"
 
 
 # --- what it says ---------------------------------------------------------------------------
