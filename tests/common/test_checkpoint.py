@@ -21,6 +21,12 @@ from common.config import AdapterConfig
 LORA, FULL = AdapterConfig(rank=2), AdapterConfig(kind="full")
 
 
+@pytest.fixture(autouse=True)
+def quick_sync(monkeypatch):
+    """No test here cuts the power, so waiting for the disk would prove nothing."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 def snapshot(update: int = 7, *, ema: bool = True, scale: float = 1.0) -> Snapshot:
     random_numbers = np.random.default_rng(update)
     parameters = {
@@ -251,6 +257,16 @@ def test_leftovers_of_killed_saves_are_swept_and_nothing_else(tmp_path):
     assert names(tmp_path) == ["000002", "notes.txt"]
 
 
+def test_all_is_synced_before_the_folder_gets_its_name(tmp_path, monkeypatch):
+    events = []
+    rename = os.rename
+    monkeypatch.setattr(os, "fsync", lambda descriptor: events.append("sync"))
+    monkeypatch.setattr(os, "rename", lambda *a, **k: (events.append("rename"), rename(*a, **k))[1])
+    save(tmp_path, snapshot())
+    # Six files and their names; the folder's own name; the name of that.
+    assert events == ["sync"] * 7 + ["rename", "sync"]
+
+
 # --- damage --------------------------------------------------------------------------------------
 
 EVERY_FILE = [
@@ -378,6 +394,59 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 
 # --- killed at any moment ------------------------------------------------------------------------
+
+
+class KilledError(BaseException):
+    """Stands for the end of the process: from then on nothing more reaches the disk."""
+
+
+def die_at(monkeypatch, step: int) -> None:
+    """Let the process die at the `step`-th thing that it asks the file system to do."""
+    done = 0
+
+    def dying(original):
+        def call(*arguments, **options):
+            nonlocal done
+            done += 1
+            if done >= step:
+                raise KilledError
+            return original(*arguments, **options)
+
+        return call
+
+    for name in ("mkdir", "rename", "unlink", "rmdir", "fsync"):
+        monkeypatch.setattr(os, name, dying(getattr(os, name)))
+
+
+@pytest.mark.parametrize("update", [3, 2], ids=["next", "replacing"])
+def test_killed_at_each_step_of_a_save(tmp_path, monkeypatch, update):
+    for step in range(1, 100):
+        folder = tmp_path / str(step)
+        for earlier in (1, 2):
+            save(folder, snapshot(earlier))
+        with monkeypatch.context() as patch:
+            die_at(patch, step)
+            try:
+                save(folder, snapshot(update, scale=2.0), keep=1)
+                killed = False
+            except KilledError:
+                killed = True
+        newest = checkpoint.latest(folder)
+        assert newest is not None
+        for path in {newest, *folder.glob("[0-9]*")}:
+            value = checkpoint.load(path)  # the old one or the new one, whole
+            old, new = snapshot(value.update), snapshot(value.update, scale=2.0)
+            name = "blocks.0.qkv.lora_A.weight"
+            is_old = np.array_equal(value.parameters[name], old.parameters[name])
+            assert_same(value, old if is_old else new)
+        assert int(newest.name) >= 2
+        save(folder, snapshot(9), keep=1)
+        assert names(folder) == ["000009"]
+        if not killed:
+            break
+    assert not killed
+    assert step > 20
+
 
 SAVER = """
 import os, random, signal, sys, time
