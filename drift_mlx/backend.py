@@ -12,7 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx import nn, optimizers
+from mlx import nn
 from mlx.utils import tree_unflatten
 
 from common import backend as protocols
@@ -23,8 +23,6 @@ from drift_mlx import OPENBLAS, lora
 from drift_mlx.embedded import EmbeddedPolicy, EmbeddedScorer
 
 __all__ = ["AdamW", "Backend", "mlx"]
-
-MOMENTS = {"first": "m", "second": "v"}
 
 
 def mlx(dtype: str = "float32") -> protocols.Backend:
@@ -141,19 +139,19 @@ class Backend:
 
 
 class AdamW:
-    """mlx.optimizers.AdamW behind a gradient clip; fulfils `common.backend.Optimizer`."""
+    """AdamW (Loshchilov and Hutter 2019) behind a clip; fulfils `common.backend.Optimizer`.
+
+    m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2
+    p = p (1 - lr wd) - lr m / (1 - b1^t) / (sqrt(v) / sqrt(1 - b2^t) + eps)
+
+    mlx.optimizers.AdamW takes 1 - b2^t in float32, which puts its first steps 1e-5 off.
+    """
 
     def __init__(self, policy: protocols.Policy, settings: OptimizerConfig):
-        self._module = _module(policy)
-        self._max_norm = settings.max_grad_norm
-        self._optimizer = optimizers.AdamW(
-            learning_rate=settings.learning_rate,
-            betas=[settings.beta1, settings.beta2],
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-            bias_correction=True,
-        )
-        self._optimizer.init(lora.trainable(self._module))
+        self._module, self._settings = _module(policy), settings
+        self._step = 0
+        zeros = {n: mx.zeros_like(p) for n, p in lora.trainable(self._module).items()}
+        self._first, self._second = dict(zeros), dict(zeros)
 
     def step(self, gradients: Parameters) -> float:
         """Scale gradients by min(1, max_norm / (norm + 1e-6)), update, return the norm.
@@ -168,31 +166,36 @@ class AdamW:
         before = float(np.array(norm))
         if not math.isfinite(before):
             raise FloatingPointError(f"the gradient norm is {before}; nothing was updated")
-        scale = mx.minimum(self._max_norm / (norm + 1e-6), 1.0)
-        values = {name: value * scale for name, value in values.items()}
-        updated = self._optimizer.apply_gradients(values, parameters)
+        scale = mx.minimum(self._settings.max_grad_norm / (norm + 1e-6), 1.0)
+        self._step += 1
+        updated = {
+            name: self._moved(name, p, values[name] * scale) for name, p in parameters.items()
+        }
         _set(self._module, updated)
-        mx.eval(updated, self._optimizer.state)
+        mx.eval(updated, self._first, self._second)
         return before
+
+    def _moved(self, name: str, p: mx.array, g: mx.array) -> mx.array:
+        s, t = self._settings, self._step
+        self._first[name] = m = s.beta1 * self._first[name] + (1 - s.beta1) * g
+        self._second[name] = v = s.beta2 * self._second[name] + (1 - s.beta2) * mx.square(g)
+        rate, root = s.learning_rate / (1 - s.beta1**t), math.sqrt(1 - s.beta2**t)
+        return p * (1 - s.learning_rate * s.weight_decay) - rate * m / (mx.sqrt(v) / root + s.eps)
 
     def state(self) -> dict[str, np.ndarray]:
         """`step` (int64 scalar), `first/<name>` and `second/<name>` (moments), on the host."""
-        held = self._optimizer.state
-        state = {"step": np.array(held["step"].item(), dtype=np.int64)}
-        for moment, key in MOMENTS.items():
-            for name in lora.trainable(self._module):
-                state[f"{moment}/{name}"] = np.array(held[name][key])
+        state = {"step": np.array(self._step, dtype=np.int64)}
+        for moment, held in (("first", self._first), ("second", self._second)):
+            state |= {f"{moment}/{name}": np.array(array) for name, array in held.items()}
         return state
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Restore what `state` gave; ValueError names missing, extra or misshapen arrays."""
-        shapes = {name: array.shape for name, array in lora.trainable(self._module).items()}
-        expected = {f"{m}/{name}": shape for m in MOMENTS for name, shape in shapes.items()}
-        check_shapes(state, {"step": ()} | expected, "optimizer state")
-        self._optimizer.state["step"] = mx.array(int(state["step"]), mx.uint64)
-        for moment, key in MOMENTS.items():
-            for name in shapes:
-                self._optimizer.state[name][key] = mx.array(state[f"{moment}/{name}"])
+        expected = {name: array.shape for name, array in self.state().items()}
+        check_shapes(state, expected, "optimizer state")
+        self._step = int(state["step"])
+        for moment, held in (("first", self._first), ("second", self._second)):
+            held.update({name: mx.array(state[f"{moment}/{name}"], mx.float32) for name in held})
 
 
 def _module(policy: protocols.Policy) -> nn.Module:
