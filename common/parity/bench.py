@@ -32,8 +32,18 @@ ADAPTER_SCALE = 0.02
 
 
 def settings(*changes: str) -> Config:
-    """The emoji recipe with all three mechanisms on and changes as `--set` writes them."""
-    return configuration.load("emoji", [f"run.seed={SEED}", *changes])
+    """The emoji recipe, all three mechanisms on, with changes as `--set` writes them.
+
+    What the stages rely on is set here, whatever the recipe says: ten steps, all of them kept.
+    """
+    pinned = (
+        f"run.seed={SEED}",
+        "rollout.steps=10",
+        "rollout.window=0",
+        "rollout.trained_steps=0",
+        "rollout.kernel=flow_sde",
+    )
+    return configuration.load("emoji", [*pinned, *changes])
 
 
 def draw(name: str, shape: Sequence[int]) -> np.ndarray:

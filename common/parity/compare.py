@@ -1,6 +1,6 @@
 """Runs every stage on every backend and on the float64 reference, and compares them in pairs."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import combinations
 
 from common import backends as registry
@@ -17,25 +17,35 @@ Progress = Callable[[str], None]
 Work = Callable[[Bench], Iterator[Measured]]
 
 
-def compare(names: Sequence[str], *, observer: Progress | None = None) -> list[StageResult]:
+def compare(
+    names: Sequence[str],
+    *,
+    observer: Progress | None = None,
+    only: Collection[str] = (),
+) -> list[StageResult]:
     """Every stage of an update on each backend, compared with float64 and with each other.
 
     Args:
         names: backends to compare, such as ["cpu", "mlx"]; one that is named twice counts once.
         observer: called with a few words before each piece of work.
+        only: titles of WORK to do; empty does it all.
 
     Returns:
         A result for each stage and pair, stages in the order of an update; of each stage first
         the backends against the float64 reference (PyTorch on the CPU), then against each other.
 
     Raises:
-        ValueError: no backend is named, or a name is not registered.
+        ValueError: no backend is named, or a name is not registered, or `only` names no work.
         BackendUnavailableError: one of them, or the reference, cannot run here.
     """
+    for title in set(only) - WORK.keys():
+        raise ValueError(f"nothing called '{title}' to compare; there are {', '.join(WORK)}")
     benches = _benches(names)
     pairs = _pairs(list(benches))
     results = []
     for title, work in WORK.items():
+        if only and title not in only:
+            continue
         measured = {}
         for label, bench in benches.items():
             if observer is not None:
@@ -50,6 +60,7 @@ def compare(names: Sequence[str], *, observer: Progress | None = None) -> list[S
 WORK: dict[str, Work] = {
     "prompt encoder": single.prompt_encoder,
     "time features": single.time_features,
+    "prompt noise": single.noised_prompt,
     "model": single.layers,
     "adapter": single.adapter,
     "gradients": single.gradients,

@@ -1,5 +1,6 @@
 """What is compared, and how its error is computed."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,6 +14,14 @@ ROLLOUT = 1e-4
 
 UPDATES = 1e-3
 """Five complete updates: rollouts by policies that the errors of earlier updates moved apart."""
+
+CHANGE = 2 * math.sqrt(2 * SINGLE / math.sqrt(2 * math.pi))
+"""How far five updates moved the parameters, 5.6e-3 of the distance.
+
+Adam's first steps are lr sign(g). With an error of SINGLE in the gradient, a share 2 phi(0) SINGLE
+of normally distributed elements is smaller than its own error and may take the other sign, which
+puts it 2 lr off: |error| / |change| = 2 sqrt(share).
+"""
 
 EXACT = 0.0
 """The same bits."""

@@ -5,10 +5,8 @@ from functools import partial
 
 import numpy as np
 
-from common.algorithm import kernels
-from common.algorithm.kernels import FLOW_KERNELS
+from common.algorithm import kernels, prompt_noise
 from common.backend import Array, Conditioning, LossFunction, Policy
-from common.config import Config
 from common.parity.bench import PROMPTS, STEPS, Bench, draw, emoji, settings
 from common.parity.measure import SINGLE, Measured
 from common.process import FlowProcess, Levels
@@ -19,6 +17,8 @@ LOG_RATIOS = np.array([-4e-3, 2e-4, -3e-4, 5e-3])
 cannot carry one over its edge. With ADVANTAGES the first and the last are clipped."""
 
 ADVANTAGES = np.array([-0.5, 1.5, 1.0, 2.0])
+
+NOISE_STRENGTH = 0.3
 
 measured = partial(Measured, tolerance=SINGLE)
 
@@ -35,6 +35,20 @@ def time_features(bench: Bench) -> Iterator[Measured]:
     """`Policy.embed_time` of every noise level of the process."""
     features = bench.full.embed_time(bench.process.sigmas)
     yield measured("time features", bench.to_host({"features": features}))
+
+
+def noised_prompt(bench: Bench) -> Iterator[Measured]:
+    """`prompt_noise.perturb` of the encoded prompts, in each form, at intensities 1 to 1/4."""
+    tokens, asarray = bench.conditioning(bench.full).tokens, bench.backend.asarray
+    draws = asarray(draw("prompt noise", tokens.shape))
+    intensity = asarray(np.array([1.0, 0.75, 0.5, 0.25]))
+    noised = {
+        form: prompt_noise.perturb(
+            tokens, draws, strength=NOISE_STRENGTH, intensity=intensity, form=form
+        )
+        for form in prompt_noise.FORMS
+    }
+    yield measured("prompt noise", bench.to_host(noised))
 
 
 def layers(bench: Bench) -> Iterator[Measured]:
@@ -68,13 +82,16 @@ def gradients(bench: Bench) -> Iterator[Measured]:
 
 
 def transitions(bench: Bench) -> Iterator[Measured]:
-    """Mean, std and log-prob of each kernel, for the base model's kind of velocities."""
-    x, velocity, noise = bench.latents, draw("velocity", bench.latents.shape), "transition noise"
+    """Mean, std and log-prob of each flow kernel, from drawn velocities.
+
+    The sample whose log-prob it is comes from the kernel in numpy float64.
+    """
+    x, velocity = bench.latents, draw("velocity", bench.latents.shape)
     asarray, levels = bench.backend.asarray, bench.levels(bench.full)
-    for name in FLOW_KERNELS:
+    for name in kernels.FLOW_KERNELS:
         process = FlowProcess(bench.process.sigmas, name, bench.process.noise_level, guidance=1.0)
         on_host = process.transition(x.astype(np.float64), velocity, _host_levels(process))
-        sample = kernels.sample(on_host, draw(noise, x.shape)).astype(np.float32)
+        sample = kernels.sample(on_host, draw("transition", x.shape)).astype(np.float32)
         transition = process.transition(asarray(x), asarray(velocity), levels)
         log_prob = process.log_prob(asarray(sample), transition)
         yield measured(f"{name} mean", bench.to_host({"mean": transition.mean}))
@@ -85,11 +102,8 @@ def transitions(bench: Bench) -> Iterator[Measured]:
 def objective(bench: Bench) -> Iterator[Measured]:
     """`update.surrogate_loss`, clipped surrogate and KL to the base model, and its gradient."""
     config, policy = settings("objective.kl_weight=0.1"), bench.adapted
-    asarray, levels, x = (
-        bench.backend.asarray,
-        bench.levels(policy),
-        bench.backend.asarray(bench.latents),
-    )
+    asarray, levels = bench.backend.asarray, bench.levels(policy)
+    x = asarray(bench.latents)
     sample, log_prob = bench.sampled
     with policy.reference():
         velocity = asarray(bench.velocity(policy))
@@ -113,14 +127,14 @@ def objective(bench: Bench) -> Iterator[Measured]:
 
 def optimizer(bench: Bench) -> Iterator[Measured]:
     """One AdamW step whose gradient is clipped, from moments that earlier steps left."""
-    config: Config = settings("optimizer.learning_rate=0.01", "optimizer.weight_decay=0.1")
+    config = settings("optimizer.learning_rate=0.01", "optimizer.weight_decay=0.1")
     policy = bench.backend.policy(config.model, config.adapter, seed=config.run.seed)
     shapes = {name: value.shape for name, value in bench.to_host(policy.parameters()).items()}
     adamw = bench.backend.optimizer(policy, config.optimizer)
     # The moments of a gradient that was about as large as the clipped one.
     size = sum(int(np.prod(shape)) for shape in shapes.values())
     scale = np.float32(config.optimizer.max_grad_norm / np.sqrt(size))
-    state = {"step": np.array(3, dtype=np.int64)}
+    state: dict[str, np.ndarray] = {"step": np.array(3, dtype=np.int64)}
     for name, shape in shapes.items():
         state[f"first/{name}"] = scale * draw(f"first/{name}", shape)
         state[f"second/{name}"] = (scale * draw(f"second/{name}", shape)) ** 2
@@ -134,7 +148,7 @@ def optimizer(bench: Bench) -> Iterator[Measured]:
 
 
 def scorers(bench: Bench) -> Iterator[Measured]:
-    """Features and scores of both scorers on the same images: emoji, and uniform noise."""
+    """Features and scores of both scorers on the same images: emoji, and noise."""
     count = len(PROMPTS)
     noise = np.clip(128 + 64 * draw("pixels", (count, 32, 32, 3)), 0, 255).astype(np.uint8)
     images, prompts = np.concatenate([emoji(count), noise]), [*PROMPTS, *PROMPTS]

@@ -16,7 +16,7 @@ from common.conditioner import Conditioner
 from common.config import Config
 from common.noise import NoiseKey, Purpose
 from common.parity.bench import Bench, draw, settings
-from common.parity.measure import EXACT, ROLLOUT, UPDATES, Measured
+from common.parity.measure import CHANGE, EXACT, ROLLOUT, UPDATES, Measured
 from common.process import FlowProcess
 from common.prompts import Prompt, batch, load as load_prompts
 from common.rewards import RewardSuite, combine
@@ -65,7 +65,10 @@ def identical_credit(bench: Bench) -> Iterator[Measured]:
 
 
 def updates(bench: Bench) -> Iterator[Measured]:
-    """Five complete updates of a small emoji recipe by the Trainer, from its files."""
+    """Five complete updates of a small emoji recipe by the Trainer, read from its files.
+
+    Parameters count as one vector: of single tensors, LoRA's B starts at 0 and is all change.
+    """
     config = settings(
         *SMALL,
         "run.updates=5",
@@ -79,11 +82,12 @@ def updates(bench: Bench) -> Iterator[Measured]:
     with tempfile.TemporaryDirectory(prefix="drift-parity-") as folder:
         run = RunDirectory.create(Path(folder) / "run", config, {})
         Trainer(config, bench.backend, run, observer=_Silent(), stop=threading.Event()).run()
-        newest = checkpoint.latest(run.checkpoints)
-        assert newest is not None
-        parameters, metrics = checkpoint.load(newest).parameters, run.metrics()
-    tuned = np.concatenate([value.ravel() for _, value in sorted(parameters.items())])
-    yield Measured("five updates, parameters", {"parameters": tuned}, UPDATES)
+        tuned = checkpoint.load(run.checkpoints / f"{config.run.updates:06d}").parameters
+        metrics = run.metrics()
+    policy = bench.backend.policy(config.model, config.adapter, seed=config.run.seed)
+    after, before = _flat(tuned), _flat(bench.to_host(policy.parameters()))
+    yield Measured("five updates, parameters", {"parameters": after}, UPDATES)
+    yield Measured("five updates, change", {"change": after - before}, CHANGE)
     for name in METRICS:
         history = {f"update {row['update']}": np.array(row[name]) for row in metrics}
         yield Measured(f"five updates, {name}", history, UPDATES)
@@ -92,10 +96,22 @@ def updates(bench: Bench) -> Iterator[Measured]:
 class _Silent:
     """An observer that tells nobody."""
 
-    def started(self, plan: dict[str, Any]) -> None: ...
-    def updated(self, record: dict[str, float]) -> None: ...
-    def evaluated(self, record: dict[str, Any]) -> None: ...
-    def saved(self, path: Path) -> None: ...
+    def started(self, plan: dict[str, Any]) -> None:
+        """Say nothing."""
+
+    def updated(self, record: dict[str, float]) -> None:
+        """Say nothing."""
+
+    def evaluated(self, record: dict[str, Any]) -> None:
+        """Say nothing."""
+
+    def saved(self, path: Path) -> None:
+        """Say nothing."""
+
+
+def _flat(parameters: dict[str, np.ndarray]) -> np.ndarray:
+    """All parameters as one float64 vector, by name."""
+    return np.concatenate([parameters[name].ravel() for name in sorted(parameters)], dtype=float)
 
 
 def _sample(bench: Bench, config: Config, prompts: list[Prompt]) -> Trajectories:
