@@ -128,7 +128,7 @@ class SubsetConfig(Table):
         "maxvar",
         "none",
     ] = key("none", "how the subset is chosen from the task rewards")
-    keep: Positive | None = key(None, "K: samples kept by the rules that count")
+    keep: Annotated[int, Field(ge=2)] | None = key(None, "K: samples kept by the rules that count")
     alpha: AboveZero = key(1.5, "half width of `band`, in standard deviations")
     kappa: AboveZero = key(2.5, "cut of `mad`, `upper`, `lower`, in scaled MADs")
 
@@ -150,7 +150,7 @@ class NoiseConfig(Table):
     schedule: Literal["cads", "linear", "cosine", "exponential", "constant", "none"] = key(
         "linear", "annealing over denoising time"
     )
-    tau1: Unit = key(0.6, "below it `cads` and `cosine` leave the prompt clean")
+    tau1: Unit = key(0.6, "below it the prompt is clean (`cads`, `cosine`, `exponential`)")
     tau2: Unit = key(0.9, "above it they add all the noise")
     rate: AboveZero = key(3.0, "k of `exponential`")
     axis: Literal["index", "sigma", "timestep"] = key("index", "what time means")

@@ -17,7 +17,7 @@ from common.ema import MovingAverage
 from common.noise import NoiseKey, Purpose
 from common.process import FlowProcess
 from common.prompts import Prompt
-from common.rewards import RewardSuite, combine
+from common.rewards import RewardSuite, combine, finite_mean
 
 ALIGNMENT_SCALE = 10.0
 """Alignment is reported as 10 x cosine, the scale of the default reward."""
@@ -129,9 +129,9 @@ class Evaluator:
         distance = self._diversity(self._heldout, flat, prompts)
         total = combine(by_group, self._rewards.terms, method="weighted_sum")
         return {
-            "reward": float(np.nanmean(total)),
-            **{f"reward/term/{name}": float(np.nanmean(v)) for name, v in scores.items()},
-            "reward_by_prompt": _listed(np.nanmean(total, axis=1)),
+            "reward": float(finite_mean(total)),
+            **{f"reward/term/{name}": float(finite_mean(v)) for name, v in scores.items()},
+            "reward_by_prompt": _listed(finite_mean(total, axis=1)),
             "alignment_train": float(train.mean()),
             "alignment_heldout": float(heldout.mean()),
             "alignment_heldout_by_prompt": _listed(heldout.reshape(prompts, count).mean(axis=1)),

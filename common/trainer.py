@@ -22,7 +22,7 @@ from common.noise import NoiseKey, Purpose
 from common.process import FlowProcess
 from common.prompts import Prompt, batch, load as load_prompts
 from common.report import pictures
-from common.rewards import RewardSuite, combine
+from common.rewards import RewardError, RewardSuite, combine, finite_mean
 from common.rollout import Sampler, Trajectories, plan_steps
 from common.run_directory import RunDirectory
 from common.update import Learner
@@ -120,7 +120,7 @@ class Trainer:
         updates, every = self._config.run.updates, self._config.checkpoint.every
         while True:
             self._evaluate_if_due()
-            if self._update == updates:
+            if self._update >= updates:
                 return True
             if self._stop.is_set():
                 self._save_if_new()
@@ -161,7 +161,7 @@ class Trainer:
             "seconds": time.perf_counter() - start,
             "images": float(len(trajectories.images)),
             **assigned.metrics,
-            **{f"reward/term/{name}": float(np.nanmean(v)) for name, v in terms.items()},
+            **{f"reward/term/{name}": float(finite_mean(v)) for name, v in terms.items()},
             **learned,
             **{f"time/{name}": seconds for name, seconds in clock.seconds.items()},
         }
@@ -194,7 +194,7 @@ class Trainer:
         if predicted is not None:
             predicted = np.stack([self._potential_scorer.features(step) for step in predicted])
             predicted = predicted.reshape(len(predicted), *shape, -1)
-        return credit.assign(
+        assigned = credit.assign(
             config,
             rewards,
             features.reshape(*shape, -1),
@@ -202,6 +202,12 @@ class Trainer:
             draws=np.stack(draws),
             base=self._base_rewards(prompts),
         )
+        if not assigned.selected.any():
+            raise RewardError(
+                f"update {self._update + 1}: {(~np.isfinite(rewards)).sum()} of {rewards.size} "
+                "samples have no finite reward, and no group has two samples to compare"
+            )
+        return assigned
 
     def _base_rewards(self, prompts: list[Prompt]) -> np.ndarray | None:
         """The base model's reward of each prompt, which the `above_base` gate compares with."""

@@ -52,6 +52,14 @@ def combine(
     return total
 
 
+def finite_mean(values: np.ndarray, axis: int | None = None) -> np.ndarray:
+    """Mean over the finite values, along an axis or all; NaN where there are none."""
+    finite = np.isfinite(values)
+    total = np.where(finite, values, 0.0).sum(axis=axis)
+    count = finite.sum(axis=axis)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
 class RewardSuite:
     """The rewards of a run: made once, then called on every rollout."""
 

@@ -176,3 +176,14 @@ def test_a_dropped_sample_is_counted_and_a_failing_reward_stops_the_run(
 def test_too_few_prompts_is_one_clear_line(backend, tiny, train):
     with pytest.raises(ConfigError, match=r"rollout\.prompts = 3 is more than the 2 prompts"):
         train(tiny("rollout.prompts=3"), backend)
+
+
+def test_an_update_without_any_score_stops_the_run(backend, tiny, train, tmp_path, monkeypatch):
+    (tmp_path / "dead_reward.py").write_text(
+        "import numpy as np\n"
+        "def none(images, prompts, metadata):\n"
+        "    return np.full(len(images), np.nan)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(RewardError, match="update 1: 8 of 8 samples have no finite reward"):
+        train(tiny("reward.terms.dead_reward:none=1.0", "reward.on_error=drop"), backend)
