@@ -22,6 +22,9 @@ __all__ = ["Block", "Denoiser", "EmbeddedPolicy", "EmbeddedScorer", "ImageText"]
 ROOT, CUBIC = math.sqrt(2 / math.pi), 0.044715
 """Constants of the tanh GELU."""
 
+LIMIT = 9.0
+"""Where tanh is 1 in float32."""
+
 CHUNK = 256
 """Images that a scorer looks at in one pass: bounds memory."""
 
@@ -302,25 +305,30 @@ def _gelu_cpu_vjp(x: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
 
 @partial(mx.compile, shapeless=True)
 def _gelu_value(x: mx.array) -> mx.array:
-    return 0.5 * x * (1 + _tanh(ROOT * (x + CUBIC * x * x * x)))
+    a, b = _tanh_parts(ROOT * (x + CUBIC * x * x * x))
+    return 0.5 * x * (1 + 2 * a * b / (a * a + b * b))
 
 
 @partial(mx.compile, shapeless=True)
 def _gelu_slope(x: mx.array) -> mx.array:
-    t = _tanh(ROOT * (x + CUBIC * x * x * x))
-    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * ROOT * (1 + 3 * CUBIC * x * x)
+    u = ROOT * (x + CUBIC * x * x * x)
+    a, b = _tanh_parts(u)
+    t = 2 * a * b / (a * a + b * b)
+    # 1 - t^2 by subtraction would leave a rounding error that x^3 blows up.
+    sech = mx.where(mx.abs(u) < LIMIT, (b * b - a * a) / (a * a + b * b), 0.0)
+    return 0.5 * (1 + t) + 0.5 * x * sech * sech * ROOT * (1 + 3 * CUBIC * x * x)
 
 
-def _tanh(u: mx.array) -> mx.array:
-    """2 y p q / (q^2 + y^2 p^2), y = u/2: Lambert's continued fraction (1761) of tanh y, doubled.
+def _tanh_parts(u: mx.array) -> tuple[mx.array, mx.array]:
+    """A and b with tanh u = 2 a b / (a^2 + b^2) and sech u = (b^2 - a^2) / (a^2 + b^2).
 
-    y p/q is its seventh convergent. The error is below 1.5e-7 everywhere; beyond 9 tanh is 1.
+    a/b = tanh(u/2): the seventh convergent of Lambert's continued fraction (1761). The error of
+    tanh u is below 2e-7 everywhere; beyond LIMIT it is 1.
     """
-    y = mx.clip(u, -9.0, 9.0) * 0.5
+    y = mx.clip(u, -LIMIT, LIMIT) * 0.5
     s = y * y
-    p = ((s + 378) * s + 17325) * s + 135135
-    q = ((28 * s + 3150) * s + 62370) * s + 135135
-    return 2 * y * p * q / (q * q + s * p * p)
+    a = y * (((s + 378) * s + 17325) * s + 135135)
+    return a, ((28 * s + 3150) * s + 62370) * s + 135135
 
 
 def _patches(x: mx.array, config: DenoiserConfig) -> mx.array:

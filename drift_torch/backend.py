@@ -209,3 +209,5 @@ def _exact() -> None:
     # cuBLAS reads it when its first handle is made; without it deterministic products fail.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
+    # Filling new memory with NaN helps debugging only, and costs time.
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010

@@ -1,0 +1,134 @@
+"""What only MLX needs: its own GELU, no PyTorch, OpenBLAS before MLX on Linux, no float64."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import drift_mlx  # before MLX: it loads OpenBLAS
+from common import backends
+from common.backend import BackendUnavailableError
+from common.config import AdapterConfig, ModelConfig, OptimizerConfig
+
+drift = pytest.importorskip("drift_mlx.backend", exc_type=ImportError)
+
+import mlx.core as mx  # noqa: E402
+
+from drift_mlx import embedded  # noqa: E402
+
+U = np.concatenate([np.linspace(-12, 12, 4801), [-1e4, 1e4, 1e-4, 0.0]])
+
+
+def test_tanh_of_products_is_tanh():
+    a, b = embedded._tanh_parts(mx.array(U))
+    got = np.array(2 * a * b / (a * a + b * b), dtype=np.float64)
+    expected = np.tanh(U.astype(np.float32).astype(np.float64))
+    np.testing.assert_allclose(got, expected, rtol=5e-7, atol=2e-7)
+
+
+def test_gelu_and_its_slope_are_those_of_the_formula():
+    x = U.astype(np.float32).astype(np.float64)
+    inner = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
+    t = np.tanh(inner)
+    slope = (1 + t) / 2 + x / 2 * (1 - t**2) * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * x**2)
+    device = mx.array(x.astype(np.float32))
+    weight = mx.array(np.linspace(-1, 1, len(x), dtype=np.float32))
+    got = mx.grad(lambda x: (weight * embedded._gelu_cpu(x)).sum())(device)
+    error = np.array(embedded._gelu_cpu(device)) - x / 2 * (1 + t)
+    # The tail is a difference from 1, so it has the absolute error of a float32 near x.
+    assert np.abs(error / np.maximum(1, np.abs(x))).max() < 3e-7
+    np.testing.assert_allclose(np.array(got), np.array(weight) * slope, rtol=1e-5, atol=2e-6)
+
+
+def test_gelu_is_a_constant_to_nothing_else():
+    x = mx.array([0.3, -2.0])
+    mixed = mx.grad(lambda x: (embedded._gelu(x * x) * x).sum())(x)
+    value, step = np.array([0.3, -2.0]), 1e-5
+
+    def f(x):
+        return 0.5 * x**2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x**2 + 0.044715 * x**6))) * x
+
+    np.testing.assert_allclose(
+        np.array(mixed), (f(value + step) - f(value - step)) / 2 / step, 1e-5
+    )
+
+
+def test_a_run_on_mlx_loads_no_torch_and_no_transformers():
+    code = """
+import sys
+from common import backends
+from common.config import AdapterConfig, ModelConfig, OptimizerConfig
+backend = backends.load("mlx")
+policy = backend.policy(ModelConfig(), AdapterConfig(), seed=0)
+backend.optimizer(policy, OptimizerConfig())
+backend.scorer("train")
+print([name for name in ("torch", "drift_torch", "transformers", "mlx_lm") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_float64_and_other_types_are_refused():
+    with pytest.raises(BackendUnavailableError, match="the float64 reference is backend cpu"):
+        drift.mlx("float64")
+    with pytest.raises(ValueError, match="'float16' of backend mlx; valid: float32"):
+        drift.mlx("float16")
+    with pytest.raises(TypeError, match="object is not a policy of the MLX backend"):
+        drift.mlx().optimizer(object(), OptimizerConfig())
+
+
+def test_bfloat16_comes_back_as_float32():
+    back = drift.mlx().to_numpy(mx.array([1.5, -0.25], dtype=mx.bfloat16))
+    assert back.dtype == np.float32
+    np.testing.assert_array_equal(back, [1.5, -0.25])
+
+
+def test_after_a_failed_loss_the_policy_has_its_own_arrays_again():
+    backend = backends.load("mlx")
+    policy = backend.policy(ModelConfig(), AdapterConfig(rank=2, targets=("o",)), seed=0)
+    before = {n: backend.to_numpy(v) for n, v in policy.parameters().items()}
+
+    def loss():
+        raise RuntimeError("no loss")
+
+    with pytest.raises(RuntimeError, match="no loss"):
+        backend.value_and_grad(policy, loss)()
+    for name, value in policy.parameters().items():
+        np.testing.assert_array_equal(backend.to_numpy(value), before[name])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux's MLX needs OpenBLAS")
+@pytest.mark.parametrize(
+    ("installed", "advised"),
+    [(True, f"LD_PRELOAD={drift_mlx.OPENBLAS}"), (False, "apt install libopenblas0-pthread")],
+)
+def test_without_openblas_the_advice_says_what_to_do(monkeypatch, installed, advised):
+    backend = drift.Backend("mlx", mx.Device(mx.cpu), "float32")
+    monkeypatch.setattr(drift, "_openblas_loaded", lambda: True)
+    assert backend.advice() == []
+    monkeypatch.setattr(drift, "_openblas_loaded", lambda: False)
+
+    def load(name):
+        assert name == drift_mlx.OPENBLAS
+        if not installed:
+            raise OSError(name)
+
+    monkeypatch.setattr(drift.ctypes, "CDLL", load)
+    assert [advised in line for line in backend.advice()] == [True]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux's MLX needs OpenBLAS")
+def test_openblas_is_found_by_itself_where_it_is_installed():
+    code = """
+import ctypes
+try:
+    ctypes.CDLL("libopenblas.so.0")
+except OSError:
+    print("absent")
+else:
+    import drift_mlx.backend
+    print(drift_mlx.backend.mlx().describe()["openblas"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() in {"absent", "True"}
