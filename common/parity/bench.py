@@ -6,6 +6,7 @@ only when it goes to a device: that rounding belongs to the backend's error.
 """
 
 import hashlib
+import json
 from collections.abc import Sequence
 from functools import cache, cached_property
 
@@ -52,12 +53,24 @@ def draw(name: str, shape: Sequence[int]) -> np.ndarray:
     return normal(NoiseKey(SEED, Purpose.DATA, prompt=address), shape)
 
 
-@cache
 def emoji(count: int) -> np.ndarray:
     """Real images, spread over the data: uint8 [count, 32, 32, 3]."""
-    with np.load(FOLDER / "emoji32.npz") as data:
-        images = data["images"]
+    images, _ = _data()
     return images[np.linspace(0, len(images) - 1, count).astype(int)]
+
+
+def emoji_of(name: str, count: int) -> np.ndarray:
+    """The first images of one name: uint8 [count, 32, 32, 3]."""
+    images, names = _data()
+    return images[names == name][:count]
+
+
+@cache
+def _data() -> tuple[np.ndarray, np.ndarray]:
+    """All images, and the name of each."""
+    names = json.loads((FOLDER / "names.json").read_text(encoding="utf-8"))["names"]
+    with np.load(FOLDER / "emoji32.npz") as data:
+        return data["images"], np.array(names)[data["name_index"]]
 
 
 class Bench:

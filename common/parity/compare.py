@@ -68,7 +68,7 @@ WORK: dict[str, Work] = {
     "objective": single.objective,
     "optimizer": single.optimizer,
     "scorers": single.scorers,
-    "credit": whole.identical_credit,
+    "credit": whole.assigned_credit,
     "rollout": whole.rollout,
     "five updates": whole.updates,
 }

@@ -10,7 +10,7 @@ SINGLE = 1e-5
 """One stage on identical inputs: about 100 roundings of float32 (2^-24) that do not cancel."""
 
 ROLLOUT = 1e-4
-"""A whole rollout, or anything computed from its images: ten stages, each fed with the last."""
+"""A whole rollout, or what is computed from its images: ten steps, each fed with the last."""
 
 UPDATES = 1e-3
 """Five complete updates: rollouts by policies that the errors of earlier updates moved apart."""

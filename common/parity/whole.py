@@ -15,8 +15,8 @@ from common.clock import Clock
 from common.conditioner import Conditioner
 from common.config import Config
 from common.noise import NoiseKey, Purpose
-from common.parity.bench import Bench, draw, settings
-from common.parity.measure import CHANGE, EXACT, ROLLOUT, UPDATES, Measured
+from common.parity.bench import Bench, draw, emoji, emoji_of, settings
+from common.parity.measure import CHANGE, EXACT, ROLLOUT, SINGLE, UPDATES, Measured
 from common.process import FlowProcess
 from common.prompts import Prompt, batch, load as load_prompts
 from common.rewards import RewardSuite, combine
@@ -37,11 +37,12 @@ METRICS = ("reward/mean", "diversity/group")
 def rollout(bench: Bench) -> Iterator[Measured]:
     """Ten stochastic steps with prompt noise by the adapted model, each backend on its own path.
 
-    Images are rounded latents: a pixel that lies between two grey levels may go either way, and
-    rewards, potentials and advantages carry that on. They are each backend's own.
+    Images are rounded latents: a pixel halfway between two grey levels may go either way. Rewards
+    and potentials are of each backend's own images, so they carry that on; advantages are not
+    compared here, because in a group of nearly equal rewards one such pixel moves them by 1e-3.
     """
     config = settings(*SMALL, "rollout.train_last_step=true")
-    prompts = batch(load_prompts(config.prompts), count=2, seed=config.run.seed, update=0)
+    prompts = _prompts(config)
     found = _sample(bench, config, prompts)
     kept = {f"step {k}": found.next_latents[:, k] for k in range(config.rollout.steps)}
     yield Measured("rollout latents", kept, ROLLOUT)
@@ -49,19 +50,32 @@ def rollout(bench: Bench) -> Iterator[Measured]:
     yield Measured("rollout final latents", {"final": found.next_latents[:, -1]}, ROLLOUT)
     yield Measured("rollout images", {"images": found.images}, ROLLOUT)
     rewards, features = _score(bench.backend, config, prompts, found.images)
-    assigned = _credit(config, rewards, features)
+    potentials, _ = _credit(config, rewards, features)
     yield Measured("rollout rewards", {"rewards": rewards}, ROLLOUT)
-    yield Measured("rollout potentials", {"potentials": assigned["potentials"]}, ROLLOUT)
-    yield Measured("rollout advantages", {"advantages": assigned["advantages"]}, ROLLOUT)
+    yield Measured("rollout potentials", {"potentials": potentials}, ROLLOUT)
 
 
-def identical_credit(bench: Bench) -> Iterator[Measured]:
-    """Potentials and advantages of drawn rewards and features: host float64, so the same bits."""
+def assigned_credit(bench: Bench) -> Iterator[Measured]:
+    """Potentials and advantages: of real images that each backend scores, and of drawn rewards.
+
+    Half of each group's images show its prompt. They are the same everywhere, so only the
+    scorer's rounding is in it. With rewards and features drawn too there is nothing left but
+    float64 on the host, so the same bits.
+    """
     config = settings(*SMALL)
-    shape = (config.rollout.prompts, config.rollout.group_size)
-    rewards = 6.0 + draw("rewards", shape).astype(np.float64)
-    features = draw("features", (*shape, 64))
-    yield Measured("credit, identical inputs", _credit(config, rewards, features), EXACT)
+    prompts, half = _prompts(config), config.rollout.group_size // 2
+    images = [part for p in prompts for part in (emoji_of(p.text, half), emoji(half))]
+    rewards, features = _score(bench.backend, config, prompts, np.concatenate(images))
+    potentials, advantages = _credit(config, rewards, features)
+    yield Measured("potentials", {"potentials": potentials}, SINGLE)
+    yield Measured("advantages", {"advantages": advantages}, SINGLE)
+    drawn = 6.0 + draw("rewards", rewards.shape).astype(np.float64)
+    potentials, advantages = _credit(config, drawn, draw("features", features.shape))
+    yield Measured(
+        "potentials and advantages, identical inputs",
+        {"potentials": potentials, "advantages": advantages},
+        EXACT,
+    )
 
 
 def updates(bench: Bench) -> Iterator[Measured]:
@@ -72,7 +86,7 @@ def updates(bench: Bench) -> Iterator[Measured]:
     config = settings(
         *SMALL,
         "run.updates=5",
-        "rollout.steps=4",
+        "rollout.steps=3",
         "checkpoint.every=5",
         "evaluate.prompts=1",
         "evaluate.images=2",
@@ -114,6 +128,12 @@ def _flat(parameters: dict[str, np.ndarray]) -> np.ndarray:
     return np.concatenate([parameters[name].ravel() for name in sorted(parameters)], dtype=float)
 
 
+def _prompts(config: Config) -> list[Prompt]:
+    """The prompts of the first update."""
+    count, seed = config.rollout.prompts, config.run.seed
+    return batch(load_prompts(config.prompts), count=count, seed=seed, update=0)
+
+
 def _sample(bench: Bench, config: Config, prompts: list[Prompt]) -> Trajectories:
     backend, policy, clock = bench.backend, bench.adapted, Clock()
     process, seed = FlowProcess.of(config.rollout), config.run.seed
@@ -142,9 +162,12 @@ def _score(
     return rewards, features.reshape(*rewards.shape, -1)
 
 
-def _credit(config: Config, rewards: np.ndarray, features: np.ndarray) -> dict[str, np.ndarray]:
+def _credit(
+    config: Config, rewards: np.ndarray, features: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Potentials and advantages [P, G] of rewards [P, G] and features [P, G, F]."""
     key = NoiseKey(config.run.seed, Purpose.SUBSET)
     assigned = credit.assign(config, rewards, features, draws=noise.uniform(key, rewards.shape))
     distances = diversity.cosine_distances(features.astype(np.float64))
     potentials = shaping.potential(distances, kind=config.drift.shaping.potential)
-    return {"potentials": potentials, "advantages": assigned.advantages}
+    return potentials, assigned.advantages

@@ -32,12 +32,12 @@ STAGES = {
         "dance_sde log-prob", "objective loss", "objective ratio", "objective KL",
         "objective gradients", "adamw gradient norm", "adamw moments", "adamw parameters",
         "train scorer features", "train scorer scores", "heldout scorer features",
-        "heldout scorer scores",
+        "heldout scorer scores", "potentials", "advantages",
     ),
-    EXACT: ("credit, identical inputs",),
+    EXACT: ("potentials and advantages, identical inputs",),
     ROLLOUT: (
         "rollout latents", "rollout log-probs", "rollout final latents", "rollout images",
-        "rollout rewards", "rollout potentials", "rollout advantages",
+        "rollout rewards", "rollout potentials",
     ),
     UPDATES: (
         "five updates, parameters", "five updates, reward/mean", "five updates, diversity/group",
