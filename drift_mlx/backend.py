@@ -84,7 +84,8 @@ class Backend:
         def run(*arrays: mx.array) -> tuple[mx.array, dict[str, mx.array], Parameters]:
             parameters = lora.trainable(module)
             try:
-                (value, auxiliary), gradients = differentiate(parameters, *arrays)
+                # A copy: MLX puts its tracers into the dict, and leaves them there after an error.
+                (value, auxiliary), gradients = differentiate(dict(parameters), *arrays)
             finally:
                 _set(module, parameters)
             mx.eval(value, auxiliary, gradients)
