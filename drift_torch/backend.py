@@ -1,5 +1,6 @@
 """PyTorch as a backend: arrays, gradients, AdamW, and what the device is."""
 
+import ctypes
 import os
 import platform
 import resource
@@ -27,6 +28,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 def cpu(dtype: str = "float32") -> protocols.Backend:
     """PyTorch on the CPU; dtype "float32", or "float64" for a reference run."""
+    _keep_freed_memory()
     return Backend("cpu", torch.device("cpu"), dtype)
 
 
@@ -200,6 +202,20 @@ def _module(policy: protocols.Policy) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise TypeError(f"{type(policy).__name__} is not a policy of the PyTorch backend")
     return module
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc reuse the memory of activations instead of asking for new pages each time.
+
+    Zeroing new pages takes a quarter of a small model's forward pass.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        most_mapped, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
+        mallopt(most_mapped, 0)
+        mallopt(trim_threshold, 2**31 - 1)
 
 
 def _exact() -> None:
