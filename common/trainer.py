@@ -48,6 +48,22 @@ class Observer(Protocol):
         ...
 
 
+class Silent:
+    """An observer that watches nothing; a base for those that watch one thing."""
+
+    def started(self, plan: dict[str, Any]) -> None:
+        """Nothing to do."""
+
+    def updated(self, record: dict[str, float]) -> None:
+        """Nothing to do."""
+
+    def evaluated(self, record: dict[str, Any]) -> None:
+        """Nothing to do."""
+
+    def saved(self, path: Path) -> None:
+        """Nothing to do."""
+
+
 class Trainer:
     """Fine-tunes one policy as a configuration says, in one run directory.
 
@@ -125,11 +141,12 @@ class Trainer:
             if self._stop.is_set():
                 self._save_if_new()
                 return False
-            self._observer.updated(self._one_update())
+            self._observer.updated(self.step())
             if self._update % every == 0 or self._update == updates:
                 self._save_if_new()
 
-    def _one_update(self) -> dict[str, float]:
+    def step(self) -> dict[str, float]:
+        """One update; returns its row of `metrics.jsonl`, which is on disk by then."""
         start, clock = time.perf_counter(), Clock()
         config, update = self._config, self._update
         prompts = batch(

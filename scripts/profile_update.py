@@ -19,10 +19,10 @@ import click
 from common import config as configuration
 from common.backends import load
 from common.run_directory import RunDirectory
-from common.trainer import Trainer
+from common.trainer import Silent, Trainer
 
 
-class Profile:
+class Profile(Silent):
     """Adds up seconds by name; an observer that starts over after the first update."""
 
     def __init__(self) -> None:
@@ -42,12 +42,6 @@ class Profile:
 
         return call
 
-    def started(self, plan: dict[str, Any]) -> None:
-        """Nothing to do."""
-
-    def evaluated(self, record: dict[str, Any]) -> None:
-        """Nothing to do: only the first and the last update have one beside them."""
-
     def updated(self, record: dict[str, float]) -> None:
         """Keep the update's own times; forget the first update."""
         if record["update"] > 1:
@@ -55,9 +49,6 @@ class Profile:
             self.counted = dict(self.seconds)
         else:
             self.seconds.clear()
-
-    def saved(self, path: Path) -> None:
-        """Nothing to do."""
 
 
 @click.command()
