@@ -15,6 +15,7 @@ TINY = (
     "rollout.prompts=2",
     "rollout.group_size=4",
     "rollout.steps=4",
+    "rollout.window=0",
     "rollout.batch_size=8",
     "objective.micro_batch=8",
     "evaluate.images=2",

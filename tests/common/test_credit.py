@@ -1,0 +1,111 @@
+"""Credit assignment keeps the method's order: validity, potentials, subset, shaping, advantages.
+
+Cases small enough to work by hand: the subset looks at task rewards only, an invalid sample
+influences nobody, and what is logged is what happened.
+"""
+
+import numpy as np
+import pytest
+
+from common import config as configuration, credit
+from common.algorithm import subset
+
+SEED = np.random.default_rng(7)
+
+
+def settings(*changes):
+    return configuration.load("emoji-grpo", ["rollout.steps=3", "rollout.window=0", *changes])
+
+
+def features(groups, size, width=6):
+    values = SEED.normal(size=(groups, size, width))
+    return values / np.linalg.norm(values, axis=-1, keepdims=True)
+
+
+def assign(config, rewards, image_features, **more):
+    draws = SEED.uniform(size=rewards.shape)
+    return credit.assign(config, rewards, image_features, draws=draws, **more)
+
+
+def test_the_subset_is_chosen_from_the_task_reward_alone():
+    rewards = SEED.normal(size=(3, 8))
+    config = settings(
+        "drift.subset.rule=upper",
+        "drift.subset.kappa=1.0",
+        "drift.shaping.mode=terminal",
+        "drift.shaping.weight=5.0",
+        "drift.shaping.scaling=raw",
+    )
+    given = assign(config, rewards, features(3, 8))
+    expected = subset.select(rewards, rule="upper", kappa=1.0)
+    assert not expected.all()
+    np.testing.assert_array_equal(given.selected, expected)
+    assert (given.advantages[~expected] == 0).all()
+
+
+def test_plain_grpo_is_the_z_score_of_the_group():
+    rewards = SEED.normal(size=(2, 5))
+    given = assign(settings(), rewards, features(2, 5))
+    centred = rewards - rewards.mean(axis=1, keepdims=True)
+    expected = centred / rewards.std(axis=1, keepdims=True)
+    np.testing.assert_allclose(given.advantages, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("bad", ["reward", "feature"])
+def test_an_invalid_sample_is_dropped_and_influences_nobody(bad):
+    config = settings("drift.shaping.mode=terminal", "drift.shaping.weight=0.5")
+    rewards, images = SEED.normal(size=(2, 6)), features(2, 6)
+    broken, broken_images = rewards.copy(), images.copy()
+    if bad == "reward":
+        broken[0, 2] = np.nan
+    else:
+        broken_images[0, 2, 1] = np.inf
+    given = assign(config, broken, broken_images)
+    kept = [0, 1, 3, 4, 5]
+    alone = assign(config, rewards[:1, kept], images[:1, kept])
+    assert not given.selected[0, 2]
+    assert given.advantages[0, 2] == 0
+    np.testing.assert_allclose(given.advantages[0, kept], alone.advantages[0], rtol=1e-12)
+    assert given.metrics["group/invalid"] == 1
+
+
+def test_per_step_advantages_are_looked_up_by_sample_and_step():
+    config = settings("drift.shaping.mode=per_step", "drift.shaping.weight=0.5")
+    rewards, images = SEED.normal(size=(2, 4)), features(2, 4)
+    predicted = np.stack([features(2, 4) for _ in range(3)])
+    given = assign(config, rewards, images, predicted_features=predicted)
+    assert given.advantages.shape == (3, 2, 4)
+    looked_up = given.of(np.array([5, 0]), np.array([2, 1]))
+    np.testing.assert_array_equal(looked_up, [given.advantages[2, 1, 1], given.advantages[1, 0, 0]])
+    np.testing.assert_allclose(given.advantages.sum(axis=-1), 0, atol=1e-12)
+
+
+def test_what_is_logged_is_what_happened():
+    rewards = np.array([[0.0, 1.0, 2.0, 9.0], [3.0, 3.0, 3.0, 3.0]])
+    config = settings("drift.subset.rule=window", "drift.subset.keep=3")
+    logged = assign(config, rewards, features(2, 4)).metrics
+    # Group 0 keeps 0, 1, 2 and so drops its best; group 1 has no spread and keeps its first three.
+    assert logged["reward/mean"] == 3.0
+    assert logged["subset/size"] == 3.0
+    assert logged["subset/mean"] == pytest.approx((0 + 1 + 2 + 9) / 6)
+    assert logged["subset/std"] == pytest.approx(np.std([0, 1, 2]) / 2)
+    assert logged["subset/best_dropped"] == 0.5
+    assert logged["group/zero_std"] == 0.5
+    assert logged["shaping/variance_share"] == 0.0
+
+
+def test_the_share_of_the_potential_is_one_half_when_it_varies_as_much_as_the_reward():
+    config = settings("drift.shaping.mode=terminal", "drift.shaping.weight=1.0")
+    logged = assign(config, SEED.normal(size=(4, 16)), features(4, 16)).metrics
+    assert logged["shaping/variance_share"] == pytest.approx(0.5)
+    none = assign(settings(), SEED.normal(size=(4, 16)), features(4, 16)).metrics
+    assert none["shaping/variance_share"] == 0.0
+
+
+def test_correlation_of_reward_and_potential_has_its_sign():
+    images = features(1, 12)
+    cosines = np.einsum("gif,gjf->gij", images, images)
+    phi = (1 - cosines).sum(axis=-1) / 11
+    for sign in (1.0, -1.0):
+        logged = assign(settings(), sign * phi, images).metrics
+        assert logged["shaping/correlation"] == pytest.approx(sign)
