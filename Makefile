@@ -14,8 +14,6 @@ RUN_EXTRAS := torch
 endif
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-# MLX's Linux wheel carries reference BLAS; with OpenBLAS it is many times faster on a CPU.
-OPENBLAS := $(firstword $(wildcard /usr/lib/*-linux-gnu/openblas-pthread/libopenblas.so.0))
 
 .PHONY: run test check clean
 run: $(VENV)/.run
@@ -23,7 +21,7 @@ run: $(VENV)/.run
 
 test: $(VENV)/.test
 	DRIFT_REQUIRE_BACKENDS=torch,mlx OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
-	$(if $(OPENBLAS),LD_PRELOAD=$(OPENBLAS)) $(BIN)/python -m pytest -n auto $(ARGS)
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -18,6 +18,8 @@ import pytest
 from array_api_compat import array_namespace
 from hypothesis import settings
 
+import drift_mlx  # noqa: F401  # before MLX: it loads OpenBLAS first where there is one
+
 MODULES = {
     "numpy": "numpy",
     "strict": "array_api_strict",
