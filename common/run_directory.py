@@ -1,12 +1,14 @@
 """A run on disk: its configuration, its environment, its two logs and where its files go."""
 
+import fcntl
 import io
 import json
 import math
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +135,24 @@ class RunDirectory:
                 f"cannot resume {self.path}: numpy {np.__version__} draws other random numbers "
                 "than the one it was started with; install that one, or start anew"
             )
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Within it no other process trains in this run; RunError when one does already.
+
+        The lock is the kernel's and ends with the process, however that ends.
+        """
+        with files.explained(f"open run directory {self.path}", RunError):
+            folder = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                message = f"another process is training in {self.path}; stop it first"
+                raise RunError(message) from None
+            yield
+        finally:
+            os.close(folder)
 
     def adopt(self, config: Config) -> None:
         """Go on with `config`: check it, then make it the run's own, here and in `config.toml`."""

@@ -5,7 +5,7 @@ import shlex
 import signal
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -61,16 +61,21 @@ def run(
     from common.console import console
 
     stop = threading.Event()
-    with preparing(), console.status("loading"):
-        from common.trainer import Trainer
+    with ExitStack() as until_done:
+        with preparing(), console.status("loading"):
+            from common.trainer import Trainer
 
-        prepare = _reopen if resume else _create
-        directory, engine = prepare(recipe, overrides, out)
-        display = _display(directory, engine, stop)
-        with _unmade_on_failure(directory, made=not resume):
-            trainer = Trainer(directory.config, engine, directory, observer=display, stop=stop)
-    with _signals(stop, display) as received, display:
-        finished = trainer.run()
+            prepare = _reopen if resume else _create
+            directory, engine, config = prepare(recipe, overrides, out)
+            until_done.enter_context(directory.held())
+            if resume:
+                directory.adopt(config)
+            display = _display(directory, engine, stop)
+            with _unmade_on_failure(directory, made=not resume):
+                trainer = Trainer(config, engine, directory, observer=display, stop=stop)
+        received = until_done.enter_context(_signals(stop, display))
+        with display:
+            finished = trainer.run()
     if finished:
         _tell_results(directory)
         return
@@ -80,7 +85,7 @@ def run(
 
 def _create(
     recipe: str | None, overrides: Iterable[str], out: Path | None
-) -> tuple["RunDirectory", "Backend"]:
+) -> tuple["RunDirectory", "Backend", "Config"]:
     from common import config as configuration
     from common.commands import machine
     from common.run_directory import RunDirectory
@@ -91,12 +96,12 @@ def _create(
     settings = config.run
     wanted = Path("runs") / f"{settings.recipe}-{settings.backend}-seed{settings.seed}"
     environment = {"backend": engine.name, **machine.facts(), **engine.describe()}
-    return RunDirectory.create(out or _free(wanted), config, environment), engine
+    return RunDirectory.create(out or _free(wanted), config, environment), engine, config
 
 
 def _reopen(
     recipe: str | None, overrides: Iterable[str], out: Path | None
-) -> tuple["RunDirectory", "Backend"]:
+) -> tuple["RunDirectory", "Backend", "Config"]:
     from common import checkpoint, config as configuration
     from common.run_directory import CONFIG, RunDirectory
 
@@ -113,8 +118,7 @@ def _reopen(
             f"{out} is at update {int(newest.name)} already; "
             f"run.updates = {config.run.updates} lies behind it"
         )
-    directory.adopt(config)
-    return directory, engine
+    return directory, engine, config
 
 
 def _backend(name: str) -> "Backend":

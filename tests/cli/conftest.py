@@ -16,6 +16,7 @@ SMALL = {
     "rollout.prompts": "2",
     "rollout.group_size": "4",
     "rollout.steps": "3",
+    "rollout.window": "0",
     "evaluate.images": "2",
     "evaluate.steps": "2",
     "checkpoint.every": "1",

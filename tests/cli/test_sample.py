@@ -41,7 +41,7 @@ def test_checkpoints_share_their_noise_and_differ_in_their_weights(draw, finishe
     assert not np.array_equal(first, latest)
     # Two updates move pixels a little; other noise makes another picture.
     moved = np.abs(base.astype(int) - latest).mean()
-    assert moved < 0.2 * np.abs(base.astype(int) - draw("--checkpoint", "base", "--seed", 1)).mean()
+    assert moved < 0.5 * np.abs(base.astype(int) - draw("--checkpoint", "base", "--seed", 1)).mean()
 
 
 def test_a_moving_average_is_preferred_to_the_last_weights(draw, finished):
