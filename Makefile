@@ -1,17 +1,21 @@
 # make run    set up everything and fine-tune the embedded model with DRIFT
 # make test   set up everything and run the tests
 # make check  lint, format, types, import contracts
-PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PLATFORM := $(shell uname -s)-$(shell uname -m)
 
-# A Mac trains on MLX, anything else on PyTorch; the tests need both.
-ifeq ($(PLATFORM),Darwin-arm64)
-RUN_EXTRAS := mlx
-else
-RUN_EXTRAS := torch
-endif
+# The first Python that is new enough and can make an environment; or PYTHON=... from outside.
+PYTHONS := python3.13 python3.12 python3.11 python3
+PYTHON ?= $(shell for python in $(PYTHONS); do \
+	$$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$python && break; done)
+NO_PYTHON = no Python 3.11 or newer that can make an environment (tried $(PYTHONS)): install one, \
+	on Debian with its python3-venv, or name it with PYTHON=...
+
+# A Mac trains on MLX, anything else on PyTorch, and the emoji model needs nothing else of the
+# extras; the tests need both.
+PLATFORM := $(shell uname -s)-$(shell uname -m)
+LIBRARY := $(if $(filter Darwin-arm64,$(PLATFORM)),mlx,torch)
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
@@ -29,16 +33,18 @@ check: $(VENV)/.test
 	$(BIN)/lint-imports
 	$(BIN)/pyright
 
-$(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
-
-$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -e '.[$(RUN_EXTRAS)]'
+# Stamps say that a step ended: what a failed one left behind is made anew.
+$(VENV)/.made:
+	$(or $(PYTHON),$(error $(NO_PYTHON))) -m venv --clear $(VENV)
 	touch $@
 
-$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/.made
+	$(PIP) -e . $(LIBRARY)
+	touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/.made
 	$(PIP) -e '.[torch,mlx,dev]'
-	# diffusionkit pins an old MLX, so it goes in without its dependencies.
+	# diffusionkit pins an old MLX, so it goes in without its dependencies; these it does import.
 	$(PIP) --no-deps diffusionkit==0.5.2 argmaxtools==0.1.23
 	$(PIP) beartype jaxtyping sentencepiece regex
 	touch $@
