@@ -20,6 +20,8 @@ _REASONS = {
     errno.ENOENT: "it is not there",
 }
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
 
 def reason(error: OSError) -> str:
     """Why the system refused, in plain words without the error number."""
@@ -36,10 +38,15 @@ class WriteError(OSError):
 
 @contextmanager
 def explained(action: str, raises: type[Exception] = WriteError) -> Iterator[None]:
-    """Within it an OSError becomes `raises`, as the one line "cannot ACTION: REASON"."""
+    """Within it an OSError becomes `raises`, as the one line "cannot ACTION: REASON".
+
+    A full disk is always a WriteError: whoever named the place asked for nothing wrong.
+    """
     try:
         yield
     except OSError as error:
+        if error.errno in _FULL:
+            raises = WriteError
         line = f"cannot {action}: {reason(error)}"
         # An OSError keeps the number, so that a caller can still tell a full disk.
         told = raises(error.errno, line) if issubclass(raises, OSError) else raises(line)

@@ -50,7 +50,8 @@ class RunDirectory:
     def create(cls, path: Path, config: Config, environment: Mapping[str, Any]) -> "RunDirectory":
         """Make the folder with `config.toml` and `environment.json`.
 
-        Raises RunError when the folder already holds a run or anything else, or cannot be written.
+        Raises RunError when the folder already holds a run or anything else, or cannot be written,
+        and files.WriteError when the disk is full.
         """
         path = Path(path)
         with files.explained(f"make run directory {path}", RunError):

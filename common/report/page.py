@@ -13,7 +13,7 @@ from common import files
 from common.config import Config, Table
 from common.report import pictures
 from common.report.plots import RATIO_TOLERANCE, Records, column, plots
-from common.run_directory import RunDirectory, RunError
+from common.run_directory import RunDirectory
 
 HERE = Path(__file__).parent
 MOST_ROWS = 24
@@ -31,11 +31,11 @@ HEADLINE = (
 def build(run: RunDirectory) -> Path:
     """Write the report of a run, whatever state it is in, and return its path.
 
-    The same run gives the same bytes. Raises RunError when the run's logs are damaged or the
-    report cannot be written.
+    The same run gives the same bytes. Raises RunError when the run's logs are damaged, and
+    files.WriteError when the report cannot be written.
     """
     page = render(run).encode()
-    with files.explained(f"write {run.report}", RunError):
+    with files.explained(f"write {run.report}"):
         files.write_whole(run.report, page)
     return run.report
 

@@ -110,6 +110,18 @@ def test_a_full_disk_leaves_the_earlier_checkpoints(refused, drift, finished):
     assert [record["update"] for record in RunDirectory.open(finished).metrics()] == [1, 2, 3]
 
 
+def test_a_disk_too_full_for_the_report_is_a_failure(refused, finished):
+    (finished / "report.html").unlink()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # less than a report
+    try:
+        line = refused(1, "run", "--resume", "--out", finished)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "report.html: the file would be larger" in line
+    assert not (finished / "report.html").exists()
+
+
 REWARDS = """
     import time
     import numpy as np

@@ -21,6 +21,7 @@ from hypothesis import given, strategies as st
 from PIL import Image
 
 from common import config, report
+from common.files import WriteError
 from common.report import pictures
 from common.report.page import render, warnings
 from common.report.plots import plots
@@ -316,6 +317,13 @@ def test_html_in_a_prompt_is_shown_and_not_obeyed(tmp_path: Path):
     for prompt in prompts:
         assert prompt in page.text
         assert f"Images of “{prompt}” by the base model" in [x["alt"] for x in page.all("img")]
+
+
+def test_a_report_that_cannot_be_written_is_no_wrong_request(tmp_path: Path):
+    run = make_run(tmp_path / "run", done=0, evaluated=())
+    (run.report / "in the way").mkdir(parents=True)
+    with pytest.raises(WriteError, match=rf"^cannot write {run.report}: "):
+        report.build(run)
 
 
 # --- runs that are not whole ----------------------------------------------------------------

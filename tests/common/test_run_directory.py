@@ -12,6 +12,7 @@ from hypothesis import given, strategies as st
 from PIL import Image
 
 from common import config as configuration, noise, run_directory
+from common.files import WriteError
 from common.run_directory import MAY_CHANGE, RunDirectory, RunError
 
 CONFIG = configuration.load("emoji")
@@ -77,6 +78,18 @@ def test_create_where_nothing_can_be_written(tmp_path):
         with pytest.raises(RunError) as caught:
             RunDirectory.create(path, CONFIG, {})
         assert str(caught.value) == f"cannot make run directory {path}: {why}"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_no_wrong_request(tmp_path, monkeypatch, number):
+    def refuse(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(WriteError, match="cannot make run directory .*: ") as caught:
+        RunDirectory.create(tmp_path / "run", CONFIG, {})
+    assert caught.value.errno == number
+    assert names(tmp_path / "run") == []
 
 
 @pytest.fixture
