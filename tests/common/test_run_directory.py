@@ -86,7 +86,7 @@ def test_a_full_disk_is_no_wrong_request(tmp_path, monkeypatch, number):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(WriteError, match="cannot make run directory .*: ") as caught:
+    with pytest.raises(WriteError, match=r"cannot make run directory .*: ") as caught:
         RunDirectory.create(tmp_path / "run", CONFIG, {})
     assert caught.value.errno == number
     assert names(tmp_path / "run") == []
@@ -163,9 +163,6 @@ def test_the_same_configuration_and_the_free_keys_may_resume(run):
             "checkpoint.every=3",
             "checkpoint.keep=1",
             "evaluate.every=7",
-            "evaluate.images=4",
-            "evaluate.steps=9",
-            "evaluate.prompts=2",
             "evaluate.grid=2",
             "rollout.batch_size=16",
             "objective.micro_batch=8",
@@ -184,6 +181,9 @@ def test_every_other_key_may_not_change(run):
         ("model", "path", "other.safetensors"),
         ("drift", "shaping", {**tables["drift"]["shaping"], "weight": 0.9}),
         ("prompts", "names", ["owl"]),
+        ("evaluate", "images", 4),
+        ("evaluate", "steps", 9),
+        ("evaluate", "prompts", 2),
     ):
         other = configuration.parse({**tables, table: {**tables[table], key: value}})
         with pytest.raises(RunError, match=f"cannot resume .*: {table}.{key}"):
@@ -240,6 +240,18 @@ def test_only_one_process_at_a_time_holds_a_run(run):
         again.held().__enter__()
     with again.held():
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EBADF])
+def test_a_file_system_without_locks_does_not_stop_a_run(run, monkeypatch, number):
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(run_directory.fcntl, "flock", refuse)
+    with run.held():
+        run.append_metrics({"update": 1})
+    with pytest.raises(OSError, match="the body's own"), run.held():
+        raise OSError("the body's own")
 
 
 def test_metrics_and_evaluations_come_back(run):
