@@ -1,5 +1,6 @@
 """`drift sample`: a picture of what a run's model makes of a prompt."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,7 @@ import click
 from common.commands.errors import RequestError, preparing
 
 if TYPE_CHECKING:
-    from common.backend import Policy
+    from common.backend import Backend, Policy
     from common.run_directory import RunDirectory
 
 SCALE = 3
@@ -29,14 +30,23 @@ SCALE = 3
     metavar="N|base|latest",
     help="After which update; base: the model before tuning.",
 )
-@click.option("--seed", type=click.IntRange(min=0), help="Initial noise.  [default: the run's]")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    metavar="N",
+    help="Initial noise.  [default: the run's]",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.png",
     help="[default: RUN/samples/prompt-CHECKPOINT-seedN.png]",
 )
-@click.option("--backend", metavar="auto|mlx|cuda|cpu", help="[default: the run's, else auto]")
+@click.option(
+    "--backend",
+    metavar="auto|mlx|cuda|cpu",
+    help="Where to draw; auto: the best here.  [default: the run's if it works here, else auto]",
+)
 def sample(
     directory: Path,
     prompts: tuple[str, ...],
@@ -51,7 +61,7 @@ def sample(
     The same seed and prompt give the same initial noise for every checkpoint, so that pictures
     can be compared image by image.
     """
-    from common import backends, files
+    from common import files
     from common.evaluate import sample_images
     from common.process import FlowProcess
     from common.report import pictures
@@ -63,7 +73,7 @@ def sample(
         run = RunDirectory.open(directory)
         settings = run.config
         seed = settings.run.seed if seed is None else seed
-        engine = backends.load(backends.best() if backend in (None, "auto") else backend)
+        engine = _backend(backend, run)
         policy = engine.policy(settings.model, settings.adapter, seed=settings.run.seed)
         label = _restore(policy, run, checkpoint)
         policy.encode(prompts)
@@ -83,6 +93,21 @@ def sample(
         with files.explained(f"write {out}"):
             files.write_whole(out, pictures.encode_png(picture))
     click.echo(out)
+
+
+def _backend(wanted: str | None, run: "RunDirectory") -> "Backend":
+    """The backend asked for; without one the run's, or the best where the run's is not to be had.
+
+    A run may have been trained on another machine, with a backend that this one lacks.
+    """
+    from common import backends
+    from common.backend import BackendUnavailableError
+
+    own = run.config.run.backend
+    if wanted is None and own in backends.names():
+        with suppress(BackendUnavailableError):
+            return backends.load(own)
+    return backends.load(backends.best() if wanted in (None, "auto") else wanted)
 
 
 def _restore(policy: "Policy", run: "RunDirectory", which: str) -> str:

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common import checkpoint
+from common import backends, checkpoint
+from common.backend import BackendUnavailableError
+from common.commands.errors import RequestError
 from common.config import AdapterConfig
 
 SIDE, SCALE, GAP = 32, 3, 2
@@ -54,6 +56,32 @@ def test_a_moving_average_is_preferred_to_the_last_weights(draw, finished):
 
 
 @pytest.mark.parametrize(
+    ("words", "works", "tried", "end"),
+    [
+        ([], {"cpu", "mlx"}, ["cpu"], "took cpu"),
+        ([], {"mlx"}, ["cpu", "mlx"], "took mlx"),
+        (["--backend", "auto"], {"cpu", "mlx"}, ["mlx"], "took mlx"),
+        (["--backend", "cuda"], {"cpu", "mlx"}, ["cuda"], "no cuda here"),
+    ],
+)
+def test_the_runs_backend_is_preferred_and_the_best_one_stands_in(
+    refused, finished, monkeypatch, words, works, tried, end
+):
+    seen = []
+
+    def load(name):
+        seen.append(name)
+        if name not in works:
+            raise BackendUnavailableError(f"no {name} here")
+        raise RequestError(f"took {name}")
+
+    monkeypatch.setattr(backends, "load", load)
+    monkeypatch.setattr(backends, "best", lambda: "mlx")
+    line = refused(2, "sample", finished, "--prompt", "rose", *words)  # a run on cpu
+    assert (seen, line) == (tried, f"drift: {end}")
+
+
+@pytest.mark.parametrize(
     ("words", "expected"),
     [
         (["--checkpoint", "7"], "no checkpoint after update 7"),
@@ -64,6 +92,13 @@ def test_a_moving_average_is_preferred_to_the_last_weights(draw, finished):
 )
 def test_wrong_requests(refused, finished, words, expected):
     assert expected in refused(2, "sample", finished, "--prompt", "rose", *words)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_has_63_bits(drift, finished, seed):
+    result = drift("sample", finished, "--prompt", "rose", "--seed", seed)
+    assert result.exit_code == 2
+    assert f"{seed} is not in the range 0<=x<=9223372036854775807" in result.stderr
 
 
 def test_a_run_without_a_checkpoint_offers_its_base(refused, finished):
