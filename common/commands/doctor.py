@@ -67,15 +67,18 @@ def _extras() -> list[dict[str, Any]]:
         lines = requires(DISTRIBUTION) or []
     except PackageNotFoundError:
         return []
+    base: set[str] = set()
     packages: dict[str, list[str]] = {}
     for line in lines:
-        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", line)
-        name = re.match(r"[\w.-]+", line)
-        if extra and name and name[0] not in packages.setdefault(extra[1], []):
+        name, extra = re.match(r"[\w.-]+", line), re.search(r"extra == ['\"]([\w-]+)['\"]", line)
+        if name and not extra:
+            base.add(name[0])
+        elif name and extra and name[0] not in packages.setdefault(extra[1], []):
             packages[extra[1]].append(name[0])
     return [
         {"name": extra, "missing": [name for name in names if installed(name) is None]}
         for extra, names in packages.items()
+        if not base.issuperset(names)  # such an extra adds nothing
     ]
 
 

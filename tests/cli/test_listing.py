@@ -85,10 +85,13 @@ def test_doctor_survives_a_backend_that_breaks_and_says_why(drift, monkeypatch):
     assert result.output.splitlines()[-1] == "drift run does not work here: no"
 
 
-def test_doctor_says_how_to_install_diffusionkit(drift, monkeypatch):
-    from common.commands import machine
+def test_doctor_says_what_to_install(drift, monkeypatch):
+    from common.commands import doctor, machine
 
+    declared = ["pillow>=10.3", "torch>=2.6; extra == 'torch'", "pillow>=10.3; extra == 'rewards'"]
+    monkeypatch.setattr(doctor, "requires", lambda name: declared)
     monkeypatch.setattr(machine, "installed", lambda name: None)
     output = drift("doctor").output
     assert "pip install --no-deps diffusionkit==0.5.2 argmaxtools==0.1.23" in output
-    assert "pip install 'drift-toolkit[rewards]'" in output
+    assert "  torch: without torch: pip install 'drift-toolkit[torch]'\n" in output
+    assert "rewards" not in output  # an extra of what is there anyway
