@@ -163,7 +163,7 @@ class Backend(Protocol):
         ...
 
     def scorer(self, name: str) -> Scorer:
-        """The embedded scorer of that name: "train" or "heldout"."""
+        """The embedded scorer of that name, "train" or "heldout": the same one at every call."""
         ...
 
     def device_memory(self) -> dict[str, int]:

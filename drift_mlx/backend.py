@@ -44,6 +44,7 @@ class Backend:
         if dtype != "float32":
             raise ValueError(f"dtype '{dtype}' of backend {name}; valid: float32")
         self.name, self.dtype, self.device = name, dtype, device
+        self._scorers: dict[str, EmbeddedScorer] = {}
 
     def asarray(self, values: np.ndarray) -> mx.array:
         """Host to device. Floats become the backend's dtype, integers int32, booleans bool."""
@@ -102,8 +103,10 @@ class Backend:
         return EmbeddedPolicy(model, adapter, seed=seed)
 
     def scorer(self, name: str) -> protocols.Scorer:
-        """The embedded scorer "train" or "heldout"."""
-        return EmbeddedScorer(name)
+        """The embedded scorer "train" or "heldout", the same one at every call."""
+        if name not in self._scorers:
+            self._scorers[name] = EmbeddedScorer(name)
+        return self._scorers[name]
 
     def device_memory(self) -> dict[str, int]:
         """Bytes that MLX holds: `peak` since the start, and `active`."""

@@ -1,7 +1,7 @@
 """The emoji model in MLX: a flow transformer, two image-text scorers, and their weights."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
@@ -227,10 +227,6 @@ class ImageText(nn.Module):
                 x = layer(x)
         return x.transpose(0, 3, 1, 2).flatten(1)
 
-    def image(self, x: mx.array) -> mx.array:
-        """Images [B, 3, H, W] in [-1, 1] as embeddings [B, E], not normalised."""
-        return self.head(self.features(x))
-
     def text(self, tokens: mx.array) -> mx.array:
         """Vocabulary indices [B, L], 0 = padding, as embeddings [B, E], not normalised."""
         is_word = (tokens != shared.PAD)[..., None].astype(self.tp.dtype)
@@ -251,23 +247,32 @@ class EmbeddedScorer:
         last = {n: w.transpose(0, 2, 3, 1) if w.ndim == 4 else w for n, w in weights.items()}
         _load(self.module, last, f"weights scorer_{name}")
         self.module.freeze()
+        self._features = shared.Remembered(self._convolved)
 
     def score(self, images: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
         """Cosine of image and text for uint8 [N, H, W, 3] and N prompts: float64 [N]."""
         if len(images) != len(prompts):
             raise ValueError(f"{len(images)} images but {len(prompts)} prompts")
         text = np.array(self.module.text(mx.array(shared.tokenize(prompts, self.config))))
-        image = self._chunked(self.module.image, images)
+        image = _host([self.module.head(part) for part in self._features(images)])
         return (shared.unit(image) * shared.unit(text)).sum(-1)
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Unit-norm image features: float32 [N, F]."""
-        return shared.unit(self._chunked(self.module.features, images)).astype(np.float32)
+        return shared.unit(_host(self._features(images))).astype(np.float32)
 
-    def _chunked(self, function: Callable[[mx.array], mx.array], images: np.ndarray) -> np.ndarray:
+    def _convolved(self, images: np.ndarray) -> list[mx.array]:
+        """Features of the images on the device, chunk by chunk, computed by now."""
         x = shared.from_images(images)
         chunks = [x[i : i + CHUNK] for i in range(0, len(x), CHUNK)]
-        return np.concatenate([np.array(function(mx.array(chunk))) for chunk in chunks])
+        parts = [self.module.features(mx.array(chunk)) for chunk in chunks]
+        mx.eval(parts)
+        return parts
+
+
+def _host(parts: list[mx.array]) -> np.ndarray:
+    """Parts on the device as one array of its own on the host."""
+    return np.concatenate([np.array(part) for part in parts])
 
 
 def _modulate(h: mx.array, scale: mx.array, shift: mx.array) -> mx.array:

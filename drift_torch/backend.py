@@ -55,6 +55,7 @@ class Backend:
             raise ValueError(f"dtype '{dtype}' of backend {name}; valid: {', '.join(DTYPES)}")
         self.name, self.dtype, self.device = name, dtype, device
         self._dtype = DTYPES[dtype]
+        self._scorers: dict[str, EmbeddedScorer] = {}
         _exact()
 
     def asarray(self, values: np.ndarray) -> Tensor:
@@ -109,8 +110,10 @@ class Backend:
         return EmbeddedPolicy(model, adapter, seed=seed, device=self.device, dtype=self._dtype)
 
     def scorer(self, name: str) -> protocols.Scorer:
-        """The embedded scorer "train" or "heldout"."""
-        return EmbeddedScorer(name, device=self.device, dtype=self._dtype)
+        """The embedded scorer "train" or "heldout", the same one at every call."""
+        if name not in self._scorers:
+            self._scorers[name] = EmbeddedScorer(name, device=self.device, dtype=self._dtype)
+        return self._scorers[name]
 
     def device_memory(self) -> dict[str, int]:
         """Bytes: `peak` since the start, and `active` on CUDA; on a CPU, of the process."""

@@ -1,7 +1,7 @@
 """The emoji model in PyTorch: a flow transformer, two image-text scorers, and their weights."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -210,10 +210,6 @@ class ImageText(nn.Module):
             x = stage(x)
         return x.flatten(1)
 
-    def image(self, x: Tensor) -> Tensor:
-        """Images [B, 3, H, W] in [-1, 1] as embeddings [B, E], not normalised."""
-        return self.head(self.features(x))
-
     def text(self, tokens: Tensor) -> Tensor:
         """Vocabulary indices [B, L], 0 = padding, as embeddings [B, E], not normalised."""
         is_word = (tokens != shared.PAD).unsqueeze(-1).to(self.tp.dtype)
@@ -230,6 +226,7 @@ class EmbeddedScorer:
         self.module = ImageText(self.config)
         _load(self.module, shared.scorer_weights(name), f"weights scorer_{name}")
         self.module.requires_grad_(False).to(device, dtype)
+        self._features = shared.Remembered(self._convolved)
 
     def score(self, images: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
         """Cosine of image and text for uint8 [N, H, W, 3] and N prompts: float64 [N]."""
@@ -238,19 +235,24 @@ class EmbeddedScorer:
         tokens = torch.from_numpy(shared.tokenize(prompts, self.config)).to(self.device)
         with torch.no_grad():
             text = self.module.text(tokens).cpu().numpy()
-        image = self._chunked(self.module.image, images)
+            image = _host([self.module.head(part) for part in self._features(images)])
         return (shared.unit(image) * shared.unit(text)).sum(-1)
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Unit-norm image features: float32 [N, F]."""
-        return shared.unit(self._chunked(self.module.features, images)).astype(np.float32)
+        return shared.unit(_host(self._features(images))).astype(np.float32)
 
     @torch.no_grad()
-    def _chunked(self, function: Callable[[Tensor], Tensor], images: np.ndarray) -> np.ndarray:
+    def _convolved(self, images: np.ndarray) -> list[Tensor]:
+        """Features of the images on the device, chunk by chunk."""
         x = shared.from_images(images)
         chunks = [x[i : i + CHUNK] for i in range(0, len(x), CHUNK)]
-        parts = [function(_own(chunk, self.device, self.dtype)) for chunk in chunks]
-        return np.concatenate([part.cpu().numpy() for part in parts])
+        return [self.module.features(_own(chunk, self.device, self.dtype)) for chunk in chunks]
+
+
+def _host(parts: list[Tensor]) -> np.ndarray:
+    """Parts on the device as one array of its own on the host."""
+    return np.concatenate([part.cpu().numpy() for part in parts])
 
 
 def _own(values: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -120,7 +120,7 @@ def contrastive_loss(module: ImageText, data: Data, key: NoiseKey, batch: int) -
 
 def cosines(module: ImageText, images: Tensor, tokens: Tensor) -> Tensor:
     """Cosine of every image with every text: [B, M]."""
-    image, text = module.image(images), module.text(tokens)
+    image, text = module.head(module.features(images)), module.text(tokens)
     return functional.normalize(image, dim=-1) @ functional.normalize(text, dim=-1).T
 
 

@@ -270,5 +270,22 @@ def test_scores_do_not_depend_on_the_chunk(backend, monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     scorer = backend.scorer("train")
     whole = scorer.score(images, ["owl"] * 3)
-    monkeypatch.setitem(scorer._chunked.__func__.__globals__, "CHUNK", 2)
+    monkeypatch.setitem(type(scorer).score.__globals__, "CHUNK", 2)
+    scorer.score(images[:1], ["owl"])  # so that it has other images in mind
     np.testing.assert_allclose(scorer.score(images, ["owl"] * 3), whole, rtol=1e-5)
+
+
+def test_the_same_images_are_convolved_once_and_others_anew(backend):
+    images = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    scorer = backend.scorer("heldout")
+    assert backend.scorer("heldout") is scorer
+    scores = scorer.score(images, ["owl"] * 3)
+    scorer.features(255 - images)  # so that it has other images in mind
+    features = scorer.features(images)
+    kept = scorer._features(images)
+    np.testing.assert_array_equal(scorer.score(images, ["owl"] * 3), scores)
+    np.testing.assert_array_equal(scorer.features(images.copy()), features)
+    assert scorer._features(images.copy()) is kept
+    images[2, 31, 31, 2] ^= 1
+    assert scorer._features(images) is not kept
+    assert (scorer.features(images)[2] != features[2]).any()
