@@ -1,6 +1,7 @@
 """A run on disk: its configuration, its environment, its two logs and where its files go."""
 
 import fcntl
+import hashlib
 import io
 import json
 import math
@@ -21,7 +22,8 @@ from common.config import Config
 
 CONFIG, ENVIRONMENT = "config.toml", "environment.json"
 METRICS, EVALUATIONS = "metrics.jsonl", "evaluations.jsonl"
-FINGERPRINT = "noise_fingerprint"
+FINGERPRINT, DIGESTS, STARTS = "noise_fingerprint", "sha256", "starts"
+"""Keys of `environment.json`: the random stream, the input files, and a record of each start."""
 
 MAY_CHANGE = frozenset(
     {"run.updates", "run.backend", "run.recipe", "rollout.batch_size", "objective.micro_batch"}
@@ -71,7 +73,11 @@ class RunDirectory:
                     f"{path} is not empty and holds no run (it has '{strange[0]}'); "
                     "choose another --out"
                 )
-            facts = {**environment, FINGERPRINT: noise.fingerprint()}
+            facts = {
+                FINGERPRINT: noise.fingerprint(),
+                DIGESTS: _digests(config),
+                STARTS: [{"update": 0, **environment}],
+            }
             files.write_whole(path / ENVIRONMENT, _json(facts, indent=1))
             files.write_whole(path / CONFIG, _toml(config))
         return cls(path, config)
@@ -106,16 +112,23 @@ class RunDirectory:
         return self.path / "report.html"
 
     def environment(self) -> dict[str, Any]:
-        """What the run was started on; RunError when `environment.json` is damaged."""
+        """What `environment.json` holds; RunError when it is damaged."""
         file = self.path / ENVIRONMENT
         with files.explained(f"read {file}", RunError):
             try:
                 facts = json.loads(file.read_bytes())
             except ValueError:
                 facts = None
-        if not isinstance(facts, dict):
-            raise RunError(f"{file} is damaged: not a JSON object")
+        if not isinstance(facts, dict) or not isinstance(facts.get(STARTS, []), list):
+            raise RunError(f"{file} is damaged: not a JSON object with a list of '{STARTS}'")
         return facts
+
+    def starts(self) -> list[dict[str, Any]]:
+        """What the run was computed on: the facts of each start, in order.
+
+        `update` of each: after which update it went on; 0 of the first.
+        """
+        return self.environment().get(STARTS, [])
 
     def check_resumable(self, config: Config) -> None:
         """Raise RunError unless going on with `config` continues the run as if unbroken.
@@ -134,11 +147,21 @@ class RunDirectory:
                 f"cannot resume {self.path} with other settings: {'; '.join(changed)}{why}; "
                 "use the old values, or start anew in another --out"
             )
-        if self.environment().get(FINGERPRINT) != noise.fingerprint():
+        facts = self.environment()
+        if facts.get(FINGERPRINT) != noise.fingerprint():
             raise RunError(
                 f"cannot resume {self.path}: numpy {np.__version__} draws other random numbers "
                 "than the one it was started with; install that one, or start anew"
             )
+        with files.explained(f"resume {self.path}", RunError):
+            present = _digests(config)
+        for key, digest in facts.get(DIGESTS, {}).items():
+            if present.get(key) != digest:
+                fate = "has changed" if key in present else "is not there any more"
+                raise RunError(
+                    f"cannot resume {self.path}: the file of {key}, {_inputs(config)[key]}, {fate} "
+                    "since the run was started; bring the old one back, or start anew"
+                )
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -161,10 +184,16 @@ class RunDirectory:
         finally:
             os.close(folder)
 
-    def adopt(self, config: Config) -> None:
-        """Go on with `config`: check it, then make it the run's own, here and in `config.toml`."""
+    def adopt(self, config: Config, environment: Mapping[str, Any], *, update: int) -> None:
+        """Go on with `config`: check it, then make it the run's own, here and in `config.toml`.
+
+        environment: facts of this start, which goes on after `update`; added to `starts`.
+        """
         self.check_resumable(config)
-        with files.explained(f"write {self.path / CONFIG}"):
+        facts = self.environment()
+        facts[STARTS] = [*self.starts(), {"update": update, **environment}]
+        with files.explained(f"write to {self.path}"):
+            files.write_whole(self.path / ENVIRONMENT, _json(facts, indent=1))
             files.write_whole(self.path / CONFIG, _toml(config))
         self.config = config
 
@@ -212,6 +241,26 @@ class RunDirectory:
 
 def _what(path: Path) -> str:
     return "it is a file" if path.exists() else "it is not there"
+
+
+def _inputs(config: Config) -> dict[str, Path]:
+    """The files that a configuration names, by key; what ships with the toolkit is none."""
+    source = config.prompts.source
+    named = {
+        "prompts.source": None if source == "emoji" else source,
+        "model.path": config.model.path,
+    }
+    return {key: Path(name) for key, name in named.items() if name}
+
+
+def _digests(config: Config) -> dict[str, str]:
+    """SHA-256 of those that are there; what needs one that is not says so. Raises OSError."""
+    found = {}
+    for key, path in _inputs(config).items():
+        if path.is_file():
+            with path.open("rb") as file:
+                found[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def _toml(config: Config) -> bytes:

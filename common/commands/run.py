@@ -69,10 +69,13 @@ def run(
             directory, engine, config = prepare(recipe, overrides, out)
             until_done.enter_context(directory.held())
             if resume:
-                directory.adopt(config)
-            display = _display(directory, engine, stop)
+                directory.check_resumable(config)
+            display = _display(directory, engine, config, stop)
             with _unmade_on_failure(directory, made=not resume):
                 trainer = Trainer(config, engine, directory, observer=display, stop=stop)
+            if resume:  # only now is the request known to be right
+                done = trainer.plan()["update"]
+                directory.adopt(config, _environment(engine), update=done)
         received = until_done.enter_context(_signals(stop, display))
         with display:
             finished = trainer.run()
@@ -87,7 +90,6 @@ def _create(
     recipe: str | None, overrides: Iterable[str], out: Path | None
 ) -> tuple["RunDirectory", "Backend", "Config"]:
     from common import config as configuration
-    from common.commands import machine
     from common.run_directory import RunDirectory
 
     config = configuration.load(recipe or RECIPE, overrides)
@@ -95,8 +97,8 @@ def _create(
     config = _on(engine, config)
     settings = config.run
     wanted = Path("runs") / f"{settings.recipe}-{settings.backend}-seed{settings.seed}"
-    environment = {"backend": engine.name, **machine.facts(), **engine.describe()}
-    return RunDirectory.create(out or _free(wanted), config, environment), engine, config
+    directory = RunDirectory.create(out or _free(wanted), config, _environment(engine))
+    return directory, engine, config
 
 
 def _reopen(
@@ -133,6 +135,13 @@ def _on(engine: "Backend", config: "Config") -> "Config":
     return config.model_copy(update={"run": resolved})
 
 
+def _environment(engine: "Backend") -> dict[str, str]:
+    """What this start of a run is computed on."""
+    from common.commands import machine
+
+    return {"backend": engine.name, **machine.facts(), **engine.describe()}
+
+
 def _free(path: Path) -> Path:
     """The path itself, or with the first of -2, -3, ... that nothing is called yet."""
     number, free = 1, path
@@ -142,18 +151,20 @@ def _free(path: Path) -> Path:
     return free
 
 
-def _display(directory: "RunDirectory", engine: "Backend", stop: threading.Event) -> "RunDisplay":
+def _display(
+    directory: "RunDirectory", engine: "Backend", config: "Config", stop: threading.Event
+) -> "RunDisplay":
     from common.console import RunDisplay, say
 
     for line in engine.advice():
         say(f"advice: {line}")
     facts = {
         "run": directory.path,
-        "recipe": directory.config.run.recipe,
+        "recipe": config.run.recipe,
         "backend": engine.name,
         "device": engine.describe().get("device", "unknown"),
     }
-    return RunDisplay(directory.config.run.updates, stop, facts, directory.evaluations())
+    return RunDisplay(config.run.updates, stop, facts, directory.evaluations())
 
 
 @contextmanager

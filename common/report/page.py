@@ -13,7 +13,7 @@ from common import files
 from common.config import Config, Table
 from common.report import pictures
 from common.report.plots import RATIO_TOLERANCE, Records, column, plots
-from common.run_directory import RunDirectory
+from common.run_directory import STARTS, RunDirectory
 
 HERE = Path(__file__).parent
 MOST_ROWS = 24
@@ -67,7 +67,7 @@ def render(run: RunDirectory) -> str:
         plots=plots(metrics, evaluations),
         warnings=warnings(metrics, evaluations),
         tables=_tables(run.config, Config()),
-        environment=_flat(run.environment()),
+        environments=_environments(run),
     )
 
 
@@ -168,9 +168,9 @@ def _effort(metrics: Records) -> str:
 
 
 def _backend(run: RunDirectory) -> str:
-    """The backend that was asked for, or the one that "auto" chose where that was noted."""
-    asked = run.config.run.backend
-    return str(run.environment().get("backend", asked)) if asked == "auto" else asked
+    """The backend of the latest start; where none was noted, the one that was asked for."""
+    latest = run.starts()[-1] if run.starts() else {}
+    return str(latest.get("backend", run.config.run.backend))
 
 
 # --- the headline ---------------------------------------------------------------------------
@@ -329,6 +329,22 @@ def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "none" if value is None else str(value)
+
+
+def _environments(run: RunDirectory) -> list[tuple[str, list[tuple[str, str]]]]:
+    """(caption, facts) of each start, the latest first, then of the run as a whole.
+
+    Starts in a row with the same facts are one.
+    """
+    found: list[tuple[list[str], list[tuple[str, str]]]] = []
+    for start in run.starts():
+        facts = _flat({key: value for key, value in start.items() if key != "update"})
+        if not found or found[-1][1] != facts:
+            found.append(([], facts))
+        found[-1][0].append(str(start.get("update", "?")))
+    tables = [(f"Started at update {', '.join(updates)}", facts) for updates, facts in found]
+    whole = _flat({key: value for key, value in run.environment().items() if key != STARTS})
+    return [table for table in (*reversed(tables), ("The whole run", whole)) if table[1]]
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -6,10 +6,11 @@ import textwrap
 
 import pytest
 
-from common import backends, checkpoint
+from common import backends, checkpoint, config, trainer
 from common.backend import BackendUnavailableError
 from common.commands.errors import RequestError, explain, preparing
 from common.config import ConfigError
+from common.rewards import RewardNameError
 from common.run_directory import RunDirectory
 
 RUN = ["run", "--backend", "cpu"]
@@ -71,12 +72,25 @@ def test_an_out_that_holds_a_run_or_cannot_be_written(refused, finished, small, 
 
 
 def test_resume_names_the_keys_that_changed(refused, finished):
+    recipe = config.load("emoji")
     change = ["--set", "rollout.group_size=6", "--set", "optimizer.learning_rate=0.1"]
     line = refused(2, "run", "--resume", "--out", finished, *change)
     assert "rollout.group_size: 4 -> 6" in line
-    assert "optimizer.learning_rate: 0.001 -> 0.1" in line
+    assert f"optimizer.learning_rate: {recipe.optimizer.learning_rate} -> 0.1" in line
     line = refused(2, "run", "emoji", "--resume", "--out", finished, "--backend", "cpu")
-    assert "rollout.steps: 3 -> 8" in line
+    assert f"rollout.steps: 3 -> {recipe.rollout.steps}" in line
+
+
+def test_a_resume_that_fails_leaves_the_runs_settings(refused, finished, monkeypatch):
+    before = {name: (finished / name).read_bytes() for name in ("config.toml", "environment.json")}
+
+    def fail(*_, **__):
+        raise RewardNameError("no such thing here")
+
+    monkeypatch.setattr(trainer, "RewardSuite", fail)
+    words = ["run", "--resume", "--out", finished, "--set", "run.updates=3"]
+    assert "no such thing here" in refused(2, *words)
+    assert {name: (finished / name).read_bytes() for name in before} == before
 
 
 def test_resume_does_not_run_backwards(refused, finished):

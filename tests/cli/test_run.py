@@ -52,9 +52,9 @@ def test_the_run_directory_is_free_and_holds_the_resolved_backend(drift, small):
     assert drift("run", *small(run__updates="1", run__seed="7")).exit_code == 0
     run = Path("runs/emoji-cpu-seed7-3")
     assert tomllib.loads((run / "config.toml").read_text())["run"]["backend"] == "cpu"
-    environment = json.loads((run / "environment.json").read_text())
-    assert environment["backend"] == "cpu"
-    assert environment["library"].startswith("torch ")
+    (start,) = json.loads((run / "environment.json").read_text())["starts"]
+    assert (start["update"], start["backend"]) == (0, "cpu")
+    assert start["library"].startswith("torch ")
 
 
 @pytest.mark.usefixtures("no_report")
@@ -64,6 +64,10 @@ def test_a_run_resumes_with_what_is_stored_and_with_more_updates(drift, small, f
     run = RunDirectory.open(finished)
     assert [record["update"] for record in run.metrics()] == [1, 2, 3]
     assert run.config.run.updates == 3
+    assert [(start["update"], start["backend"]) for start in run.starts()] == [
+        (0, "cpu"),
+        (2, "cpu"),
+    ]
     again = drift("run", "--resume", "--out", finished, "emoji", *small(run__updates="3"))
     assert again.exit_code == 0, again.output
     assert len(run.metrics()) == 3

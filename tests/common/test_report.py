@@ -306,8 +306,22 @@ def test_the_configuration_emphasises_what_is_not_the_default(page: Page, finish
 
 
 def test_the_environment_is_listed(page: Page):
-    assert "python 3.11.9" in page.text
-    assert "torch.version 2.13.0 torch.tf32 no" in page.text
+    assert "Started at update 0 Fact Value backend cpu python 3.11.9" in page.text
+    assert "torch.version 2.13.0 torch.tf32 no The whole run Fact Value noise_f" in page.text
+
+
+def test_after_a_hand_over_the_latest_start_heads_and_all_are_listed(tmp_path: Path):
+    run = make_run(tmp_path / "run", done=9, evaluated=())
+    for update, backend in ((3, "cpu"), (5, "mlx"), (9, "mlx")):
+        run.adopt(run.config, {**ENVIRONMENT, "backend": backend}, update=update)
+    text = Page(render(run)).text
+    assert "emoji mlx seed 0 Stopped at update 9 of 60" in text
+    latest, first = (
+        text.index(f"Started at update {updates} Fact Value backend {backend} python")
+        for updates, backend in (("5, 9", "mlx"), ("0, 3", "cpu"))
+    )
+    assert latest < first
+    assert text.count("Started at") == 2
 
 
 def test_html_in_a_prompt_is_shown_and_not_obeyed(tmp_path: Path):

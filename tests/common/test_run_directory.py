@@ -38,7 +38,11 @@ def test_create_then_open(run):
     assert names(run.path) == ["config.toml", "environment.json"]
     again = RunDirectory.open(run.path)
     assert (again.path, again.config) == (run.path, CONFIG)
-    assert again.environment() == {"backend": "cpu", "noise_fingerprint": noise.fingerprint()}
+    assert again.environment() == {
+        "noise_fingerprint": noise.fingerprint(),
+        "sha256": {},
+        "starts": [{"update": 0, "backend": "cpu"}],
+    }
     tables = tomllib.loads((run.path / "config.toml").read_text(encoding="utf-8"))
     assert tables["drift"]["shaping"]["gamma"] == 1.0  # resolved: defaults are written too
     assert run.checkpoints == run.path / "checkpoints"
@@ -134,6 +138,7 @@ def test_open_says_what_is_missing_or_damaged(run, tmp_path):
         (config, None, "config.toml is missing"),
         (environment, b"{", "environment.json is damaged: not a JSON object"),
         (environment, b"[]", "environment.json is damaged: not a JSON object"),
+        (environment, b'{"starts": 1}', "environment.json is damaged: not a JSON object"),
         (environment, None, "environment.json is missing"),
     ]
     for file, content, message in cases:
@@ -223,12 +228,43 @@ def test_another_stream_of_random_numbers_may_not_resume(run, monkeypatch):
 
 
 def test_adopt_makes_the_new_configuration_the_runs_own(run):
-    run.adopt(changed("run.updates=90"))
+    run.adopt(changed("run.updates=90"), {"backend": "cpu"}, update=4)
     assert run.config.run.updates == 90
     assert RunDirectory.open(run.path).config.run.updates == 90
     with pytest.raises(RunError):
-        run.adopt(changed("run.seed=1"))
+        run.adopt(changed("run.seed=1"), {"backend": "mlx"}, update=4)
     assert RunDirectory.open(run.path).config == changed("run.updates=90")
+    assert len(run.starts()) == 2
+
+
+def test_each_start_is_noted(run):
+    run.adopt(CONFIG, {"backend": "mlx", "cores": "8"}, update=20)
+    run.adopt(CONFIG, {"backend": "cpu"}, update=30)
+    assert RunDirectory.open(run.path).starts() == [
+        {"update": 0, "backend": "cpu"},
+        {"update": 20, "backend": "mlx", "cores": "8"},
+        {"update": 30, "backend": "cpu"},
+    ]
+    assert run.environment()["noise_fingerprint"] == noise.fingerprint()
+
+
+@pytest.mark.parametrize("key", ["prompts.source", "model.path"])
+def test_a_file_that_the_run_was_started_with_must_not_change(tmp_path, key):
+    file = tmp_path / "prompts.txt"
+    file.write_bytes(b"rose\nowl\n")
+    config = changed(f'{key}="{file}"')
+    run = RunDirectory.create(tmp_path / "run", config, {})
+    digest = "a97fa9ae8b8549f4e263c04e3cf052d24d266ee540a8f92266c285c682465d99"
+    assert run.environment()["sha256"] == {key: digest}
+    run.check_resumable(config)
+    file.write_bytes(b"rose\ncat\n")
+    for fate in ("has changed", "is not there any more"):
+        with pytest.raises(RunError) as caught:
+            run.check_resumable(config)
+        assert f"the file of {key}, {file}, {fate} since the run was started" in str(caught.value)
+        file.unlink(missing_ok=True)
+    file.write_bytes(b"rose\nowl\n")
+    run.check_resumable(config)
 
 
 # --- logs ----------------------------------------------------------------------------------------
