@@ -21,12 +21,16 @@ from common.noise import NoiseKey, Purpose
 from common.process import FlowProcess, Levels
 from common.rollout import Trajectories
 
+KL_PAIRS = 24
+"""Pairs of an update whose KL to the reference is measured where the loss has no use for it."""
+
 
 def surrogate_loss(policy: Policy, process: FlowProcess, config: Config) -> LossFunction:
     """The loss of one micro-batch: sum of weight (surrogate + beta KL) over its pairs.
 
     The function takes one dict of device arrays: x, x_next [B, *latent], time, sigma, sigma_next,
     tokens, pooled (if any), log_prob, advantage, weight [B], and reference_mean (if beta > 0).
+    Auxiliary, by pair: ratio, clipped, mean and std of the transition, and kl (if beta > 0).
     """
     settings = config.objective
 
@@ -43,6 +47,8 @@ def surrogate_loss(policy: Policy, process: FlowProcess, config: Config) -> Loss
         auxiliary = {
             "ratio": objective.ratio(log_prob, batch["log_prob"]),
             "clipped": objective.clip_indicator(log_prob, batch["log_prob"], **clip),
+            "mean": transition.mean,
+            "std": transition.std,
         }
         if settings.kl_weight > 0:
             kl = objective.gaussian_kl(transition.mean, batch["reference_mean"], transition.std)
@@ -55,7 +61,7 @@ def surrogate_loss(policy: Policy, process: FlowProcess, config: Config) -> Loss
 
 @dataclass
 class _Statistics:
-    """What the micro-batches of an update report, on the host."""
+    """What the micro-batches of an update report, on the host; loss: one for each step."""
 
     loss: list[float] = field(default_factory=list)
     ratio: list[np.ndarray] = field(default_factory=list)
@@ -109,6 +115,7 @@ class Learner:
         statistics = _Statistics()
         for pairs in self._optimizer_steps(credit, len(trained), update):
             total: Parameters = {}
+            statistics.loss.append(0.0)
             for part in _chunks(pairs, self._config.objective.micro_batch):
                 batch = self._batch(trajectories, credit, trained, conditioner, part)
                 batch["weight"] = self._backend.asarray(np.full(len(part), 1.0 / len(pairs)))
@@ -117,6 +124,8 @@ class Learner:
                     {name: total[name] + g for name, g in gradients.items()} if total else gradients
                 )
                 self._backend.evaluate(loss, *auxiliary.values(), *total.values())
+                if "kl" not in auxiliary and not statistics.kl:
+                    auxiliary["kl"] = self._measured_kl(batch, auxiliary)
                 self._record(statistics, loss, auxiliary)
             if not statistics.gradient_norm:
                 ratios = np.concatenate(statistics.ratio).astype(np.float64)
@@ -171,9 +180,17 @@ class Learner:
             self._backend.evaluate(mean)
         return mean
 
+    def _measured_kl(self, batch: dict[str, Array], auxiliary: dict[str, Array]) -> Array:
+        """KL to the reference of a batch's first pairs, from the means that the loss computed."""
+        first = {name: array[:KL_PAIRS] for name, array in (batch | auxiliary).items()}
+        levels = Levels(first["time"], first["sigma"], first["sigma_next"])
+        conditioning = Conditioning(first["tokens"], first.get("pooled"))
+        reference = self._reference_mean(first["x"], levels, conditioning)
+        return objective.gaussian_kl(first["mean"], reference, first["std"])
+
     def _record(self, statistics: _Statistics, loss: Array, auxiliary: dict[str, Array]) -> None:
         to_numpy = self._backend.to_numpy
-        statistics.loss.append(float(to_numpy(loss)))
+        statistics.loss[-1] += float(to_numpy(loss))
         statistics.ratio.append(to_numpy(auxiliary["ratio"]))
         statistics.clipped.append(to_numpy(auxiliary["clipped"]))
         if "kl" in auxiliary:

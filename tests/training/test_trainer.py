@@ -44,8 +44,9 @@ def test_ratio_is_one_before_the_first_optimizer_step(backend, tiny, train, chan
         assert row["objective/gradient_norm"] > 0
 
 
-def test_training_moves_the_policy_and_logs_every_promised_figure(backend, tiny, train):
-    directory, record, finished = train(tiny("objective.kl_weight=0.01"), backend)
+@pytest.mark.parametrize("kl_weight", [0.0, 0.01])
+def test_training_moves_the_policy_and_logs_every_promised_figure(backend, tiny, train, kl_weight):
+    directory, record, finished = train(tiny(f"objective.kl_weight={kl_weight}"), backend)
     assert finished
     promised = {
         "update", "seconds", "images", "reward/mean", "reward/std", "reward/term/embedded",
@@ -103,10 +104,14 @@ def test_each_mechanism_changes_the_update(backend, tiny, train, final_bytes, ba
 
 
 def test_batching_changes_nothing_but_rounding(backend, tiny, train, final_bytes):
-    whole, _, _ = train(tiny("run.updates=1"), backend)
-    pieces, _, _ = train(
-        tiny("run.updates=1", "rollout.batch_size=3", "objective.micro_batch=5"), backend
-    )
+    # Weighed advantages do not sum to 0, and so the loss is a number worth comparing.
+    changes = ("run.updates=1", "drift.shaping.mode=multiplicative", "drift.shaping.weight=1.0")
+    whole, first, _ = train(tiny(*changes), backend)
+    smaller = ("rollout.batch_size=3", "objective.micro_batch=5")
+    pieces, second, _ = train(tiny(*changes, *smaller), backend)
+    loss = first.updates[0]["objective/loss"]
+    assert abs(loss) > 1e-3
+    assert second.updates[0]["objective/loss"] == pytest.approx(loss, rel=1e-3)
     one, other = read_tensors(final_bytes(whole)), read_tensors(final_bytes(pieces))
     # B starts at 0 and Adam's first step is lr x sign(gradient): compare where it did not flip.
     for name, value in one.items():
