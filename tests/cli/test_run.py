@@ -91,7 +91,7 @@ def test_ctrl_c_finishes_the_update_saves_and_says_how_to_go_on(drift, small, mo
     assert stopped == "stopped after update 1 of 9; go on with"
     assert how == "  drift run --resume --out 'a run'"
     assert drift("run", "--resume", "--out", "a run", "--set", "run.updates=2").exit_code == 0
-    assert [record["update"] for record in RunDirectory.open("a run").metrics()] == [1, 2]
+    assert [record["update"] for record in RunDirectory.open(Path("a run")).metrics()] == [1, 2]
 
 
 @pytest.mark.parametrize("missing", ["reward/mean", "diversity/group"])
