@@ -118,7 +118,7 @@ class Backend:
             "library": f"mlx {version('mlx')}",
             "device": f"{_device(self.device)} ({platform.processor() or platform.machine()})",
             "dtype": self.dtype,
-            "tf32": os.environ.get("MLX_ENABLE_TF32", "1 (the default)"),
+            "tf32": os.environ["MLX_ENABLE_TF32"],
             "openblas": str(_openblas_loaded()),
             "threads": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count())),
         }

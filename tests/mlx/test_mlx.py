@@ -1,5 +1,6 @@
-"""What only MLX needs: its own GELU, no PyTorch, OpenBLAS before MLX on Linux, no float64."""
+"""What only MLX needs: its own GELU, no PyTorch, no TF32, OpenBLAS first on Linux, no float64."""
 
+import os
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -68,6 +69,24 @@ print([name for name in ("torch", "drift_torch", "transformers", "mlx_lm") if na
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("asked", "used"), [(None, "0"), ("1", "1")])
+def test_tf32_is_off_unless_asked_for(asked, used):
+    code = """
+import os, sys
+import drift_mlx
+assert "mlx.core" not in sys.modules
+print(os.environ["MLX_ENABLE_TF32"])
+import drift_mlx.backend
+print(drift_mlx.backend.mlx().describe()["tf32"])
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "MLX_ENABLE_TF32"}
+    environment |= {} if asked is None else {"MLX_ENABLE_TF32": asked}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [used, used]
 
 
 def test_float64_and_other_types_are_refused():
