@@ -67,7 +67,7 @@ class AdapterConfig(Table):
 class PromptsConfig(Table):
     """`[prompts]`: what images are asked for."""
 
-    source: str = key("emoji", "'emoji', or a .txt file with one prompt a line")
+    source: str = key("emoji", "'emoji', or a file of prompts: .txt, one a line, or .jsonl")
     names: tuple[str, ...] = key((), "only these prompts of the source; [] = all", strict=False)
 
 
@@ -103,13 +103,22 @@ class RolloutConfig(Table):
         low, high = self.window_range
         if low >= high:
             raise ValueError(f"window_range must rise, not {list(self.window_range)}")
-        if self.window > self.steps:
-            raise ValueError(f"window = {self.window} is more than steps = {self.steps}")
+        if self.window > len(self.window_steps):
+            raise ValueError(
+                f"window = {self.window} does not fit: window_range = {list(self.window_range)} of "
+                f"{self.steps} steps holds {len(self.window_steps)} that can be trained"
+            )
         if self.kernel == "cps" and self.train_last_step:
             raise ValueError("train_last_step = true: the last step of CPS has no noise to train")
         if self.kernel == "cps" and self.noise_level > 1:
             raise ValueError(f"noise_level = {self.noise_level} is above 1, the most CPS takes")
         return self
+
+    @property
+    def window_steps(self) -> range:
+        """Steps that a window may hold: those of `window_range` that can be trained."""
+        low, high = (int(bound * self.steps) for bound in self.window_range)
+        return range(low, min(high, self.steps if self.train_last_step else self.steps - 1))
 
 
 class SubsetConfig(Table):
@@ -198,7 +207,9 @@ class DriftConfig(Table):
 class ObjectiveConfig(Table):
     """`[objective]`: the clipped surrogate."""
 
-    clip_low: AboveZero = key(1e-3, "the ratio is clipped at 1 - clip_low")
+    clip_low: Annotated[float, Field(gt=0.0, lt=1.0)] = key(
+        1e-3, "the ratio is clipped at 1 - clip_low"
+    )
     clip_high: AboveZero = key(1e-3, "and at 1 + clip_high")
     advantage_clip: AboveZero = key(5.0, "advantages are clipped to +- this")
     statistics: Literal["subset", "full", "global"] = key(

@@ -49,11 +49,9 @@ def plan_steps(rollout: RolloutConfig, *, seed: int, update: int) -> StepPlan:
     key = NoiseKey(seed, Purpose.TRAINED_STEPS, update=update)
     stochastic = np.ones(steps, dtype=bool)
     if rollout.window:
-        low, high = (int(bound * steps) for bound in rollout.window_range)
-        trainable = steps if rollout.train_last_step else steps - 1
-        last = min(max(low, high - rollout.window), trainable - 1)
-        low = min(low, last)
-        start = low + int(noise.generator(key.at(step=1)).integers(last - low + 1))
+        room = rollout.window_steps
+        starts = len(room) - rollout.window + 1
+        start = room.start + int(noise.generator(key.at(step=1)).integers(starts))
         stochastic = (np.arange(steps) >= start) & (np.arange(steps) < start + rollout.window)
     candidates = np.flatnonzero(stochastic)
     if not rollout.train_last_step:

@@ -126,7 +126,8 @@ def test_an_unknown_key_names_the_nearest(override, hint):
         ("rollout.window_range=[0.5]", "rollout.window_range = [0.5]: too few values"),
         ("rollout.window_range=[0.5, 2.0]", "rollout.window_range.1 = 2.0: input should be less"),
         ("rollout.window_range=[0.5, 0.5]", "rollout: window_range must rise, not [0.5, 0.5]"),
-        ("rollout.window=11", "rollout: window = 11 is more than steps = 10"),
+        ("rollout.window=11", "rollout: window = 11 does not fit: window_range = ["),
+        ("objective.clip_low=1.0", "objective.clip_low = 1.0: input should be less than 1"),
         ("drift.noise.tau1=0.9", "drift.noise: tau1 = 0.9 must be below tau2 = 0.9"),
         ("reward.terms.embedded=0", "reward: terms needs at least one reward with a weight other"),
         ("reward.terms={}", "reward: terms needs at least one reward with a weight other"),
@@ -149,6 +150,17 @@ def test_checks_that_span_two_keys():
     assert "noise_level = 1.5 is above 1" in refused(cps, "rollout.noise_level=1.5")
     load("emoji", [cps, "rollout.noise_level=1.0"])
     load("emoji", ["rollout.noise_level=1.5"])
+
+
+@pytest.mark.parametrize(
+    ("bounds", "last", "steps"), [((0.2, 0.8), False, 6), ((0.6, 1), False, 3), ((0.6, 1), True, 4)]
+)
+def test_a_window_must_fit_into_the_steps_of_its_range_that_can_be_trained(bounds, last, steps):
+    rollout = {"steps": 10, "window_range": list(bounds), "train_last_step": last}
+    parse({"rollout": rollout | {"window": steps}})
+    expected = f"of 10 steps holds {steps} that can be trained$"
+    with pytest.raises(ConfigError, match=rf"^rollout: window = {steps + 1} .*{expected}"):
+        parse({"rollout": rollout | {"window": steps + 1}})
 
 
 @pytest.mark.parametrize("key", [key for key, _ in leaves()])
@@ -218,9 +230,10 @@ def test_the_last_override_wins():
     ],
 )
 def test_the_name_of_a_reward_may_hold_dots(text, name):
-    assert load("emoji", [text]).reward.terms == {name: 2.0}
-    both = load("emoji", ["reward.terms.embedded=10", text])
-    assert both.reward.terms == {"embedded": 10.0, name: 2.0}
+    terms = load("emoji").reward.terms
+    assert load("emoji", [text]).reward.terms == terms | {name: 2.0}
+    both = load("emoji", ["reward.terms.embedded=7", text])
+    assert both.reward.terms == terms | {"embedded": 7.0, name: 2.0}
 
 
 # --- comparing and writing -----------------------------------------------------------------------
@@ -231,7 +244,7 @@ def test_differences_are_listed_by_key():
     new = load("emoji", ["run.seed=4", "drift.subset.keep=8", "reward.terms.a.b:c=1"])
     expected = [
         "drift.subset.keep: unset -> 8",
-        "reward.terms: {'embedded': 10.0} -> {'a.b:c': 1.0}",
+        f"reward.terms: {old.reward.terms} -> {old.reward.terms | {'a.b:c': 1.0}}",
         "run.seed: 0 -> 4",
     ]
     assert differences(old, new, NOTHING) == expected

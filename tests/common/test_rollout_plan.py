@@ -34,9 +34,14 @@ def test_windows_stay_in_their_range_and_reach_all_of_it():
     assert starts == {2, 3, 4, 5}  # steps 2 to 7, three at a time
 
 
-def test_a_late_window_still_holds_a_step_to_train():
-    config = rollout("rollout.window=1", "rollout.window_range=[0.95, 1.0]")
-    assert len(plan_steps(config, seed=0, update=0).trained) == 1
+@pytest.mark.parametrize(("last", "starts"), [("false", {6, 7}), ("true", {6, 7, 8})])
+def test_a_late_window_holds_only_steps_that_can_be_trained(last, starts):
+    config = rollout(
+        "rollout.window=2", "rollout.window_range=[0.6, 1.0]", f"rollout.train_last_step={last}"
+    )
+    plans = [plan_steps(config, seed=0, update=update) for update in range(40)]
+    assert {int(plan.trained[0]) for plan in plans} == starts
+    assert all(len(plan.trained) == plan.stochastic.sum() == 2 for plan in plans)
 
 
 def test_trained_steps_are_drawn_anew_and_repeatably():
