@@ -179,7 +179,7 @@ class ShapingConfig(Table):
     """`[drift.shaping]`: intra-group diversity as a potential that shapes the reward."""
 
     mode: Literal["none", "terminal", "per_step", "strict", "multiplicative"] = key(
-        "none", "how the potential enters"
+        "none", "how the potential enters; multiplicative ignores gamma, scaling and gate"
     )
     potential: Literal["mean_pairwise", "nearest", "knn", "loo_vendi", "cluster"] = key(
         "mean_pairwise", "diversity of one sample within its group"
@@ -192,7 +192,7 @@ class ShapingConfig(Table):
     )
     scaling: Literal["zscore", "minmax", "raw"] = key("zscore", "unit of potential")
     gate: Literal["none", "above_mean", "above_base", "soft"] = key(
-        "none", "which samples may gain from diversity"
+        "none", "which samples may gain from diversity; base: its reward in the first evaluation"
     )
 
 
@@ -292,6 +292,11 @@ class Config(Table):
         if keep is not None and keep > group:
             raise ValueError(
                 f"drift.subset.keep = {keep} is more than rollout.group_size = {group}"
+            )
+        if self.drift.shaping.gate == "above_base" and self.reward.combine == "group_zscore":
+            raise ValueError(
+                "drift.shaping.gate = 'above_base' compares with a weighted sum, which "
+                "reward.combine = 'group_zscore' is not: choose 'weighted_sum' or another gate"
             )
         return self
 

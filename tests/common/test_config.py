@@ -141,6 +141,10 @@ def test_a_bad_value_is_told_with_its_key(override, message):
 
 
 def test_checks_that_span_two_keys():
+    gate, combine = "drift.shaping.gate=above_base", "reward.combine=group_zscore"
+    assert "gate = 'above_base' compares with a weighted sum" in refused(gate, combine)
+    load("emoji", [gate])
+    load("emoji", [combine])
     assert "drift.subset: rule = 'window' needs keep" in refused("drift.subset.rule=window")
     load("emoji", ["drift.subset.rule=window", "drift.subset.keep=24"])
     assert refused("drift.subset.keep=25") == (
