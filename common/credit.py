@@ -37,12 +37,14 @@ def assign(
     predicted_features: np.ndarray | None = None,
     draws: np.ndarray,
     base: np.ndarray | None = None,
+    trained: np.ndarray | None = None,
 ) -> Credit:
     """Steps 3 to 7 of an update.
 
     rewards: task rewards [P, G], NaN where a sample has none. features: potential features
     [P, G, F] of the final images. predicted_features: [T, P, G, F], for per-step shaping.
-    draws: uniform [P, G] of the `random` rule. base: reward of the base model [P].
+    draws: uniform [P, G] of the `random` rule. base: reward of the base model [P]. trained: the
+    denoising steps whose advantages are used, int [S], for what is logged; None means all.
     """
     chosen, settings = config.drift.subset, config.drift.shaping
     valid = np.isfinite(rewards) & np.isfinite(features).all(axis=-1)
@@ -70,18 +72,26 @@ def assign(
         valid=valid,
         base=base,
     )
-    advantages = advantage.group_advantages(
-        shaped,
-        selected,
-        statistics=config.objective.statistics,
-        clip=config.objective.advantage_clip,
-        valid=valid,
+    task, advantages = (
+        advantage.group_advantages(
+            reward,
+            selected,
+            statistics=config.objective.statistics,
+            clip=config.objective.advantage_clip,
+            valid=valid,
+        )
+        for reward in (rewards, shaped)
     )
     final = potentials if potentials.ndim == 2 else potentials[-1]
-    if settings.mode == "multiplicative" and settings.weight > 0:
-        advantages = shaping.multiplicative(advantages, final, valid=valid)
+    if settings.mode == "multiplicative":
+        advantages = shaping.multiplicative(advantages, final, weight=settings.weight, valid=valid)
+    used = advantages if trained is None or advantages.ndim == 2 else advantages[trained]
     metrics = _selection_metrics(rewards, distances, selected, fell_back, valid)
-    metrics |= _shaping_metrics(rewards, shaped, final, selected)
+    live = selected.sum(axis=1) >= 2
+    metrics |= {
+        "shaping/correlation": _average(_correlation(rewards, final, selected), live),
+        "shaping/variance_share": _average(potential_share(used, task), live),
+    }
     return Credit(selected, advantages, metrics)
 
 
@@ -133,7 +143,7 @@ def _selection_metrics(
         "subset/std": _average(_std(finite, selected), live),
         "subset/best_dropped": _average(1.0 - best_selected, live),
         "subset/fallback": _average(fell_back.astype(float), live),
-        "group/zero_std": _average(_constant(finite, valid), live),
+        "group/zero_std": _average(_std(finite, valid) == 0, live),
         "group/invalid": float((~valid).sum()),
         "diversity/group": _average(diversity.mean_pairwise(distances, valid=valid), live),
         "diversity/subset": _average(
@@ -142,20 +152,23 @@ def _selection_metrics(
     }
 
 
-def _shaping_metrics(
-    rewards: np.ndarray, shaped: np.ndarray, potentials: np.ndarray, selected: np.ndarray
-) -> dict[str, float]:
-    bonus = np.where(selected, shaped - rewards, 0.0)
-    bonus = bonus if bonus.ndim == 2 else bonus.mean(axis=0)
-    task = np.where(selected, rewards, 0.0)
-    from_bonus, from_task = _std(bonus, selected) ** 2, _std(task, selected) ** 2
-    total = from_bonus + from_task
-    share = np.divide(from_bonus, total, out=np.zeros_like(total), where=total > 0)
-    live = selected.sum(axis=1) >= 2
-    return {
-        "shaping/correlation": _average(_correlation(task, potentials, selected), live),
-        "shaping/variance_share": _average(share, live),
-    }
+def potential_share(advantages: np.ndarray, task: np.ndarray) -> np.ndarray:
+    """Share of each group's squared advantages that the task reward does not account for: [P].
+
+    1 - max(0, cos(A, A_task))^2, with A_task what the task reward alone gives the same samples: 0
+    where shaping changes no more than the scale of A, 1 where A is orthogonal to A_task or turned
+    against it. The scale does not count because dividing by the std of the shaped reward sets it
+    anew. This toolkit's choice.
+
+    Args:
+        advantages: A, [P, G], or [S, P, G] for S steps, which count as one long group.
+        task: A_task, [P, G].
+    """
+    A = advantages.reshape(-1, *task.shape)
+    product, size = (A * task).sum(axis=(0, 2)), (A**2).sum(axis=(0, 2))
+    both = size * len(A) * (task**2).sum(axis=1)
+    cos2 = np.divide(np.maximum(product, 0.0) ** 2, both, out=np.zeros_like(both), where=both > 0)
+    return np.where(size > 0, 1.0 - cos2, 0.0)
 
 
 def _mean(values: np.ndarray, mask: np.ndarray) -> float:
@@ -167,17 +180,10 @@ def _average(values: np.ndarray, groups: np.ndarray) -> float:
 
 
 def _std(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    return np.ma.masked_array(values, ~mask).std(axis=1).filled(0.0)
-
-
-def _constant(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    masked = np.ma.masked_array(values, ~mask)
-    return (masked.max(axis=1) == masked.min(axis=1)).filled(True).astype(float)
+    return subset.std(values, mask)[:, 0]
 
 
 def _correlation(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    count = np.maximum(mask.sum(axis=1, keepdims=True), 1)
-    dx = np.where(mask, x - (x * mask).sum(axis=1, keepdims=True) / count, 0.0)
-    dy = np.where(mask, y - (y * mask).sum(axis=1, keepdims=True) / count, 0.0)
+    dx, dy = (np.where(mask, values - subset.mean(values, mask), 0.0) for values in (x, y))
     scale = np.sqrt((dx**2).sum(axis=1) * (dy**2).sum(axis=1))
     return np.divide((dx * dy).sum(axis=1), scale, out=np.zeros_like(scale), where=scale > 0)

@@ -167,7 +167,7 @@ class Trainer:
             )
         with clock("reward"):
             rewards, terms = self._score(prompts, trajectories)
-            assigned = self._assign(prompts, trajectories, rewards)
+            assigned = self._assign(prompts, trajectories, rewards, plan.trained)
         with clock("update"):
             learned = self._learner.update(
                 trajectories, assigned, plan.trained, conditioner, update
@@ -201,7 +201,11 @@ class Trainer:
         return combine(by_group, self._rewards.terms, method=method), scores
 
     def _assign(
-        self, prompts: list[Prompt], trajectories: Trajectories, rewards: np.ndarray
+        self,
+        prompts: list[Prompt],
+        trajectories: Trajectories,
+        rewards: np.ndarray,
+        trained: np.ndarray,
     ) -> credit.Credit:
         config, shape = self._config, rewards.shape
         key = NoiseKey(config.run.seed, Purpose.SUBSET, update=self._update)
@@ -218,6 +222,7 @@ class Trainer:
             predicted_features=predicted,
             draws=np.stack(draws),
             base=self._base_rewards(prompts),
+            trained=trained,
         )
         if not assigned.selected.any():
             raise RewardError(
@@ -227,7 +232,10 @@ class Trainer:
         return assigned
 
     def _base_rewards(self, prompts: list[Prompt]) -> np.ndarray | None:
-        """The base model's reward of each prompt, which the `above_base` gate compares with."""
+        """The base model's mean reward of each prompt, for the `above_base` gate.
+
+        It is that of the first evaluation's images, which follow the ODE.
+        """
         if self._config.drift.shaping.gate != "above_base":
             return None
         base = self._run.evaluations()[0]

@@ -119,7 +119,8 @@ def shape(
     `per_step`        reward-to-go of step k: r'_k = r + lambda (gamma^(T-k) Psi_T - Psi_k)
     `strict`          Phi(end) := 0 makes the sum of F vanish: r' is r itself, bit for bit. It is
                       policy-invariant (Grzes 2017), hence inert: a control.
-    `multiplicative`  r' is r itself; the potential weighs advantages, see `multiplicative`
+    `multiplicative`  r' is r itself; the potential weighs advantages, see `multiplicative`, which
+                      has no use for gamma, scaling and gate
     `none`            r' is r itself
 
     Scaling, by the valid samples of a group; mean, std, min and max of the final images' Phi serve
@@ -133,7 +134,7 @@ def shape(
 
     `none`        all of them
     `above_mean`  r above the mean of the group
-    `above_base`  r above the reward of the base model
+    `above_base`  r above the reward of the base model, in the same units as r
     `soft`        logistic((r - mean) / std(r)): 1/2 at the mean, 0.73 one std above it
 
     Args:
@@ -148,7 +149,8 @@ def shape(
         steps: T.
         valid: bool [P, G]; None means all. Samples that are invalid or have no finite reward
             keep their r and influence no others.
-        base: reward of the base model, float [P], for `above_base`.
+        base: reward of the base model, float [P], for `above_base`; a run takes the mean of its
+            first evaluation, whose images follow the ODE where a rollout's are stochastic.
 
     Returns:
         float [P, G]; [T, P, G] for `per_step`.
@@ -204,25 +206,36 @@ def telescoped(potentials: Array, *, gamma: float) -> Array:
     return sum(terms[1:], start=terms[0])
 
 
-def multiplicative(advantages: Array, potentials: Array, *, valid: Array | None = None) -> Array:
-    """GARDO's weighing (arXiv:2512.24138): A_i Phi_i / mean(Phi) where A_i > 0, else A_i.
+def multiplicative(
+    advantages: Array, potentials: Array, *, weight: float = 1.0, valid: Array | None = None
+) -> Array:
+    """A_i (1 + lambda (Phi_i / mean(Phi) - 1)) where A_i > 0, else A_i.
 
-    A negative Phi counts as 0. A group without diversity (mean Phi below 1e-6) keeps its
-    advantages. Advantages no longer sum to 0 afterwards.
+    lambda = 1 is GARDO's weighing, A_i Phi_i / mean(Phi) (arXiv:2512.24138); 0 leaves A bit for
+    bit. A negative Phi counts as 0, and so does a negative factor, which lambda > 1 can make. A
+    group without diversity (mean Phi below 1e-6) keeps its advantages. Advantages no longer sum
+    to 0 afterwards.
 
     Args:
         advantages: A, float [..., P, G]; above 0 means above the mean.
         potentials: Phi of the final images, float [P, G].
+        weight: lambda >= 0.
         valid: bool [P, G]; None means all. The mean is over valid samples.
 
     Returns:
         An array like the advantages.
+
+    Raises:
+        ValueError: weight below 0.
     """
+    if not weight >= 0:
+        raise ValueError(f"weight = {weight} of shaping must be at least 0")
     xp = array_namespace(advantages)
     members = _members(potentials, valid)
     phi = xp.where(members & (potentials > 0), potentials, 0.0)
     centre = subset.mean(phi, members)
-    factor = xp.where(centre > 1e-6, phi / xp.where(centre > 1e-6, centre, 1.0), 1.0)
+    ratio = xp.where(centre > 1e-6, phi / xp.where(centre > 1e-6, centre, 1.0), 1.0)
+    factor = xp.clip(1.0 + weight * (ratio - 1.0), 0.0, xp.inf)
     return xp.where((advantages > 0) & members, advantages * factor, advantages)
 
 

@@ -94,12 +94,62 @@ def test_what_is_logged_is_what_happened():
     assert logged["shaping/variance_share"] == 0.0
 
 
-def test_the_share_of_the_potential_is_one_half_when_it_varies_as_much_as_the_reward():
-    config = settings("drift.shaping.mode=terminal", "drift.shaping.weight=1.0")
-    logged = assign(config, SEED.normal(size=(4, 16)), features(4, 16)).metrics
-    assert logged["shaping/variance_share"] == pytest.approx(0.5)
-    none = assign(settings(), SEED.normal(size=(4, 16)), features(4, 16)).metrics
-    assert none["shaping/variance_share"] == 0.0
+def test_rewards_that_differ_by_rounding_have_no_spread():
+    rewards = np.array([[5.0, 5.0 + 1e-7, 5.0 - 1e-7], [5.0, 5.0 + 1e-4, 5.0]])
+    given = assign(settings(), rewards, features(2, 3))
+    assert given.metrics["group/zero_std"] == 0.5
+    assert (given.advantages[0] == 0).all()
+    assert (given.advantages[1] != 0).all()
+
+
+def test_the_share_of_the_potential_by_hand():
+    task = np.array([[1.0, -1.0, 1.0, -1.0]])
+    orthogonal = np.array([[1.0, 1.0, -1.0, -1.0]])
+
+    def share(advantages):
+        return credit.potential_share(advantages, task).tolist()
+
+    assert share(task) == share(3.0 * task) == [0.0]  # the same direction, whatever the scale
+    assert share(orthogonal) == share(-task) == [1.0]
+    assert share(task + orthogonal) == pytest.approx([0.5])
+    assert share(task + 2.0 * orthogonal) == pytest.approx([0.8])
+    assert share(0.0 * task) == [0.0]
+    # Two steps: cos^2 = (4 + 4)^2 / ((4 + 8) (4 + 4)).
+    assert share(np.stack([task, task + orthogonal])) == pytest.approx([1 / 3])
+    assert credit.potential_share(orthogonal, 0.0 * task).tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("mode", "weight"),
+    [("none", 1.0), ("strict", 1.0), ("terminal", 0.0), ("per_step", 0.0), ("multiplicative", 0.0)],
+)
+def test_the_potential_has_no_share_where_it_has_no_say(mode, weight):
+    changes = (f"drift.shaping.mode={mode}", f"drift.shaping.weight={weight}")
+    rewards, images = SEED.normal(size=(4, 8)), features(4, 8)
+    predicted = np.stack([features(4, 8) for _ in range(3)]) if mode == "per_step" else None
+    given = assign(settings(*changes), rewards, images, predicted_features=predicted)
+    assert given.metrics["shaping/variance_share"] == pytest.approx(0.0, abs=1e-15)
+
+
+def test_a_strong_potential_has_all_that_is_not_along_the_reward():
+    strong = ("drift.shaping.mode=terminal", "drift.shaping.weight=1e6")
+    logged = assign(settings(*strong), SEED.normal(size=(1, 16)), features(1, 16)).metrics
+    along = max(0.0, logged["shaping/correlation"])
+    assert logged["shaping/variance_share"] == pytest.approx(1.0 - along**2, abs=1e-5)
+    weighed = ("drift.shaping.mode=multiplicative", "drift.shaping.weight=1.0")
+    logged = assign(settings(*weighed), SEED.normal(size=(4, 16)), features(4, 16)).metrics
+    assert 0.001 < logged["shaping/variance_share"] < 0.5
+
+
+def test_only_trained_steps_count_in_the_share_of_the_potential():
+    config = settings("drift.shaping.mode=per_step", "drift.shaping.weight=1.0")
+    rewards, images = SEED.normal(size=(2, 8)), features(2, 8)
+    # Step 0 predicts the final images, so that nothing is left to shape there.
+    predicted = np.stack([images, features(2, 8), features(2, 8)])
+    for trained, some in (([0], False), ([1, 2], True), (None, True)):
+        chosen = None if trained is None else np.array(trained)
+        given = assign(config, rewards, images, predicted_features=predicted, trained=chosen)
+        assert (given.metrics["shaping/variance_share"] > 0.05) is some
 
 
 def test_correlation_of_reward_and_potential_has_its_sign():

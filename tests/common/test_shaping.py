@@ -299,6 +299,21 @@ def test_multiplicative_by_hand(f64, bools, to_np):
     np.testing.assert_allclose(to_np(negative), [[0.0, 2.0]], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("weight", "expected"),
+    [(0.0, [2.0, -1.0, 1.0]), (0.5, [1.5, -1.0, 1.5]), (1.0, [1.0, -1.0, 2.0]), (3.0, [0, -1, 4])],
+)
+def test_the_weight_of_multiplicative_goes_from_nothing_to_gardo(f64, to_np, weight, expected):
+    # Phi / mean Phi is 1/2, 1/2, 2; the factor 1 + 3 (1/2 - 1) < 0 counts as 0.
+    A, phi = f64([[2.0, -1.0, 1.0]]), f64([[0.1, 0.1, 0.4]])
+    got = to_np(shaping.multiplicative(A, phi, weight=weight))
+    np.testing.assert_allclose(got, [expected], rtol=1e-6)
+    if weight == 0:
+        np.testing.assert_array_equal(got, to_np(A))
+    with pytest.raises(ValueError, match="weight = -1"):
+        shaping.multiplicative(A, phi, weight=-1.0)
+
+
 @settings(max_examples=15)
 @given(
     A=st.lists(st.floats(-3, 3), min_size=5, max_size=5),
