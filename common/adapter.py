@@ -4,14 +4,13 @@ A linear y = W x + b gets y + (alpha / r) B A x, with A [r, in] and B [out, r] (
 "LoRA", section 4.1, arXiv:2106.09685). B starts at 0, so the adapted model starts as the base.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from common.config import AdapterConfig
-from common.noise import NoiseKey, Purpose, normal, uniform
+from common.noise import NoiseKey, Purpose, address, normal, uniform
 
 PEFT_PREFIX = "base_model.model."
 """What PEFT puts before every name in `adapter_model.safetensors`."""
@@ -44,7 +43,7 @@ def initial(
     values: dict[str, np.ndarray] = {}
     for name, (out, width) in shapes.items():
         shape = (config.rank, width)
-        key = NoiseKey(seed=seed, purpose=Purpose.ADAPTER, prompt=_address(name))
+        key = NoiseKey(seed=seed, purpose=Purpose.ADAPTER, prompt=address(name))
         if config.init == "kaiming":
             a = (2.0 * uniform(key, shape) - 1.0) / np.sqrt(width)
         else:
@@ -78,7 +77,3 @@ def peft_config(config: AdapterConfig, base_model: str | None = None) -> dict[st
         "init_lora_weights": True if config.init == "kaiming" else "gaussian",
         "target_modules": sorted(config.targets),
     }
-
-
-def _address(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")

@@ -1,6 +1,5 @@
 """Measuring a policy: the same prompts and the same initial noise every time, along the ODE."""
 
-import hashlib
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -39,7 +38,7 @@ def sample_images(
     that two checkpoints, two runs or two backends start from the same noise.
     """
     keys = [
-        NoiseKey(seed, Purpose.EVALUATION, prompt=_text_id(text), sample=sample)
+        NoiseKey(seed, Purpose.EVALUATION, prompt=noise.address(text), sample=sample)
         for text in prompts
         for sample in range(count)
     ]
@@ -150,7 +149,3 @@ class Evaluator:
 
 def _listed(values: np.ndarray) -> list[float]:
     return [float(value) for value in values]
-
-
-def _text_id(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")

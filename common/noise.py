@@ -95,6 +95,11 @@ def permutation(key: NoiseKey, length: int) -> np.ndarray:
     return generator(key).permutation(length)
 
 
+def address(text: str) -> int:
+    """A text as part of a key: the first 8 bytes of its SHA-256, little-endian."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+
+
 def fingerprint() -> str:
     """Hash of the first draws of a fixed key: tells whether numpy still draws the same numbers."""
     key = NoiseKey(seed=2601, purpose=Purpose.INITIAL, update=12401)

@@ -5,7 +5,6 @@ are exact in float64, and what is computed in float64 (noise levels, time featur
 only when it goes to a device: that rounding belongs to the backend's error.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from functools import cache, cached_property
@@ -17,7 +16,7 @@ from common.algorithm import kernels
 from common.backend import Array, Backend, Conditioning, Policy
 from common.config import AdapterConfig, Config, ModelConfig
 from common.embedded.model import FOLDER, from_images
-from common.noise import NoiseKey, Purpose, normal
+from common.noise import NoiseKey, Purpose, address, normal
 from common.process import FlowProcess, Levels
 
 SEED = 2601
@@ -49,8 +48,7 @@ def settings(*changes: str) -> Config:
 
 def draw(name: str, shape: Sequence[int]) -> np.ndarray:
     """Standard normal float32 draws under a name of their own."""
-    address = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
-    return normal(NoiseKey(SEED, Purpose.DATA, prompt=address), shape)
+    return normal(NoiseKey(SEED, Purpose.DATA, prompt=address(name)), shape)
 
 
 def emoji(count: int) -> np.ndarray:

@@ -180,3 +180,9 @@ def test_keys_out_of_range_are_refused(changes, message):
 def test_the_extreme_keys_are_accepted():
     top = NoiseKey(2**64 - 1, Purpose.DATA, 2**32 - 1, 2**64 - 1, 2**64 - 1, 2**32 - 1)
     assert np.isfinite(noise.normal(top, SHAPE)).all()
+
+
+def test_a_text_has_the_address_it_always_had():
+    assert noise.address("owl") == 435454538499159824  # sha256sum: 10f7127b980b0b06...
+    assert noise.address("") != noise.address(" ")
+    assert np.isfinite(noise.normal(KEY.at(prompt=noise.address("Käuzchen")), SHAPE)).all()
