@@ -18,6 +18,7 @@ from mlx.utils import tree_unflatten
 from common import backend as protocols
 from common.backend import BackendUnavailableError, LossFunction, Parameters
 from common.config import AdapterConfig, ModelConfig, OptimizerConfig
+from common.cores import cores
 from common.embedded.model import check_shapes
 from drift_mlx import OPENBLAS, lora
 from drift_mlx.embedded import EmbeddedPolicy, EmbeddedScorer
@@ -120,7 +121,7 @@ class Backend:
             "dtype": self.dtype,
             "tf32": os.environ["MLX_ENABLE_TF32"],
             "openblas": str(_openblas_loaded()),
-            "threads": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count())),
+            "threads": os.environ.get("OMP_NUM_THREADS", str(cores())),
         }
 
     def advice(self) -> list[str]:

@@ -122,8 +122,10 @@ class EmbeddedPolicy:
             self._base = Denoiser(config)
             self._base.update(self.module.parameters())
             self._base.freeze()
-            self.module.emb.freeze()
-            self.module.freeze(keys="tpos", recurse=False)
+            parts = dict(self.module.named_modules())  # "" is the module itself
+            for name in config.frozen:
+                part, _, last = name.rpartition(".")
+                parts[part].freeze(keys=last, recurse=False)
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Embed clean prompts: tokens [B, 6, 64]. ValueError names a prompt it cannot read."""

@@ -39,7 +39,7 @@ class LoRALinear(nn.Module):
         if not self.enabled:
             return self.base(x)
         weight = self.base.weight + self.scale * (self.lora_B.weight @ self.lora_A.weight)
-        return mx.addmm(self.base.bias, x, weight.T)
+        return mx.addmm(self.base.bias, x, weight.T) if "bias" in self.base else x @ weight.T
 
 
 def attach(module: nn.Module, config: AdapterConfig, *, seed: int) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from common import backend as protocols
 from common.backend import BackendUnavailableError, LossFunction, Parameters
 from common.config import AdapterConfig, ModelConfig, OptimizerConfig
+from common.cores import cores
 from common.embedded.model import check_shapes
 from drift_torch import lora
 from drift_torch.embedded import EmbeddedPolicy, EmbeddedScorer
@@ -140,10 +141,11 @@ class Backend:
 
     def advice(self) -> list[str]:
         """What would make this backend faster here, one sentence each."""
-        cores = os.cpu_count() or 1
-        threads = torch.get_num_threads()
-        if self.device.type == "cpu" and threads < cores // 2:
-            return [f"PyTorch uses {threads} of {cores} cores; unset OMP_NUM_THREADS or raise it."]
+        threads, available = torch.get_num_threads(), cores()
+        if self.device.type == "cpu" and threads < available // 2:
+            return [
+                f"PyTorch uses {threads} of {available} cores; unset OMP_NUM_THREADS or raise it."
+            ]
         return []
 
 

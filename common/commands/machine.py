@@ -4,6 +4,8 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
+from common.cores import cores as cores  # part of this module's interface
+
 DISTRIBUTION = "drift-toolkit"
 
 
@@ -25,13 +27,6 @@ def facts() -> dict[str, str]:
         "cores": str(cores()),
         "memory": f"{memory_bytes() / 2**30:.1f} GiB",
     }
-
-
-def cores() -> int:
-    """CPU cores that this process may use: fewer than there are in many containers."""
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def memory_bytes() -> int:

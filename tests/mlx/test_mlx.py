@@ -16,8 +16,9 @@ from common.config import AdapterConfig, ModelConfig, OptimizerConfig
 drift = pytest.importorskip("drift_mlx.backend", exc_type=ImportError)
 
 import mlx.core as mx  # noqa: E402
+from mlx import nn  # noqa: E402
 
-from drift_mlx import embedded  # noqa: E402
+from drift_mlx import embedded, lora  # noqa: E402
 
 U = np.concatenate([np.linspace(-12, 12, 4801), [-1e4, 1e4, 1e-4, 0.0]])
 
@@ -119,6 +120,16 @@ def test_after_a_gradient_the_policy_holds_its_own_arrays_again(fails):
     with pytest.raises(RuntimeError, match="no loss") if fails else nullcontext():
         gradient(mx.ones((1, 128)))
     assert all(array is held[name] for name, array in policy.parameters().items())
+
+
+def test_a_linear_without_bias_takes_an_adapter():
+    base = nn.Linear(4, 3, bias=False)
+    layer = lora.LoRALinear(base, 2, 6.0)
+    x = mx.linspace(-1, 1, 8).reshape(2, 4)
+    low_rank = layer.lora_B.weight @ layer.lora_A.weight
+    assert mx.allclose(layer(x), x @ (base.weight + 3.0 * low_rank).T, rtol=1e-5)
+    layer.enabled = False
+    assert mx.allclose(layer(x), x @ base.weight.T, rtol=1e-5)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux's MLX needs OpenBLAS")

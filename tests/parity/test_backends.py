@@ -255,6 +255,17 @@ def test_the_machine_is_described(backend):
     assert backend.device_memory()["peak"] > 0
 
 
+def test_what_the_model_calls_frozen_is_not_tuned(backend, monkeypatch):
+    settings = AdapterConfig(kind="full")
+    usual = backend.policy(ModelConfig(), settings, seed=0).parameters().keys()
+    frozen = {"emb.weight", "tpos", "blocks.1.mod", "out.bias"}
+    monkeypatch.setattr(shared.DenoiserConfig, "frozen", property(lambda _: frozenset(frozen)))
+    fewer = backend.policy(ModelConfig(), settings, seed=0).parameters().keys()
+    assert not {"emb.weight", "tpos"} & usual
+    assert usual - fewer == {"blocks.1.mod", "out.bias"}
+    assert fewer < usual
+
+
 def test_a_scorer_says_what_is_wrong(backend):
     images = np.zeros((2, 32, 32, 3), dtype=np.uint8)
     scorer = backend.scorer("train")

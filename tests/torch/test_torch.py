@@ -1,6 +1,7 @@
 """What only PyTorch can show: PEFT and torch's own AdamW as references, float64, repeatability."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from common.embedded import model as shared
 
 torch = pytest.importorskip("torch")
 
-from drift_torch import backend as drift  # noqa: E402
+from drift_torch import backend as drift, lora  # noqa: E402
 from drift_torch.embedded import Denoiser  # noqa: E402
 
 SMALL = AdapterConfig(rank=3, alpha=5.0, targets=("qkv", "m2"))
@@ -152,11 +153,22 @@ def test_a_wrong_dtype_or_a_foreign_policy_is_refused():
 
 
 def test_few_threads_are_pointed_out(monkeypatch):
-    monkeypatch.setattr(drift.os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)  # of which this process may use 16
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert ["2 of 16 cores" in line for line in drift.cpu().advice()] == [True]
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     assert drift.cpu().advice() == []
+
+
+def test_a_linear_without_bias_takes_an_adapter():
+    base = torch.nn.Linear(4, 3, bias=False)
+    layer = lora.LoRALinear(base, 2, 6.0)
+    x = torch.linspace(-1, 1, 8).reshape(2, 4)
+    low_rank = layer.lora_B.weight @ layer.lora_A.weight
+    torch.testing.assert_close(layer(x), x @ (base.weight + 3.0 * low_rank).T)
+    layer.enabled = False
+    torch.testing.assert_close(layer(x), x @ base.weight.T)
 
 
 @pytest.mark.gpu
