@@ -2,7 +2,8 @@
 
 The kill comes from inside, at a chosen call, so that the same moments are hit every time: in the
 middle of an update, and at the n-th time that something is made durable on disk, which walks
-through appending a line, writing the files of a checkpoint, and renaming it into place.
+through appending a line, writing the files of a checkpoint, and renaming it into place. Every run
+is `drift run` in a process of its own, and one on the CPU can load nothing of MLX.
 """
 
 import signal
@@ -10,13 +11,16 @@ import subprocess
 import sys
 
 import pytest
+import tomli_w
 
-from common.backends import load
+from common.config import to_tables
+from common.run_directory import RunDirectory
 
 DRIVER = """
 import os, signal, sys
-import drift_mlx  # as in this session: PyTorch then shares its OpenBLAS, which rounds otherwise
-where, count = sys.argv[1], int(sys.argv[2])
+where, count, backend = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+if backend == "cpu":  # PyTorch multiplies with its own library where MLX has not loaded another
+    sys.modules["drift_mlx"] = sys.modules["mlx"] = None
 seen = 0
 
 def fatal(function):
@@ -31,42 +35,63 @@ def fatal(function):
 if where == "update":
     from common.update import Learner
     Learner._record = fatal(Learner._record)
-else:
+elif where == "fsync":
     os.fsync = fatal(os.fsync)
-sys.argv = ["drift", *sys.argv[3:]]
+from common import report
+report.build = lambda run: run.report  # it takes longer than the run
+sys.argv = ["drift", "run", "--backend", backend, *sys.argv[4:]]
 from common.cli import main
 main()
 """
 
+KILLS = [
+    ("cpu", "update", 5),  # in the second update
+    ("cpu", "fsync", 9),  # after the first row of metrics.jsonl
+    ("cpu", "fsync", 16),  # before the first checkpoint is whole
+    ("cpu", "fsync", 27),  # with the second one in its place
+    ("mlx", "update", 5),
+    ("mlx", "fsync", 16),
+]
+
+
+def drift_run(backend, *arguments, kill=("nowhere", 0)):
+    """`drift run` in a process of its own; kill: the function at whose n-th call it ends, and n."""
+    command = [sys.executable, "-c", DRIVER, *map(str, (*kill, backend, *arguments))]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
 
 @pytest.fixture(scope="module")
-def config(tiny):
-    return tiny("run.updates=3", "optimizer.ema_decay=0.5", "optimizer.ema_every=1")
+def recipe(tiny, tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    config = tiny("run.updates=3", "optimizer.ema_decay=0.5", "optimizer.ema_every=1")
+    path.write_text(tomli_w.dumps(to_tables(config)))
+    return path
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(config, train, final_bytes):
-    directory, _, _ = train(config, load("cpu"))
-    return final_bytes(directory)
+def uninterrupted(recipe, final_bytes, tmp_path_factory):
+    """Final bytes of a run that nothing kills, by backend."""
+    known = {}
+
+    def ended(backend):
+        if backend not in known:
+            path = tmp_path_factory.mktemp("whole") / "run"
+            done = drift_run(backend, recipe, "--out", path)
+            assert done.returncode == 0, done.stderr
+            known[backend] = final_bytes(RunDirectory.open(path))
+        return known[backend]
+
+    return ended
 
 
-@pytest.mark.parametrize(
-    ("where", "count"),
-    [("update", 1), ("update", 3), ("fsync", 7), ("fsync", 12), ("fsync", 15), ("fsync", 21)],
-)
-def test_killed_and_resumed(config, train, final_bytes, uninterrupted, tmp_path, where, count):
-    import tomli_w
-
-    from common.config import to_tables
-
-    recipe, path = tmp_path / "emoji.toml", tmp_path / "run"
-    recipe.write_text(tomli_w.dumps(to_tables(config)))
-    command = [sys.executable, "-c", DRIVER, where, str(count)]
-    arguments = ["run", str(recipe), "--backend", "cpu", "--out", str(path)]
-    ended = subprocess.run([*command, *arguments], capture_output=True, timeout=300, check=False)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
-    resumed, _, finished = train(config, load("cpu"), path=path)
-    assert finished
-    assert final_bytes(resumed) == uninterrupted
-    assert [row["update"] for row in resumed.metrics()] == [1, 2, 3]
-    assert [row["update"] for row in resumed.evaluations()] == [0, 3]
+@pytest.mark.parametrize(("backend", "where", "count"), KILLS)
+def test_killed_and_resumed(recipe, uninterrupted, final_bytes, tmp_path, backend, where, count):
+    path = tmp_path / "run"
+    killed = drift_run(backend, recipe, "--out", path, kill=(where, count))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    resumed = drift_run(backend, "--resume", "--out", path)
+    assert resumed.returncode == 0, resumed.stderr
+    run = RunDirectory.open(path)
+    assert final_bytes(run) == uninterrupted(backend)
+    assert [row["update"] for row in run.metrics()] == [1, 2, 3]
+    assert [row["update"] for row in run.evaluations()] == [0, 3]
