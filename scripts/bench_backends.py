@@ -1,13 +1,19 @@
-"""How long one update takes on each backend, in turn in one process, and their ratio.
+"""How long one update takes on each backend, in turn in processes of their own, and their ratio.
 
     python scripts/bench_backends.py --backends cpu,mlx [--updates 3] [--set table.key=value]...
 
-The first update of each warms up and is not counted. Prints medians; quote the ratio.
+Each backend gets a process because libraries that share one also share symbols: PyTorch beside
+MLX would multiply with MLX's OpenBLAS. The backends take turns at every update, A B A B, so that
+a machine that grows slower does so for all. The first update of each warms up and is not counted.
+Prints medians; quote the ratio.
 """
 
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import click
@@ -17,32 +23,62 @@ from common.backends import load
 from common.run_directory import RunDirectory
 from common.trainer import Silent, Trainer
 
+Worker = subprocess.Popen[str]
+
 
 @click.command()
 @click.option("--backends", default="cpu,mlx", show_default=True)
 @click.option("--updates", default=3, show_default=True)
 @click.option("--set", "overrides", multiple=True)
-def main(backends: str, updates: int, overrides: tuple[str, ...]) -> None:
+@click.option("--worker", hidden=True, help="Be the process of this backend.")
+def main(backends: str, updates: int, overrides: tuple[str, ...], worker: str | None) -> None:
     """Time updates of the emoji recipe on each backend, one after the other."""
-    config = configuration.load("emoji", overrides)
+    if worker:
+        work(worker, overrides)
+        return
     names = backends.split(",")
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    with tempfile.TemporaryDirectory() as folder:
-        trainers = {}
-        for name in names:
-            run = RunDirectory.create(Path(folder) / name, config, {})
-            trainers[name] = Trainer(
-                config, load(name), run, observer=Silent(), stop=threading.Event()
-            )
+    with ExitStack() as stack:
+        workers = {name: stack.enter_context(start(name, overrides)) for name in names}
         for update in range(updates + 1):
-            for name, trainer in trainers.items():
-                record = trainer.step()
+            for name, process in workers.items():
+                took = time_update(name, process)
                 if update:
-                    seconds[name].append(record["seconds"])
+                    seconds[name].append(took)
     first = statistics.median(seconds[names[0]])
     for name, values in seconds.items():
         median = statistics.median(values)
         print(f"{name:6s} {median:8.2f} s an update   {median / first:6.2f} x {names[0]}")
+
+
+def start(name: str, overrides: tuple[str, ...]) -> Worker:
+    """The process of a backend; it ends when its standard input is closed."""
+    options = [word for text in overrides for word in ("--set", text)]
+    command = [sys.executable, __file__, "--worker", name, *options]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def time_update(name: str, process: Worker) -> float:
+    """Seconds of one update by the process, which rests before and after."""
+    assert process.stdin
+    assert process.stdout
+    with suppress(BrokenPipeError):  # then there is no answer either
+        process.stdin.write("update\n")
+        process.stdin.flush()
+    answer = process.stdout.readline()
+    if not answer:
+        raise SystemExit(f"the process of backend {name} failed")
+    return float(answer)
+
+
+def work(name: str, overrides: tuple[str, ...]) -> None:
+    """Do an update and print its seconds for each line that comes in."""
+    config = configuration.load("emoji", overrides)
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunDirectory.create(Path(folder) / "run", config, {})
+        trainer = Trainer(config, load(name), run, observer=Silent(), stop=threading.Event())
+        for _ in sys.stdin:
+            print(trainer.step()["seconds"], flush=True)
 
 
 if __name__ == "__main__":

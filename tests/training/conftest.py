@@ -51,6 +51,12 @@ def backend(request):
 
 
 @pytest.fixture(scope="session")
+def tiny_settings():
+    """What makes a run tiny, as `--set` writes it."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
 def tiny():
     """Makes the tiny configuration, with changes."""
     return lambda *changes: configuration.load("emoji", [*TINY, *changes])
