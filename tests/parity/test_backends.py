@@ -286,6 +286,15 @@ def test_scores_do_not_depend_on_the_chunk(backend, monkeypatch):
     np.testing.assert_allclose(scorer.score(images, ["owl"] * 3), whole, rtol=1e-5)
 
 
+def test_features_do_not_depend_on_the_order_of_pixels_in_memory(backend):
+    images = np.random.default_rng(2).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+    channels_first = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
+    scorer = backend.scorer("train")
+    first = scorer.features(channels_first)
+    scorer.features(255 - images)  # so that it has other images in mind
+    np.testing.assert_array_equal(scorer.features(images), first)
+
+
 def test_the_same_images_are_convolved_once_and_others_anew(backend):
     images = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     scorer = backend.scorer("heldout")
