@@ -31,7 +31,8 @@ check: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/pyright
+	# Left alone, pyright would look for packages in the shell's Python.
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # Stamps say that a step ended: what a failed one left behind is made anew.
 $(VENV)/.made:
