@@ -1,0 +1,1 @@
+"""Studies: measure the checkpoints of runs, and compare methods by what they reach."""

@@ -1,0 +1,146 @@
+"""What `drift eval` measured: one JSON line for each checkpoint and prompt split of a run.
+
+`drift eval` writes these lines, `drift compare` and the results page read them; nothing else is
+exchanged between measuring and comparing.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from common import files
+from common.run_directory import RunDirectory
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+FILE = Path("evaluation") / "records.jsonl"
+"""Within a run directory; pictures lie beside it."""
+
+MEASURES = {
+    "reward": "what was maximised",
+    "alignment_train": "10 x cosine by the scorer that may have been trained on",
+    "alignment_heldout": "10 x cosine by the held-out scorer",
+    "diversity": "mean pairwise cosine distance of held-out features",
+    "vendi": "Vendi score of held-out features: an effective number of images",
+    "pixel_distance": "mean pairwise root-mean-square distance of pixels in [0, 1]",
+    "modes": "icon styles that the images fall into",
+    "high_frequency": "share of energy at high frequencies",
+    "recall": "share of the base model's images within the tuned images' neighbourhoods",
+    "coverage": "share of the base model's images whose neighbourhood holds a tuned image",
+}
+"""Measures of one prompt's images. All but `high_frequency` are better when larger."""
+
+
+class RecordError(ValueError):
+    """Measurements that cannot be read or used; one line that names the file and the line."""
+
+
+@dataclass(frozen=True, order=True)
+class Variant:
+    """Which weights were measured and how they were sampled.
+
+    update: 0 is the base model. scale: factor on the adapter; 1 is as trained. prompt_noise:
+    strength of CADS at inference; 0 is none.
+    """
+
+    update: int
+    scale: float = 1.0
+    prompt_noise: float = 0.0
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How images were made: runs are compared only where all of this is the same.
+
+    images: of each prompt. steps: of the ODE. seed: of the initial noise. model: digest of the
+    base model's weights. prompts: of the split, in order.
+    """
+
+    images: int
+    steps: int
+    seed: int
+    model: str
+    split: Split
+    prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One measured point.
+
+    by_prompt: for each name of MEASURES one value per prompt of the protocol. frechet: distance
+    of held-out features to those of the real images of the same prompts. weights: digest of what
+    was sampled, the key of the cache. grid: file of the picture beside the records.
+    """
+
+    variant: Variant
+    protocol: Protocol
+    by_prompt: Mapping[str, tuple[float, ...]]
+    frechet: float
+    weights: str
+    grid: str | None = None
+
+    def mean(self, measure: str) -> float:
+        """Mean of a measure over the prompts."""
+        values = self.by_prompt[measure]
+        return sum(values) / len(values)
+
+
+def load(run: RunDirectory) -> list[Record]:
+    """The records of a run, oldest first; [] when it was not evaluated.
+
+    A last line without its newline was cut off by a kill and does not count. Raises RecordError
+    for any other line that is not a record.
+    """
+    path = run.path / FILE
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RecordError(f"cannot read {path}: {error.strerror}") from None
+    lines = text.split(b"\n")[:-1]
+    return [parse(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
+
+
+def parse(line: bytes | str, where: str) -> Record:
+    """One line as a record. Raises RecordError, which says where it was."""
+    try:
+        values = json.loads(line)
+        protocol = Protocol(**values["protocol"])
+        record = Record(
+            variant=Variant(**values["variant"]),
+            protocol=replace(protocol, prompts=tuple(protocol.prompts)),
+            by_prompt={name: tuple(map(float, v)) for name, v in values["by_prompt"].items()},
+            frechet=float(values["frechet"]),
+            weights=str(values["weights"]),
+            grid=values.get("grid"),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise RecordError(f"{where}: not a record of `drift eval` ({reason})") from None
+    prompts = len(record.protocol.prompts)
+    if missing := MEASURES.keys() - record.by_prompt.keys():
+        raise RecordError(f"{where}: the measure '{min(missing)}' is missing; evaluate again")
+    if wrong := [name for name, v in record.by_prompt.items() if len(v) != prompts]:
+        raise RecordError(f"{where}: '{wrong[0]}' must have {prompts} values, one for each prompt")
+    return record
+
+
+def append(run: RunDirectory, record: Record) -> None:
+    """Add a line. Raises files.WriteError (an OSError) and keeps what was there."""
+    path = run.path / FILE
+    with files.explained(f"write {path}"):
+        path.parent.mkdir(exist_ok=True)
+        kept = path.read_bytes() if path.exists() else b""
+        whole = kept[: kept.rfind(b"\n") + 1]
+        files.write_whole(path, whole + to_line(record).encode())
+
+
+def to_line(record: Record) -> str:
+    """The record as one JSON line, floats with all their digits."""
+    values: dict[str, Any] = asdict(record)
+    return json.dumps(values, allow_nan=False, sort_keys=True) + "\n"
