@@ -141,10 +141,13 @@ def test_contrastive_loss_by_hand(pretrain):
     class Perfect:
         ls = torch.tensor(0.0)
 
-        def image(self, x):
+        def features(self, x):
             label = (10 * x[:, 0, 16, 16]).round().long()
             drawn.extend(label.tolist())
             return torch.eye(3)[label]
+
+        def head(self, features):
+            return features
 
         def text(self, tokens):
             return tokens.float()
@@ -159,9 +162,12 @@ def test_contrastive_loss_never_sees_held_out_images_and_shifts_on_white(pretrai
     class Recorder(torch.nn.Module):
         ls = torch.tensor(0.0)
 
-        def image(self, x):
+        def features(self, x):
             self.images = x
             return torch.ones(len(x), 4)
+
+        def head(self, features):
+            return features
 
         def text(self, tokens):
             self.tokens = tokens
