@@ -69,6 +69,12 @@ class PromptsConfig(Table):
 
     source: str = key("emoji", "'emoji', or a file of prompts: .txt, one a line, or .jsonl")
     names: tuple[str, ...] = key((), "only these prompts of the source; [] = all", strict=False)
+    split: Literal["all", "train", "validation", "test"] = key(
+        "all", "only prompts of this split, which their text alone decides"
+    )
+    limit: Annotated[int, Field(ge=0)] = key(
+        0, "only the first so many of them, in the order of their text's SHA-256; 0 = all"
+    )
 
 
 class RolloutConfig(Table):

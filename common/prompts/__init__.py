@@ -1,5 +1,5 @@
 """Prompts: sets of them, and the ones that an update asks for."""
 
-from common.prompts.sets import Prompt, PromptError, PromptSet, batch, load, split
+from common.prompts.sets import Prompt, PromptError, PromptSet, batch, load, of_split, split
 
-__all__ = ["Prompt", "PromptError", "PromptSet", "batch", "load", "split"]
+__all__ = ["Prompt", "PromptError", "PromptSet", "batch", "load", "of_split", "split"]

@@ -14,6 +14,8 @@ from common.config import PromptsConfig, closest
 from common.embedded.model import FOLDER
 from common.noise import NoiseKey, Purpose
 
+Split = Literal["train", "validation", "test"]
+
 
 class PromptError(ValueError):
     """Prompts that cannot be used; one line that names the file and the line or the prompt."""
@@ -89,7 +91,35 @@ def load(config: PromptsConfig) -> PromptSet:
             f"prompts.source = '{config.source}': write emoji, or a .txt or .jsonl file"
         )
     found = PromptSet(prompts, config.source)
-    return found.only(config.names) if config.names else found
+    chosen = found.only(config.names) if config.names else found
+    if config.names:  # a name of another split is a mistake, never a prompt left out in silence
+        _check_names(chosen, config.split)
+    return of_split(chosen, config.split, config.limit)
+
+
+def of_split(prompts: PromptSet, split: Split | Literal["all"], limit: int = 0) -> PromptSet:
+    """The prompts of a split, each with its id.
+
+    Args:
+        prompts: what to choose from.
+        split: "all" of them, or those that `split` says belong to it.
+        limit: 0 keeps all in their order; N > 0 keeps the first N (or as many as there are) in
+            the order of the SHA-256 of their text. That order has nothing to do with what the
+            prompts mean or where they stand, and those of a smaller limit come first in a larger.
+
+    Raises:
+        PromptError: the split holds none of the prompts, or limit is below 0.
+    """
+    if limit < 0:
+        raise PromptError(f"prompts.limit = {limit} must be at least 0")
+    chosen = [prompt for prompt in prompts if split in ("all", _split_of(prompt.text))]
+    if not chosen:
+        raise PromptError(
+            f"none of the {len(prompts)} prompts of {prompts.source} is a {split} prompt"
+        )
+    if limit:
+        chosen = sorted(chosen, key=lambda prompt: _digest(prompt.text))[:limit]
+    return PromptSet(chosen, prompts.source)
 
 
 def batch(prompts: Sequence[Prompt], *, count: int, seed: int, update: int) -> list[Prompt]:
@@ -119,10 +149,26 @@ def batch(prompts: Sequence[Prompt], *, count: int, seed: int, update: int) -> l
     return [prompts[int(i)] for i in order[position * count : (position + 1) * count]]
 
 
-def split(prompt_text: str) -> Literal["train", "validation", "test"]:
+def split(prompt_text: str) -> Split:
     """The split of a prompt, 80/10/10: from its text alone, so it never moves to another."""
-    share = int.from_bytes(hashlib.sha256(prompt_text.encode()).digest()[:8], "big") / 2**64
+    share = int.from_bytes(_digest(prompt_text)[:8], "big") / 2**64
     return "train" if share < 0.8 else "validation" if share < 0.9 else "test"
+
+
+_split_of = split  # where an argument is called split
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _check_names(named: PromptSet, wanted: str) -> None:
+    for prompt in named:
+        if wanted not in ("all", found := split(prompt.text)):
+            raise PromptError(
+                f"prompts.names: '{prompt.text}' is a {found} prompt, but prompts.split = "
+                f"'{wanted}'; leave it out, or set prompts.names=[] to take the whole split"
+            )
 
 
 def _emoji() -> list[Prompt]:

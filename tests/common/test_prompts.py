@@ -162,3 +162,49 @@ def test_split_shares_are_80_10_10():
     expected = {"train": 4000, "validation": 500, "test": 500}
     for name, number in expected.items():
         assert abs(count[name] - number) < 4 * np.sqrt(number * (1 - number / 5000))
+
+
+@pytest.mark.parametrize("name", ["train", "validation", "test"])
+def test_of_split_keeps_a_split_with_its_ids_in_the_order_of_the_source(name):
+    everything = load("emoji")
+    found = prompts.of_split(everything, name)
+    assert list(found) == [p for p in everything if prompts.split(p.text) == name]
+    assert 50 < len(found) < 750
+
+
+def test_all_without_a_limit_is_the_source_itself():
+    assert list(prompts.of_split(load("emoji"), "all")) == list(load("emoji"))
+
+
+def test_a_limit_takes_the_first_by_hash_and_a_larger_one_goes_on():
+    # printf %s TEXT | sha256sum: owl 10f7127b, hamburger cc86d865, cat face d03a556d, tiger f15c..
+    texts = ["tiger", "cat face", "hamburger", "owl"]
+    here = PromptSet([Prompt(7 - i, text) for i, text in enumerate(texts)], "here")
+    assert [(p.text, p.id) for p in prompts.of_split(here, "all", 3)] == [
+        ("owl", 4),
+        ("hamburger", 5),
+        ("cat face", 6),
+    ]
+    assert [p.text for p in prompts.of_split(here, "all", 9)] == texts[::-1]
+    assert [p.text for p in prompts.of_split(here, "train", 1)] == ["owl"]
+    with pytest.raises(PromptError, match="limit = -1 must be at least 0"):
+        prompts.of_split(here, "all", -1)
+
+
+def test_split_and_limit_of_a_configuration(tmp_path):
+    config = PromptsConfig(split="test", limit=5)
+    found = prompts.load(config)
+    assert [p.text for p in found] == [p.text for p in prompts.of_split(load("emoji"), "test", 5)]
+    assert {prompts.split(p.text) for p in found} == {"test"}
+    named = PromptsConfig(names=("owl", "hamburger"), split="train")
+    assert [p.text for p in prompts.load(named)] == ["owl", "hamburger"]
+
+
+def test_what_a_split_does_not_hold_is_refused(tmp_path):
+    message = "prompts.names: 'tiger' is a test prompt, but prompts.split = 'train'; leave it out"
+    with pytest.raises(PromptError, match=message):
+        prompts.load(PromptsConfig(names=("owl", "tiger"), split="train"))
+    file = tmp_path / "two.txt"
+    file.write_text("owl\nhamburger\n")
+    with pytest.raises(PromptError, match=r"none of the 2 prompts of .*two\.txt is a test prompt"):
+        prompts.load(PromptsConfig(source=str(file), split="test"))
