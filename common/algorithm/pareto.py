@@ -1,11 +1,14 @@
 """Alignment against diversity: fronts, values at an equal level, hypervolume, bootstrap intervals.
 
-A point is (alignment, diversity), both to be maximised. Everything here is float64 numpy on the
+A point is (alignment, diversity), both to be maximised; what else was measured there may follow
+as further columns, which are carried along. Everything here is float64 numpy on the
 host: a handful of evaluation results, compared after the runs. No randomness: draws come in.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from statistics import NormalDist
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -14,34 +17,71 @@ __all__ = [
     "alignment_at",
     "alignment_gain",
     "bootstrap",
+    "bootstrap_all",
+    "crossing",
     "diversity_at",
     "diversity_gain",
     "front",
     "hypervolume",
+    "relative",
 ]
+
+Name = TypeVar("Name", bound=Hashable)
+
+
+ALIGNMENT, DIVERSITY = 0, 1
+"""Columns of a point."""
 
 
 def front(points: np.ndarray) -> np.ndarray:
-    """The points that no other point beats: [M, 2], alignment rising and diversity falling.
+    """The points that no other point beats: [M, C], alignment rising and diversity falling.
 
     A point is beaten by one that is at least as good in both and better in one; of equal points
-    one is kept.
+    one is kept. Chosen among measurements with noise, a front lies above the true one.
 
     Args:
-        points: [N, 2], finite; N may be 0.
+        points: [N, C >= 2], finite; N may be 0. Columns after the first two are carried along.
 
     Raises:
         ValueError: another shape, or a value that is not finite.
     """
     points = np.asarray(points, dtype=np.float64)
-    if points.ndim != 2 or points.shape[1] != 2:
-        raise ValueError(f"points must be [N, 2] (alignment, diversity), not {list(points.shape)}")
+    if points.ndim != 2 or points.shape[1] < 2:
+        raise ValueError(
+            f"points must be [N, 2] (alignment, diversity) or wider, not {list(points.shape)}"
+        )
     if not np.isfinite(points).all():
         raise ValueError("points of a front must be finite")
-    best_first = points[np.lexsort((-points[:, 1], -points[:, 0]))]
-    diversity = best_first[:, 1]
+    best_first = points[np.lexsort((-points[:, DIVERSITY], -points[:, ALIGNMENT]))]
+    diversity = best_first[:, DIVERSITY]
     most_so_far = np.maximum.accumulate(np.append(-np.inf, diversity))[:-1]
     return best_first[diversity > most_so_far][::-1]
+
+
+def crossing(curve: np.ndarray, level: float, *, axis: int) -> np.ndarray | None:
+    """Where a curve first has that level: its point there, linear between its points.
+
+    A front has each level at most once; the path of a run over its updates may come back, and
+    what counts is when it first got there. None where the curve never does: no extrapolation.
+
+    Args:
+        curve: [M, C], its points in order.
+        level: in the unit of the axis.
+        axis: the column that has the level, ALIGNMENT or DIVERSITY.
+
+    Returns:
+        [C], or None.
+    """
+    at = curve[:, axis]
+    if len(at) == 1:
+        return curve[0] if at[0] == level else None
+    between = (np.minimum(at[:-1], at[1:]) <= level) & (level <= np.maximum(at[:-1], at[1:]))
+    if not between.any():
+        return None
+    k = int(np.argmax(between))
+    rise = at[k + 1] - at[k]
+    w = (level - at[k]) / rise if rise else 0.0
+    return (1 - w) * curve[k] + w * curve[k + 1]
 
 
 def diversity_at(points: np.ndarray, alignment: float) -> float | None:
@@ -49,12 +89,14 @@ def diversity_at(points: np.ndarray, alignment: float) -> float | None:
 
     None where the front does not reach: never extrapolated. Points and errors as in `front`.
     """
-    return _interpolate(front(points), alignment)
+    found = crossing(front(points), alignment, axis=ALIGNMENT)
+    return None if found is None else float(found[DIVERSITY])
 
 
 def alignment_at(points: np.ndarray, diversity: float) -> float | None:
     """Alignment of the front at a diversity, linear between its points; see `diversity_at`."""
-    return _interpolate(front(points)[::-1, ::-1], diversity)
+    found = crossing(front(points), diversity, axis=DIVERSITY)
+    return None if found is None else float(found[ALIGNMENT])
 
 
 def diversity_gain(points: np.ndarray, baseline: np.ndarray, alignment: float) -> float | None:
@@ -62,16 +104,26 @@ def diversity_gain(points: np.ndarray, baseline: np.ndarray, alignment: float) -
 
     None where either front does not reach that alignment, or the baseline's diversity is 0.
     """
-    return _relative(diversity_at(points, alignment), diversity_at(baseline, alignment))
+    return relative(diversity_at(points, alignment), diversity_at(baseline, alignment))
 
 
-def alignment_gain(points: np.ndarray, baseline: np.ndarray, diversity: float) -> float | None:
+def alignment_gain(
+    points: np.ndarray, baseline: np.ndarray, diversity: float, *, base: float = 0.0
+) -> float | None:
     """Relative gain in alignment over the baseline at equal diversity; 0.4 means +40 %.
 
-    None where either front does not reach that diversity, or the baseline's alignment is not
-    above 0 (a ratio to it says nothing).
+    (A - base) / (A_baseline - base) - 1, where base is the alignment that gains are counted from:
+    that of the model before tuning. None where either front does not reach that diversity, or the
+    baseline has not gained anything there (a ratio to it says nothing).
     """
-    return _relative(alignment_at(points, diversity), alignment_at(baseline, diversity))
+    return relative(alignment_at(points, diversity), alignment_at(baseline, diversity), base=base)
+
+
+def relative(value: float | None, other: float | None, *, base: float = 0.0) -> float | None:
+    """(value - base) / (other - base) - 1; None where either is, or other is not above base."""
+    if value is None or other is None or other <= base:
+        return None
+    return (value - base) / (other - base) - 1
 
 
 def hypervolume(points: np.ndarray, reference: Sequence[float]) -> float:
@@ -79,10 +131,10 @@ def hypervolume(points: np.ndarray, reference: Sequence[float]) -> float:
 
     Points at or below the reference in either coordinate add nothing. Errors as in `front`.
     """
-    above = front(points) - np.asarray(reference, dtype=np.float64)
+    above = front(points)[:, :2] - np.asarray(reference, dtype=np.float64)
     above = above[(above > 0).all(axis=1)]
-    widths = np.diff(above[:, 0], prepend=0.0)
-    return float(np.sum(widths * above[:, 1]))
+    widths = np.diff(above[:, ALIGNMENT], prepend=0.0)
+    return float(np.sum(widths * above[:, DIVERSITY]))
 
 
 class Interval(NamedTuple):
@@ -91,6 +143,7 @@ class Interval(NamedTuple):
     estimate: float | None
     """On the data as they are."""
     low: float | None
+    """None with one seed: the spread between seeds is then unknown, and no interval is claimed."""
     high: float | None
     reached: float
     """Share of the replicas in which the statistic exists; well below 1, distrust the interval."""
@@ -103,17 +156,35 @@ def bootstrap(
     *,
     level: float = 0.95,
 ) -> Interval:
-    """Percentile interval of a statistic of means over seeds and prompts.
+    """Interval of one statistic; see `bootstrap_all`."""
+    return bootstrap_all(lambda *means: {None: statistic(*means)}, samples, draws, level=level)[
+        None
+    ]
+
+
+def bootstrap_all(
+    statistics: Callable[..., Mapping[Name, float | None]],
+    samples: Sequence[np.ndarray],
+    draws: np.ndarray,
+    *,
+    level: float = 0.95,
+) -> dict[Name, Interval]:
+    """Intervals of statistics of means over seeds and prompts.
 
     Each replica draws seeds with replacement, then prompts with replacement, and takes
-    statistic(*means) of each method's mean over what was drawn. The draw is shared by the methods
+    statistics(*means) of each method's mean over what was drawn. The draw is shared by the methods
     (paired) and a prompt that is drawn is drawn for every seed, since all runs are evaluated on
     the same prompts: drawing prompts anew for each seed would average their variance away
-    (Owen 2007, "The pigeonhole bootstrap"). With fewer than about 5 seeds any bootstrap over
-    seeds is too narrow.
+    (Owen 2007, "The pigeonhole bootstrap").
+
+    The interval runs from estimate - k (estimate - q) to estimate + k (q' - estimate), q and q'
+    being the replicas' quantiles. With k = 1 this is the percentile interval, which for the mean
+    of 5 seeds is only 63 % as wide as Student's. This toolkit's choice makes up for that: k is the
+    ratio of Student's interval to the percentile one for a mean over seeds and prompts whose
+    variances are the jackknife's (`_widening`).
 
     Args:
-        statistic: from one mean [...] of each method to a number, or None (level not reached).
+        statistics: from one mean [...] of each method to numbers by name, or None (not reached).
         samples: for each method, float [S seeds, P prompts, ...]: for a front, [S, P, points, 2].
         draws: uniform in [0, 1), [replicas, S + P]: the first S choose seeds, the others prompts.
         level: coverage of the interval, in (0, 1).
@@ -122,39 +193,110 @@ def bootstrap(
         ValueError: methods with other seeds or prompts, or draws of another shape.
     """
     samples = [np.asarray(sample, dtype=np.float64) for sample in samples]
-    seeds, prompts = _common_shape(samples)
+    S, P = _common_shape(samples)
     draws = np.asarray(draws, dtype=np.float64)
-    if draws.ndim != 2 or draws.shape[0] < 1 or draws.shape[1] != seeds + prompts:
+    if draws.ndim != 2 or draws.shape[0] < 1 or draws.shape[1] != S + P:
         raise ValueError(
-            f"draws must be [replicas, {seeds} seeds + {prompts} prompts], not {list(draws.shape)}"
+            f"draws must be [replicas, {S} seeds + {P} prompts], not {list(draws.shape)}"
         )
     if not ((draws >= 0) & (draws < 1)).all():
         raise ValueError("draws must be in [0, 1)")
     if not 0 < level < 1:
         raise ValueError(f"level = {level} must be in (0, 1)")
-    chosen_seeds = (draws[:, :seeds] * seeds).astype(np.int64)
-    chosen_prompts = (draws[:, seeds:] * prompts).astype(np.int64)
-    replicas = [
-        statistic(*(sample[np.ix_(s, p)].mean(axis=(0, 1)) for sample in samples))
-        for s, p in zip(chosen_seeds, chosen_prompts, strict=True)
-    ]
-    estimate = statistic(*(sample.mean(axis=(0, 1)) for sample in samples))
+
+    def evaluate(seeds: np.ndarray, prompts: np.ndarray) -> Mapping[Name, float | None]:
+        return statistics(*(_weighted_mean(sample, seeds, prompts) for sample in samples))
+
+    all_seeds, all_prompts = np.full(S, 1 / S), np.full(P, 1 / P)
+    replicas = [evaluate(_shares(row[:S]), _shares(row[S:])) for row in draws]
+    estimates = evaluate(all_seeds, all_prompts)
+    without_seed = [evaluate(w, all_prompts) for w in _leaving_one_out(S)]
+    without_prompt = [evaluate(all_seeds, w) for w in _leaving_one_out(P)]
+    intervals = {}
+    for name, estimate in estimates.items():
+        values = [replica[name] for replica in replicas]
+        k = _widening(
+            [left[name] for left in without_seed], [left[name] for left in without_prompt], level
+        )
+        intervals[name] = _interval(estimate, values, k if S > 1 else None, level)
+    return intervals
+
+
+def _interval(
+    estimate: float | None, replicas: Sequence[float | None], k: float | None, level: float
+) -> Interval:
     values = [value for value in replicas if value is not None]
-    if estimate is None or not values:
-        return Interval(estimate, None, None, len(values) / len(replicas))
+    reached = len(values) / len(replicas)
+    if estimate is None or not values or k is None:
+        return Interval(estimate, None, None, reached)
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(estimate), float(low), float(high), len(values) / len(replicas))
+    low, high = estimate - k * (estimate - low), estimate + k * (high - estimate)
+    # The replicas of a biased statistic may all lie on one side of the estimate.
+    return Interval(estimate, float(min(low, estimate)), float(max(high, estimate)), reached)
 
 
-def _interpolate(curve: np.ndarray, at: float) -> float | None:
-    """Value of a curve [M, 2] with rising first column, None outside it."""
-    if len(curve) == 0 or not curve[0, 0] <= at <= curve[-1, 0]:
-        return None
-    return float(np.interp(at, curve[:, 0], curve[:, 1]))
+def _widening(
+    without_seed: Sequence[float | None], without_prompt: Sequence[float | None], level: float
+) -> float:
+    """k: how much wider Student's interval of a mean is than its bootstrap percentile interval.
+
+    V_s and V_p are the jackknife variances over S seeds and P prompts. The bootstrap gives
+    (S - 1)/S V_s + (P - 1)/P V_p and the normal quantile z; Student's interval has V_s + V_p and
+    the quantile t with Satterthwaite's (1946) degrees of freedom
+    (V_s + V_p)^2 / (V_s^2/(S - 1) + V_p^2/(P - 1)). Where the statistic is not reached without
+    one of them, the seeds, fewest, are taken to be all of the variance.
+    """
+    S, P = len(without_seed), len(without_prompt)
+    V_s, V_p = _jackknife_variance(without_seed), _jackknife_variance(without_prompt)
+    if V_s is None or V_p is None:
+        V_s, V_p = 1.0, 0.0
+    if V_s + V_p == 0 or S == 1:
+        return 1.0
+    freedom = (V_s + V_p) ** 2 / (V_s**2 / (S - 1) + V_p**2 / max(P - 1, 1))
+    shrunk = V_s * (S - 1) / S + V_p * (P - 1) / P
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    return math.sqrt((V_s + V_p) / shrunk) * _student(z, freedom) / z
 
 
-def _relative(value: float | None, base: float | None) -> float | None:
-    return None if value is None or base is None or base <= 0 else value / base - 1
+def _student(z: float, freedom: float) -> float:
+    """Student's quantile from the normal one: Abramowitz and Stegun 26.7.5.
+
+    Within 0.1 % of the exact one of 95 % intervals from 4 degrees of freedom, 1 % from 2.
+    """
+    return (
+        z
+        + (z**3 + z) / (4 * freedom)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
+        + (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / (92160 * freedom**4)
+    )
+
+
+def _jackknife_variance(values: Sequence[float | None]) -> float | None:
+    """(n - 1)/n sum (v_i - mean)^2; None where one is missing, 0 for a single value."""
+    known = [value for value in values if value is not None]
+    n = len(values)
+    if n == 1:
+        return 0.0
+    return None if len(known) < n else float((n - 1) * np.var(known))
+
+
+def _shares(draws: np.ndarray) -> np.ndarray:
+    """How often each of n is drawn by n uniform numbers, as a share of the draws: [n]."""
+    n = len(draws)
+    return np.bincount((draws * n).astype(np.int64), minlength=n) / n
+
+
+def _leaving_one_out(n: int) -> np.ndarray:
+    """Row i weighs all but the i-th equally: [n, n]; for n = 1 there is nothing to leave out."""
+    return (1 - np.eye(n)) / (n - 1) if n > 1 else np.ones((1, 1))
+
+
+def _weighted_mean(sample: np.ndarray, seeds: np.ndarray, prompts: np.ndarray) -> np.ndarray:
+    """sum_sp w_s w_p x_sp of x [S, P, ...]."""
+    S, P, *rest = sample.shape
+    by_prompt = (seeds @ sample.reshape(S, -1)).reshape(P, -1)
+    return (prompts @ by_prompt).reshape(rest)
 
 
 def _common_shape(samples: Sequence[np.ndarray]) -> tuple[int, int]:
