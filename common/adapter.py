@@ -12,6 +12,8 @@ import numpy as np
 from common.config import AdapterConfig
 from common.noise import NoiseKey, Purpose, address, normal, uniform
 
+_A, _B = ".lora_A.weight", ".lora_B.weight"
+
 PEFT_PREFIX = "base_model.model."
 """What PEFT puts before every name in `adapter_model.safetensors`."""
 
@@ -48,9 +50,40 @@ def initial(
             a = (2.0 * uniform(key, shape) - 1.0) / np.sqrt(width)
         else:
             a = normal(key, shape) / config.rank
-        values[f"{name}.lora_A.weight"] = a.astype(np.float32)
-        values[f"{name}.lora_B.weight"] = np.zeros((out, config.rank), dtype=np.float32)
+        values[name + _A] = a.astype(np.float32)
+        values[name + _B] = np.zeros((out, config.rank), dtype=np.float32)
     return values
+
+
+def scaled(
+    tuned: Mapping[str, np.ndarray],
+    base: Mapping[str, np.ndarray],
+    config: AdapterConfig,
+    scale: float,
+) -> dict[str, np.ndarray]:
+    """Trained parameters moved towards the base model's: 0 is the base, 1 as trained.
+
+    A low-rank adapter has its B multiplied, so that W + s (alpha / r) B A; all weights are
+    interpolated, (1 - s) base + s tuned, which is the same path. Beyond 1 both extrapolate.
+
+    Args:
+        tuned: parameters by name, float32.
+        base: those before training, under the same names; not read for a low-rank adapter.
+        config: what kind of parameters they are.
+        scale: s.
+
+    Returns:
+        Arrays of the same names, shapes and dtypes; those of `tuned` bit for bit at s = 1.
+    """
+    if config.kind == "lora":
+        return {
+            name: value * value.dtype.type(scale) if name.endswith(_B) else value
+            for name, value in tuned.items()
+        }
+    return {
+        name: value.dtype.type(1.0 - scale) * base[name] + value.dtype.type(scale) * value
+        for name, value in tuned.items()
+    }
 
 
 def to_peft(parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
 """Measuring a policy: the same prompts and the same initial noise every time, along the ODE."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,9 @@ from common.process import FlowProcess
 from common.prompts import Prompt
 from common.rewards import RewardSuite, combine, finite_mean
 
+Perturb = Callable[[Conditioning, Sequence[NoiseKey], int], Conditioning]
+"""(conditioning of B samples, the keys of their initial noise, step) -> another conditioning."""
+
 ALIGNMENT_SCALE = 10.0
 """Alignment is reported as 10 x cosine, the scale of the default reward."""
 
@@ -31,11 +34,13 @@ def sample_images(
     *,
     seed: int,
     batch_size: int,
+    perturb: Perturb | None = None,
 ) -> np.ndarray:
     """`count` images of each prompt along the ODE: uint8 [P, count, H, W, 3].
 
     The initial noise depends on the seed, the prompt's text and the sample's number only, so
-    that two checkpoints, two runs or two backends start from the same noise.
+    that two checkpoints, two runs or two backends start from the same noise. perturb: what the
+    conditioning of each step becomes; None leaves the prompts clean.
     """
     keys = [
         NoiseKey(seed, Purpose.EVALUATION, prompt=noise.address(text), sample=sample)
@@ -53,7 +58,8 @@ def sample_images(
             x = backend.asarray(noise.normals(part, policy.latent_shape))
             for step in range(process.steps):
                 levels = process.levels(backend, policy, np.full(len(part), step))
-                velocity = process.predict(policy, x, levels, conditioning)
+                given = perturb(conditioning, part, step) if perturb else conditioning
+                velocity = process.predict(policy, x, levels, given)
                 x = kernels.ode(x, velocity, levels.sigma, levels.sigma_next).mean
                 backend.evaluate(x)
             images.append(policy.decode(x))
