@@ -20,7 +20,8 @@ class Conditioner:
     """Clean and perturbed conditioning of the P G samples of one update.
 
     Sample n belongs to prompt n // G. Every sample has its own noise: noise shared by a group
-    would move the whole group and add no diversity inside it.
+    would move the whole group and add no diversity inside it. Which samples of a group have any is
+    told by their number alone: nothing else about a sample depends on it.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Conditioner:
             self._clean = policy.encode([prompt.text for prompt in prompts])
         backend.evaluate(self._clean.tokens)
         self._intensity = intensities(settings, process)
+        self._noisy = round(settings.share * config.rollout.group_size)
         self._multiplier = annealing.training_multiplier(
             settings.training_schedule, update / config.run.updates
         )
@@ -73,11 +75,12 @@ class Conditioner:
             return embedding
         with self._clock("noise"):
             draws = noise.normals(self._keys(purpose, samples, steps), embedding.shape[1:])
+        noisy = samples % self._config.rollout.group_size < self._noisy
         return prompt_noise.perturb(
             embedding,
             self._backend.asarray(draws),
             strength=strength * self._multiplier,
-            intensity=self._backend.asarray(self._intensity[steps]),
+            intensity=self._backend.asarray(np.where(noisy, self._intensity[steps], 0.0)),
             form=settings.form,
             mix=settings.mix,
         )

@@ -1,318 +1,43 @@
-"""A run's typed configuration. Every key is declared here once; unknown keys are errors.
+"""A run's typed configuration: read from a recipe, changed key by key, checked and compared.
 
-A recipe is a TOML file with the tables below. `--set table.key=value` changes one key of it.
-The resolved configuration is written into the run directory and is what a resumed run must match.
+The tables and their keys are in `common.config_tables`, recipe files in `common.config_recipes`.
+`--set table.key=value` changes one key. The resolved configuration is written into the run
+directory and is what a resumed run must match.
 """
 
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from common import config_errors
-from common.config_errors import closest as closest  # part of this module's interface
-
-Positive = Annotated[int, Field(ge=1)]
-Unit = Annotated[float, Field(ge=0.0, le=1.0)]
-NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-AboveZero = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be run; one line that says what, where and what is valid."""
-
-
-class Table(BaseModel):
-    """Base of every table: frozen, no unknown keys, defaults validated, true is not 1."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, strict=True)
-
-
-def key(default: Any, description: str, **limits: Any) -> Any:
-    """One key of a table: its default, what it means in words, and pydantic's limits on it."""
-    return Field(default=default, description=description, **limits)
-
-
-class RunConfig(Table):
-    """`[run]`: what identifies the run."""
-
-    recipe: str = key("emoji", "name of the recipe this configuration came from")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = key(0, "seed of all randomness")
-    updates: Positive = key(60, "policy updates: one rollout each")
-    backend: str = key("auto", "mlx, cuda, cpu, or auto: the best one here")
-
-
-class ModelConfig(Table):
-    """`[model]`: the generative model being tuned."""
-
-    family: Literal["embedded"] = key("embedded", "model family")
-    path: str | None = key(None, "safetensors to load instead of the shipped weights")
-
-
-class AdapterConfig(Table):
-    """`[adapter]`: which parameters are trained."""
-
-    kind: Literal["lora", "full"] = key("lora", "low-rank adapter, or every weight")
-    rank: Positive = key(8, "rank of the low-rank adapter")
-    alpha: AboveZero = key(16.0, "the adapter is scaled by alpha / rank")
-    init: Literal["kaiming", "gaussian"] = key("kaiming", "PEFT's names; B starts at 0")
-    targets: tuple[str, ...] = key(
-        ("qkv", "o", "m1", "m2"), "last name of each adapted linear", min_length=1, strict=False
-    )
-
-
-class PromptsConfig(Table):
-    """`[prompts]`: what images are asked for."""
-
-    source: str = key("emoji", "'emoji', or a file of prompts: .txt, one a line, or .jsonl")
-    names: tuple[str, ...] = key((), "only these prompts of the source; [] = all", strict=False)
-    split: Literal["all", "train", "validation", "test"] = key(
-        "all", "only prompts of this split, which their text alone decides"
-    )
-    limit: Annotated[int, Field(ge=0)] = key(
-        0, "only the first so many of them, in the order of their text's SHA-256; 0 = all"
-    )
-
-
-class RolloutConfig(Table):
-    """`[rollout]`: how images are sampled for training."""
-
-    prompts: Positive = key(4, "P: prompts per update")
-    group_size: Annotated[int, Field(ge=2)] = key(24, "G: samples of each prompt")
-    steps: Annotated[int, Field(ge=2)] = key(10, "T: denoising steps")
-    kernel: Literal["flow_sde", "cps", "dance_sde"] = key(
-        "flow_sde", "the stochastic transition (Flow-GRPO, CPS, DanceGRPO)"
-    )
-    noise_level: AboveZero = key(0.7, "strength a or eta of the kernel's noise")
-    guidance: AboveZero = key(1.0, "classifier-free guidance scale; 1 = none")
-    schedule: Literal["linear", "shift", "double_shift"] = key(
-        "linear", "spacing of the noise levels"
-    )
-    shift: AboveZero = key(3.0, "time shift of the shifted schedules")
-    window: Annotated[int, Field(ge=0)] = key(
-        0, "steps that are stochastic in an update, the others ODE; 0 = every step"
-    )
-    window_range: tuple[Unit, Unit] = key(
-        (0.0, 0.5), "part of the trajectory that a window is drawn from", strict=False
-    )
-    trained_steps: Annotated[int, Field(ge=0)] = key(
-        0, "stochastic steps drawn for training in each update; 0 = all of them"
-    )
-    train_last_step: bool = key(False, "also train the last denoising step")
-    batch_size: Positive = key(96, "images in one forward pass: bounds memory")
-
-    @model_validator(mode="after")
-    def _check(self) -> "RolloutConfig":
-        low, high = self.window_range
-        if low >= high:
-            raise ValueError(f"window_range must rise, not {list(self.window_range)}")
-        if self.window > len(self.window_steps):
-            raise ValueError(
-                f"window = {self.window} does not fit: window_range = {list(self.window_range)} of "
-                f"{self.steps} steps holds {len(self.window_steps)} that can be trained"
-            )
-        if self.kernel == "cps" and self.train_last_step:
-            raise ValueError("train_last_step = true: the last step of CPS has no noise to train")
-        if self.kernel == "cps" and self.noise_level > 1:
-            raise ValueError(f"noise_level = {self.noise_level} is above 1, the most CPS takes")
-        return self
-
-    @property
-    def window_steps(self) -> range:
-        """Steps that a window may hold: those of `window_range` that can be trained."""
-        low, high = (int(bound * self.steps) for bound in self.window_range)
-        return range(low, min(high, self.steps if self.train_last_step else self.steps - 1))
-
-
-class SubsetConfig(Table):
-    """`[drift.subset]`: train on a reward-concentrated subset of each group."""
-
-    rule: Literal[
-        "window",
-        "minvar",
-        "trim",
-        "nearest",
-        "band",
-        "mad",
-        "upper",
-        "lower",
-        "random",
-        "maxvar",
-        "none",
-    ] = key("none", "how the subset is chosen from the task rewards")
-    keep: Annotated[int, Field(ge=2)] | None = key(None, "K: samples kept by the rules that count")
-    alpha: AboveZero = key(1.5, "half width of `band`, in standard deviations")
-    kappa: AboveZero = key(2.5, "cut of `mad`, `upper`, `lower`, in scaled MADs")
-
-    @model_validator(mode="after")
-    def _check(self) -> "SubsetConfig":
-        counts = {"window", "minvar", "trim", "nearest", "random", "maxvar"}
-        if self.rule in counts and self.keep is None:
-            raise ValueError(f"rule = '{self.rule}' needs keep, the number of samples to keep")
-        return self
-
-
-class NoiseConfig(Table):
-    """`[drift.noise]`: annealed noise on the prompt embedding."""
-
-    strength: NonNegative = key(0.0, "s; 0 leaves the prompt clean")
-    pooled_strength: NonNegative = key(0.0, "s of the pooled embedding")
-    form: Literal["additive", "cads"] = key("additive", "how noise enters")
-    mix: Unit = key(1.0, "psi of `cads`: share of the rescaled embedding")
-    schedule: Literal["cads", "linear", "cosine", "exponential", "constant", "none"] = key(
-        "linear", "annealing over denoising time"
-    )
-    tau1: Unit = key(0.6, "below it the prompt is clean (`cads`, `cosine`, `exponential`)")
-    tau2: Unit = key(0.9, "above it they add all the noise")
-    rate: AboveZero = key(3.0, "k of `exponential`")
-    axis: Literal["index", "sigma", "timestep"] = key("index", "what time means")
-    draw: Literal["trajectory", "step"] = key("trajectory", "one draw for each")
-    training_schedule: Literal["constant", "linear", "cosine"] = key(
-        "constant", "how the strength falls over the updates of the run"
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> "NoiseConfig":
-        if self.tau1 >= self.tau2:
-            raise ValueError(f"tau1 = {self.tau1} must be below tau2 = {self.tau2}")
-        return self
-
-
-class ShapingConfig(Table):
-    """`[drift.shaping]`: intra-group diversity as a potential that shapes the reward."""
-
-    mode: Literal["none", "terminal", "per_step", "strict", "multiplicative"] = key(
-        "none", "how the potential enters; multiplicative ignores gamma, scaling and gate"
-    )
-    potential: Literal["mean_pairwise", "nearest", "knn", "loo_vendi", "cluster"] = key(
-        "mean_pairwise", "diversity of one sample within its group"
-    )
-    neighbours: Positive = key(3, "k of `knn`")
-    radius: AboveZero = key(0.1, "distance that joins two samples of a `cluster`")
-    weight: NonNegative = key(0.0, "lambda; 0 is the unshaped baseline")
-    gamma: Annotated[float, Field(gt=0.0, le=1.0)] = key(
-        1.0, "discount of the potential, per denoising step"
-    )
-    scaling: Literal["zscore", "minmax", "raw"] = key("zscore", "unit of potential")
-    gate: Literal["none", "above_mean", "above_base", "soft"] = key(
-        "none", "which samples may gain from diversity; base: its reward in the first evaluation"
-    )
-
-
-class DriftConfig(Table):
-    """`[drift]`: the three mechanisms. All off is plain GRPO."""
-
-    subset: SubsetConfig = SubsetConfig()
-    noise: NoiseConfig = NoiseConfig()
-    shaping: ShapingConfig = ShapingConfig()
-
-
-class ObjectiveConfig(Table):
-    """`[objective]`: the clipped surrogate."""
-
-    clip_low: Annotated[float, Field(gt=0.0, lt=1.0)] = key(
-        1e-3, "the ratio is clipped at 1 - clip_low"
-    )
-    clip_high: AboveZero = key(1e-3, "and at 1 + clip_high")
-    advantage_clip: AboveZero = key(5.0, "advantages are clipped to +- this")
-    statistics: Literal["subset", "full", "global"] = key(
-        "subset", "whose standard deviation scales the advantages"
-    )
-    kl_weight: NonNegative = key(0.0, "beta: weight of the KL to the reference")
-    optimizer_steps: Positive = key(1, "optimizer steps per update")
-    micro_batch: Positive = key(96, "transitions in one backward pass: bounds memory")
-
-
-class OptimizerConfig(Table):
-    """`[optimizer]`: AdamW."""
-
-    learning_rate: AboveZero = key(3e-4, "step size")
-    beta1: Annotated[float, Field(ge=0, lt=1)] = key(0.9, "decay of the first moment")
-    beta2: Annotated[float, Field(ge=0, lt=1)] = key(0.999, "of the second moment")
-    eps: AboveZero = key(1e-8, "added to the root of the second moment")
-    weight_decay: NonNegative = key(1e-4, "decoupled weight decay")
-    max_grad_norm: AboveZero = key(1.0, "gradients are scaled down to this norm")
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = key(
-        0.0, "moving average of the weights, used for evaluation; 0 = none"
-    )
-    ema_every: Positive = key(8, "optimizer steps between two steps of the average")
-
-
-class RewardConfig(Table):
-    """`[reward]`: what is maximised."""
-
-    terms: dict[str, Finite] = key({"embedded": 10.0}, "reward name -> weight")
-    combine: Literal["weighted_sum", "group_zscore"] = key(
-        "weighted_sum", "group_zscore scales each term by its group first (GDPO)"
-    )
-    timeout: AboveZero = key(300.0, "seconds that one call of a reward may take")
-    on_error: Literal["fail", "drop"] = key(
-        "fail", "a score that is not finite stops the run, or drops the sample"
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> "RewardConfig":
-        if not self.terms or all(weight == 0 for weight in self.terms.values()):
-            raise ValueError("terms needs at least one reward with a weight other than 0")
-        return self
-
-
-class CheckpointConfig(Table):
-    """`[checkpoint]`: what is kept on disk."""
-
-    every: Positive = key(10, "updates between two checkpoints; the last is saved too")
-    keep: Annotated[int, Field(ge=0)] = key(0, "newest checkpoints kept; 0 = all")
-
-
-class EvaluateConfig(Table):
-    """`[evaluate]`: measuring the policy on fixed initial noise as it trains."""
-
-    every: Positive = key(20, "updates between two evaluations; first and last too")
-    images: Annotated[int, Field(ge=2)] = key(16, "images of each prompt")
-    steps: Positive = key(20, "ODE steps")
-    prompts: Annotated[int, Field(ge=0)] = key(0, "first so many prompts; 0 = all")
-    grid: Positive = key(8, "images of each prompt in the picture")
-
-
-class Config(Table):
-    """A whole run."""
-
-    run: RunConfig = RunConfig()
-    model: ModelConfig = ModelConfig()
-    adapter: AdapterConfig = AdapterConfig()
-    prompts: PromptsConfig = PromptsConfig()
-    rollout: RolloutConfig = RolloutConfig()
-    drift: DriftConfig = DriftConfig()
-    objective: ObjectiveConfig = ObjectiveConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    reward: RewardConfig = RewardConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
-
-    @model_validator(mode="after")
-    def _check(self) -> "Config":
-        keep, group = self.drift.subset.keep, self.rollout.group_size
-        if keep is not None and keep > group:
-            raise ValueError(
-                f"drift.subset.keep = {keep} is more than rollout.group_size = {group}"
-            )
-        if self.drift.shaping.gate == "above_base" and self.reward.combine == "group_zscore":
-            raise ValueError(
-                "drift.shaping.gate = 'above_base' compares with a weighted sum, which "
-                "reward.combine = 'group_zscore' is not: choose 'weighted_sum' or another gate"
-            )
-        return self
-
-
-RECIPES = Path(__file__).parent / "recipes"
-
-
-def recipe_names() -> list[str]:
-    """Names of the shipped recipes, sorted."""
-    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+from common.config_errors import ConfigError as ConfigError, closest as closest
+from common.config_recipes import (
+    RECIPES as RECIPES,
+    Recipe as Recipe,
+    read as read_recipe,
+    recipe_names as recipe_names,
+)
+from common.config_tables import (
+    AdapterConfig as AdapterConfig,
+    CheckpointConfig as CheckpointConfig,
+    Config as Config,
+    DriftConfig as DriftConfig,
+    EvaluateConfig as EvaluateConfig,
+    ModelConfig as ModelConfig,
+    NoiseConfig as NoiseConfig,
+    ObjectiveConfig as ObjectiveConfig,
+    OptimizerConfig as OptimizerConfig,
+    PromptsConfig as PromptsConfig,
+    RewardConfig as RewardConfig,
+    RolloutConfig as RolloutConfig,
+    RunConfig as RunConfig,
+    ShapingConfig as ShapingConfig,
+    SubsetConfig as SubsetConfig,
+    Table as Table,
+)
 
 
 def load(recipe: str, overrides: Iterable[str] = ()) -> Config:
@@ -321,7 +46,7 @@ def load(recipe: str, overrides: Iterable[str] = ()) -> Config:
     overrides: "table.key=value" strings; the value is read as TOML, or as a bare string.
     Raises ConfigError with one line that names the key and the nearest valid spelling.
     """
-    values = _read(recipe)
+    values = read_recipe(recipe).tables
     if isinstance(run := values.setdefault("run", {}), dict):
         run.setdefault("recipe", Path(recipe).stem)
     for text in overrides:
@@ -344,27 +69,13 @@ def to_tables(config: Config) -> dict[str, Any]:
 
 def differences(old: Config, new: Config, ignore: frozenset[str]) -> list[str]:
     """Dotted keys whose values differ, as "key: old -> new"; keys in `ignore` are skipped."""
-    before, after = _flatten(to_tables(old)), _flatten(to_tables(new))
+    before, after = flatten(to_tables(old)), flatten(to_tables(new))
     keys = sorted((before.keys() | after.keys()) - ignore)
     return [
         f"{key}: {before.get(key, 'unset')} -> {after.get(key, 'unset')}"
         for key in keys
         if before.get(key) != after.get(key)
     ]
-
-
-def _read(recipe: str) -> dict[str, Any]:
-    path = Path(recipe)
-    if path.suffix != ".toml":
-        path = RECIPES / f"{recipe}.toml"
-        if recipe not in recipe_names():
-            raise ConfigError(f"no recipe '{recipe}'{closest(recipe, recipe_names())}")
-    try:
-        return tomllib.loads(path.read_bytes().decode())
-    except OSError as error:
-        raise ConfigError(f"cannot read recipe {path}: {error.strerror}") from None
-    except ValueError as error:  # not UTF-8, or not TOML
-        raise ConfigError(f"recipe {path} is not valid TOML: {error}") from None
 
 
 def _override(values: dict[str, Any], text: str) -> None:
@@ -392,11 +103,12 @@ def _split(key: str) -> list[str]:
     return key.split(".")
 
 
-def _flatten(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables by dotted key; `reward.terms`, whose keys are names, stays one value."""
     flat: dict[str, Any] = {}
     for key, value in tables.items():
         if isinstance(value, Mapping) and prefix + key != "reward.terms":
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
     return flat

@@ -8,6 +8,10 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 
+class ConfigError(ValueError):
+    """A configuration that cannot be run; one line that says what, where and what is valid."""
+
+
 def explain(error: ValidationError, root: type[BaseModel]) -> str:
     """One line on the first problem of a table: the key, its value, and what is valid.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.algorithm import advantage, diversity, shaping, subset
+from common.algorithm import advantage, annealing, diversity, shaping, subset
 from common.config import Config
 
 
@@ -36,20 +36,31 @@ def assign(
     *,
     predicted_features: np.ndarray | None = None,
     draws: np.ndarray,
+    shuffle_draws: np.ndarray | None = None,
     base: np.ndarray | None = None,
     trained: np.ndarray | None = None,
+    progress: float = 0.0,
 ) -> Credit:
     """Steps 3 to 7 of an update.
 
     rewards: task rewards [P, G], NaN where a sample has none. features: potential features
     [P, G, F] of the final images. predicted_features: [T, P, G, F], for per-step shaping.
-    draws: uniform [P, G] of the `random` rule. base: reward of the base model [P]. trained: the
-    denoising steps whose advantages are used, int [S], for what is logged; None means all.
+    draws: uniform [P, G] of the `random` rule; shuffle_draws: [P, G] of the shuffled control.
+    base: reward of the base model [P]. trained: the denoising steps whose advantages are used,
+    int [S], for what is logged; None means all. progress: share of the run's updates done, [0, 1].
+
+    Raises ValueError where the shuffled control has no draws.
     """
     chosen, settings = config.drift.subset, config.drift.shaping
     valid = np.isfinite(rewards) & np.isfinite(features).all(axis=-1)
     distances = _distances(features, valid)
     potentials = _potentials(config, distances, predicted_features, valid)
+    if settings.shuffle:
+        if shuffle_draws is None:
+            raise ValueError(
+                "drift.shaping.shuffle needs uniform draws of the shape of the rewards"
+            )
+        potentials = shaping.shuffled(potentials, shuffle_draws, valid=valid)
     selected = subset.select(
         rewards,
         rule=chosen.rule,
@@ -60,10 +71,12 @@ def assign(
         valid=valid,
     )
     selected, fell_back = subset.with_fallback(rewards, selected, valid=valid)
+    weight = settings.weight * annealing.training_multiplier(settings.training_schedule, progress)
+    reference = valid & selected if settings.statistics == "subset" else valid
     shaped = shaping.shape(
         rewards,
         potentials,
-        weight=settings.weight,
+        weight=weight,
         gamma=settings.gamma,
         mode=settings.mode,
         scaling=settings.scaling,
@@ -71,6 +84,7 @@ def assign(
         steps=config.rollout.steps,
         valid=valid,
         base=base,
+        reference=reference,
     )
     task, advantages = (
         advantage.group_advantages(
@@ -84,7 +98,7 @@ def assign(
     )
     final = potentials if potentials.ndim == 2 else potentials[-1]
     if settings.mode == "multiplicative":
-        advantages = shaping.multiplicative(advantages, final, weight=settings.weight, valid=valid)
+        advantages = shaping.multiplicative(advantages, final, weight=weight, valid=reference)
     used = advantages if trained is None or advantages.ndim == 2 else advantages[trained]
     metrics = _selection_metrics(rewards, distances, selected, fell_back, valid)
     live = selected.sum(axis=1) >= 2

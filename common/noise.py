@@ -40,6 +40,8 @@ class Purpose(IntEnum):
     """Batches of supervised pretraining."""
     BOOTSTRAP = 11
     """Resampling of seeds and prompts when runs are compared."""
+    SHUFFLE = 12
+    """Who gets whose potential in the shuffled control."""
 
 
 @dataclass(frozen=True)

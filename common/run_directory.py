@@ -133,16 +133,19 @@ class RunDirectory:
     def check_resumable(self, config: Config) -> None:
         """Raise RunError unless going on with `config` continues the run as if unbroken.
 
-        The keys in MAY_CHANGE are free; run.updates is not when the prompt noise falls over the
-        run, since its strength then depends on how long the run is.
+        The keys in MAY_CHANGE are free; run.updates is not when the prompt noise or the shaping
+        falls over the run, since its strength then depends on how long the run is.
         """
-        fixed = config.drift.noise.training_schedule != "constant"
-        free = MAY_CHANGE - {"run.updates"} if fixed else MAY_CHANGE
+        schedules = {
+            f"drift.{name}.training_schedule": table.training_schedule
+            for name, table in (("noise", config.drift.noise), ("shaping", config.drift.shaping))
+        }
+        spanning = [f"{key} = '{name}'" for key, name in schedules.items() if name != "constant"]
+        free = MAY_CHANGE - {"run.updates"} if spanning else MAY_CHANGE
         if changed := configuration.differences(self.config, config, free):
             why = ""
             if any(line.startswith("run.updates:") for line in changed):
-                schedule = config.drift.noise.training_schedule
-                why = f" (drift.noise.training_schedule = '{schedule}' spans all updates of a run)"
+                why = f" ({spanning[0]} spans all updates of a run)"
             raise RunError(
                 f"cannot resume {self.path} with other settings: {'; '.join(changed)}{why}; "
                 "use the old values, or start anew in another --out"

@@ -208,8 +208,6 @@ class Trainer:
         trained: np.ndarray,
     ) -> credit.Credit:
         config, shape = self._config, rewards.shape
-        key = NoiseKey(config.run.seed, Purpose.SUBSET, update=self._update)
-        draws = [noise.uniform(key.at(prompt=p.id), (shape[1],)) for p in prompts]
         features = self._potential_scorer.features(trajectories.images)
         predicted = trajectories.predicted_images
         if predicted is not None:
@@ -220,9 +218,11 @@ class Trainer:
             rewards,
             features.reshape(*shape, -1),
             predicted_features=predicted,
-            draws=np.stack(draws),
+            draws=self._draws(Purpose.SUBSET, prompts),
+            shuffle_draws=self._draws(Purpose.SHUFFLE, prompts),
             base=self._base_rewards(prompts),
             trained=trained,
+            progress=self._update / config.run.updates,
         )
         if not assigned.selected.any():
             raise RewardError(
@@ -230,6 +230,12 @@ class Trainer:
                 "samples have no finite reward, and no group has two samples to compare"
             )
         return assigned
+
+    def _draws(self, purpose: Purpose, prompts: list[Prompt]) -> np.ndarray:
+        """Uniform draws [P, G] of this update."""
+        key = NoiseKey(self._config.run.seed, purpose, update=self._update)
+        size = (self._config.rollout.group_size,)
+        return np.stack([noise.uniform(key.at(prompt=p.id), size) for p in prompts])
 
     def _base_rewards(self, prompts: list[Prompt]) -> np.ndarray | None:
         """The base model's mean reward of each prompt, for the `above_base` gate.

@@ -1,4 +1,4 @@
-"""How strong the prompt noise is: over denoising time (tau, 1 = pure noise) and over training.
+"""Schedules: prompt noise over denoising time (tau, 1 = pure noise), strengths over training.
 
 g is the share of the prompt that is left alone, u = 1 - g the intensity of the noise. Scalars in,
 scalars out: schedules are evaluated on the host once for a run.
@@ -99,7 +99,7 @@ def taus(axis: str, *, sigmas: Numbers, timesteps: Numbers | None = None) -> lis
 
 
 def training_multiplier(schedule: str, progress: float) -> float:
-    """What the noise strength is multiplied by during training, in [0, 1].
+    """What a strength or a weight is multiplied by during training, in [0, 1].
 
     `constant` 1, `linear` 1 - p, `cosine` cos^2(pi p / 2).
 

@@ -27,6 +27,7 @@ __all__ = [
     "multiplicative",
     "potential",
     "shape",
+    "shuffled",
     "telescoped",
 ]
 
@@ -112,6 +113,7 @@ def shape(
     steps: int,
     valid: Array | None = None,
     base: Array | None = None,
+    reference: Array | None = None,
 ) -> Array:
     """The shaped reward r', with lambda the weight and Psi = gate * scaled Phi.
 
@@ -123,19 +125,24 @@ def shape(
                       has no use for gamma, scaling and gate
     `none`            r' is r itself
 
-    Scaling, by the valid samples of a group; mean, std, min and max of the final images' Phi serve
-    every step, so that one trajectory has one unit and its F still telescope:
+    Scaling, by the reference samples of a group; mean, std, min and max of the final images' Phi
+    serve every step, so that one trajectory has one unit and its F still telescope:
 
     `zscore`  std(r) (Phi - mean) / max(std, 0.005): lambda counts standard deviations of r
     `minmax`  std(r) (Phi - min) / max(max - min, 0.005), likewise
     `raw`     Phi: lambda is absolute
 
-    Gates, which samples feel their diversity at all:
+    Gates, which samples feel their diversity at all, mean and std being those of the reference:
 
     `none`        all of them
-    `above_mean`  r above the mean of the group
+    `above_mean`  r above the mean
     `above_base`  r above the reward of the base model, in the same units as r
     `soft`        logistic((r - mean) / std(r)): 1/2 at the mean, 0.73 one std above it
+
+    The reference is the whole group, or the subset that is trained on: advantages are divided by
+    the std of that subset, so only there does lambda = 1 make the potential as large as the reward
+    whatever the selection. With the whole group's std a narrow subset raises the potential's part:
+    lambda counts std(group) / std(subset) times as much.
 
     Args:
         rewards: r, float [P, G].
@@ -151,6 +158,7 @@ def shape(
             keep their r and influence no others.
         base: reward of the base model, float [P], for `above_base`; a run takes the mean of its
             first evaluation, whose images follow the ODE where a rollout's are stochastic.
+        reference: bool [P, G], whose statistics scaling and gates use; None means all valid ones.
 
     Returns:
         float [P, G]; [T, P, G] for `per_step`.
@@ -168,8 +176,9 @@ def shape(
     members = subset.usable(rewards, valid)
     r = xp.where(members, rewards, 0.0)
     final = potentials if mode == "terminal" else potentials[-1, ...]
-    unit, offset = _scale(final, r, members, scaling)
-    opened = _gate(r, members, gate, base)
+    counted = members if reference is None else members & reference
+    unit, offset = _scale(final, r, counted, scaling)
+    opened = _gate(r, counted, gate, base)
 
     def psi(phi: Array) -> Array:
         return opened * unit * (xp.where(members, phi, 0.0) - offset)
@@ -237,6 +246,32 @@ def multiplicative(
     ratio = xp.where(centre > 1e-6, phi / xp.where(centre > 1e-6, centre, 1.0), 1.0)
     factor = xp.clip(1.0 + weight * (ratio - 1.0), 0.0, xp.inf)
     return xp.where((advantages > 0) & members, advantages * factor, advantages)
+
+
+def shuffled(potentials: Array, draws: Array, *, valid: Array | None = None) -> Array:
+    """A control: each group's potentials dealt out to its valid samples at random.
+
+    The bonus keeps its distribution and loses what it says about the images: what is left of the
+    effect of shaping is that of noise in the reward.
+
+    Args:
+        potentials: Phi, float [..., P, G]; a sample gets another one's potentials of all steps.
+        draws: uniform [P, G]; their order is the permutation.
+        valid: bool [P, G]; None means all. Invalid samples keep their own.
+
+    Returns:
+        An array like the potentials.
+    """
+    xp = array_namespace(potentials)
+    members = _members(draws, valid)
+    G = draws.shape[-1]
+    index = xp.broadcast_to(xp.arange(G), draws.shape)
+    # The j-th member in the group's order gets the potential of the j-th member by draws; what is
+    # not a member comes last in both orders, and so stays where it is.
+    givers = xp.argsort(xp.where(members, draws, 1.0 + xp.astype(index, draws.dtype)), axis=-1)
+    takers = xp.argsort(xp.where(members, index, G + index), axis=-1)
+    giver = xp.take_along_axis(givers, xp.argsort(takers, axis=-1), axis=-1)
+    return xp.take_along_axis(potentials, xp.broadcast_to(giver, potentials.shape), axis=-1)
 
 
 def _nearest(distances: Array, others: Array, k: int) -> Array:

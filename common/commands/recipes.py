@@ -1,7 +1,6 @@
 """`drift recipes`: what can be run, and a recipe with every key resolved."""
 
 import json
-from pathlib import Path
 
 import click
 
@@ -12,7 +11,8 @@ import click
 def recipes(name: str | None, as_json: bool) -> None:
     """List the recipes, or print the one called NAME with every key resolved.
 
-    NAME may also be a TOML file of your own.
+    NAME may also be a TOML file of your own. A recipe may extend another one; what it extends is
+    named first, and its settings are among those printed.
     """
     from common import config
 
@@ -20,9 +20,10 @@ def recipes(name: str | None, as_json: bool) -> None:
         import tomli_w
 
         tables = config.to_tables(config.load(name))
-        click.echo(json.dumps(tables, indent=2) if as_json else tomli_w.dumps(tables), nl=as_json)
+        text = json.dumps(tables, indent=2) if as_json else _heading(name) + tomli_w.dumps(tables)
+        click.echo(text, nl=as_json)
         return
-    found = [describe(config.RECIPES / f"{name}.toml") for name in config.recipe_names()]
+    found = [describe(name) for name in config.recipe_names()]
     if as_json:
         click.echo(json.dumps({"recipes": found}, indent=2))
         return
@@ -31,15 +32,27 @@ def recipes(name: str | None, as_json: bool) -> None:
     table(found, right=("images_per_update", "updates"))
 
 
-def describe(path: Path) -> dict[str, str | int]:
-    """A recipe's name, what its first comment says, and its size."""
+def describe(name: str) -> dict[str, str | int]:
+    """A recipe's name, what it says of itself, and its size."""
     from common import config
 
-    first = path.read_text(encoding="utf-8").splitlines()[0]
-    settings = config.load(str(path))
+    recipe, settings = config.read_recipe(name), config.load(name)
     return {
-        "name": path.stem,
-        "description": first.removeprefix("#").strip() if first.startswith("#") else "",
+        "name": name,
+        "description": recipe.description,
+        "source": recipe.source,
+        "extends": recipe.extends[0] if recipe.extends else "",
         "images_per_update": settings.rollout.prompts * settings.rollout.group_size,
         "updates": settings.run.updates,
     }
+
+
+def _heading(name: str) -> str:
+    """What a recipe says of itself, as comments over its tables."""
+    from common import config
+
+    recipe = config.read_recipe(name)
+    lines = [recipe.description, recipe.source and f"source: {recipe.source}"]
+    if recipe.extends:
+        lines.append(f"extends {', which extends '.join(recipe.extends)}")
+    return "".join(f"# {' '.join(line.split())}\n" for line in lines if line)

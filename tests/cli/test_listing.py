@@ -29,18 +29,27 @@ def test_a_misspelt_command_or_option_gets_the_nearest_one(drift, words, nearest
     assert nearest in result.stderr.replace('"', "'") or nearest.strip("'") in result.stderr
 
 
-def test_recipes_lists_sizes_and_the_first_comment(drift):
+def test_recipes_lists_sizes_and_what_each_says_of_itself(drift):
     listed = json.loads(drift("recipes", "--json").output)["recipes"]
     emoji = next(recipe for recipe in listed if recipe["name"] == "emoji")
     settings = config.load("emoji")
     rollout = settings.rollout
     assert emoji["images_per_update"] == rollout.prompts * rollout.group_size
     assert emoji["updates"] == settings.run.updates
-    assert (config.RECIPES / "emoji.toml").read_text().startswith(f"# {emoji['description']}\n")
+    assert (
+        f'description = "{emoji["description"]}"\n' in (config.RECIPES / "emoji.toml").read_text()
+    )
+    assert (emoji["source"], emoji["extends"]) == ("DRIFT, arXiv:2601.12401", "emoji-grpo")
     assert [recipe["name"] for recipe in listed] == config.recipe_names()
 
 
 def test_a_recipe_is_printed_with_every_key(drift):
+    text = drift("recipes", "emoji-noise").output
+    assert text.splitlines()[1:3] == [
+        "# source: DRIFT, arXiv:2601.12401",
+        "# extends emoji, which extends emoji-grpo",
+    ]
+    assert config.parse(tomllib.loads(text)) == config.load("emoji-noise")
     tables = tomllib.loads(drift("recipes", "emoji").output)
     assert config.parse(tables) == config.load("emoji")
     assert tables == json.loads(drift("recipes", "emoji", "--json").output)

@@ -150,6 +150,7 @@ def test_numbers_of_purposes_never_change():
         "EVALUATION": 9,
         "DATA": 10,
         "BOOTSTRAP": 11,
+        "SHUFFLE": 12,
     }
 
 

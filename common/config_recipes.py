@@ -1,0 +1,109 @@
+"""Recipe files: TOML tables of settings that may extend another recipe, with a word on each.
+
+At the top of a file, before its tables: `description` in words, `source` (the paper of the
+method) and `extends`, the name of a shipped recipe or a path relative to the file. The tables of
+a file go over those of what it extends, key by key.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.config_errors import ConfigError, closest
+
+RECIPES = Path(__file__).parent / "recipes"
+
+WHOLE = ("reward", "terms")
+"""The table that is replaced, not merged: terms are names of the user, and a recipe that gives
+its own maximises these and no others."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe file, resolved.
+
+    tables: the settings of the whole chain, nested. extends: what the file extends, nearest
+    first. description and source: the file's own, "" where it says none.
+    """
+
+    tables: dict[str, Any]
+    description: str
+    source: str
+    extends: tuple[str, ...]
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes, sorted."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def read(recipe: str) -> Recipe:
+    """A recipe with all that it extends: a shipped name, or a path to a TOML file.
+
+    Raises ConfigError, in one line, for a file that cannot be read or is not TOML, an unknown
+    name with the nearest one, a cycle with its whole way round, a word that is not text.
+    """
+    return _resolve(_path(recipe, Path()), ())
+
+
+def _resolve(path: Path, children: tuple[Path, ...]) -> Recipe:
+    if path.resolve() in [child.resolve() for child in children]:
+        way = " -> ".join(_name(step) for step in (*children, path))
+        raise ConfigError(f"recipe {_name(path)} extends itself: {way}")
+    tables = _parse(path)
+    words = {key: tables.pop(key, "") for key in ("description", "source", "extends")}
+    for key, text in words.items():
+        if not isinstance(text, str):
+            raise ConfigError(f"recipe {_name(path)}: {key} = {text!r} must be text")
+    extends: tuple[str, ...] = ()
+    if parent := words["extends"]:
+        try:
+            base = _resolve(_path(parent, path.parent), (*children, path))
+        except _NoRecipeError as error:
+            raise ConfigError(f"recipe {_name(path)}: extends = '{parent}': {error}") from None
+        extends = (_name(_path(parent, path.parent)), *base.extends)
+        # What a run is called is the extending file's to say.
+        if isinstance(run := base.tables.get("run"), dict):
+            run.pop("recipe", None)
+        tables = _merged(base.tables, tables)
+    return Recipe(tables, words["description"], words["source"], extends)
+
+
+class _NoRecipeError(ConfigError):
+    """What is named is not there; whoever extends it adds its own name."""
+
+
+def _path(recipe: str, folder: Path) -> Path:
+    """The file of a recipe; folder: what a path is relative to."""
+    if recipe.endswith(".toml"):
+        return folder / recipe
+    if recipe not in recipe_names():
+        raise _NoRecipeError(f"no recipe '{recipe}'{closest(recipe, recipe_names())}")
+    return RECIPES / f"{recipe}.toml"
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_bytes().decode())
+    except OSError as error:
+        raise _NoRecipeError(f"cannot read recipe {path}: {error.strerror}") from None
+    except ValueError as error:  # not UTF-8, or not TOML
+        raise ConfigError(f"recipe {path} is not valid TOML: {error}") from None
+
+
+def _name(path: Path) -> str:
+    """A shipped recipe by its name, any other by its path."""
+    return path.stem if path.parent == RECIPES else str(path)
+
+
+def _merged(
+    base: Mapping[str, Any], over: Mapping[str, Any], at: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
+        merge = both and (*at, key) != WHOLE
+        merged[key] = _merged(base[key], value, (*at, key)) if merge else value
+    return merged

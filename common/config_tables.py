@@ -1,0 +1,304 @@
+"""The tables of a run's configuration: every key is declared here once, with what it means.
+
+How tables are read from recipes, changed and compared is in `common.config`.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+Unit = Annotated[float, Field(ge=0.0, le=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+AboveZero = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Table(BaseModel):
+    """Base of every table: frozen, no unknown keys, defaults validated, true is not 1."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, strict=True)
+
+
+def key(default: Any, description: str, **limits: Any) -> Any:
+    """One key of a table: its default, what it means in words, and pydantic's limits on it."""
+    return Field(default=default, description=description, **limits)
+
+
+class RunConfig(Table):
+    """`[run]`: what identifies the run."""
+
+    recipe: str = key("emoji", "name of the recipe this configuration came from")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = key(0, "seed of all randomness")
+    updates: Positive = key(60, "policy updates: one rollout each")
+    backend: str = key("auto", "mlx, cuda, cpu, or auto: the best one here")
+
+
+class ModelConfig(Table):
+    """`[model]`: the generative model being tuned."""
+
+    family: Literal["embedded"] = key("embedded", "model family")
+    path: str | None = key(None, "safetensors to load instead of the shipped weights")
+
+
+class AdapterConfig(Table):
+    """`[adapter]`: which parameters are trained."""
+
+    kind: Literal["lora", "full"] = key("lora", "low-rank adapter, or every weight")
+    rank: Positive = key(8, "rank of the low-rank adapter")
+    alpha: AboveZero = key(16.0, "the adapter is scaled by alpha / rank")
+    init: Literal["kaiming", "gaussian"] = key("kaiming", "PEFT's names; B starts at 0")
+    targets: tuple[str, ...] = key(
+        ("qkv", "o", "m1", "m2"), "last name of each adapted linear", min_length=1, strict=False
+    )
+
+
+class PromptsConfig(Table):
+    """`[prompts]`: what images are asked for."""
+
+    source: str = key("emoji", "'emoji', or a file of prompts: .txt, one a line, or .jsonl")
+    names: tuple[str, ...] = key((), "only these prompts of the source; [] = all", strict=False)
+    split: Literal["all", "train", "validation", "test"] = key(
+        "all", "only prompts of this split, which their text alone decides"
+    )
+    limit: Annotated[int, Field(ge=0)] = key(
+        0, "only the first so many of them, in the order of their text's SHA-256; 0 = all"
+    )
+
+
+class RolloutConfig(Table):
+    """`[rollout]`: how images are sampled for training."""
+
+    prompts: Positive = key(4, "P: prompts per update")
+    group_size: Annotated[int, Field(ge=2)] = key(24, "G: samples of each prompt")
+    steps: Annotated[int, Field(ge=2)] = key(10, "T: denoising steps")
+    kernel: Literal["flow_sde", "cps", "dance_sde"] = key(
+        "flow_sde", "the stochastic transition (Flow-GRPO, CPS, DanceGRPO)"
+    )
+    noise_level: AboveZero = key(0.7, "strength a or eta of the kernel's noise")
+    guidance: AboveZero = key(1.0, "classifier-free guidance scale; 1 = none")
+    schedule: Literal["linear", "shift", "double_shift"] = key(
+        "linear", "spacing of the noise levels"
+    )
+    shift: AboveZero = key(3.0, "time shift of the shifted schedules")
+    window: Annotated[int, Field(ge=0)] = key(
+        0, "steps that are stochastic in an update, the others ODE; 0 = every step"
+    )
+    window_range: tuple[Unit, Unit] = key(
+        (0.0, 0.5), "part of the trajectory that a window is drawn from", strict=False
+    )
+    trained_steps: Annotated[int, Field(ge=0)] = key(
+        0, "stochastic steps drawn for training in each update; 0 = all of them"
+    )
+    train_last_step: bool = key(False, "also train the last denoising step")
+    batch_size: Positive = key(96, "images in one forward pass: bounds memory")
+
+    @model_validator(mode="after")
+    def _check(self) -> "RolloutConfig":
+        low, high = self.window_range
+        if low >= high:
+            raise ValueError(f"window_range must rise, not {list(self.window_range)}")
+        if self.window > len(self.window_steps):
+            raise ValueError(
+                f"window = {self.window} does not fit: window_range = {list(self.window_range)} of "
+                f"{self.steps} steps holds {len(self.window_steps)} that can be trained"
+            )
+        if self.kernel == "cps" and self.train_last_step:
+            raise ValueError("train_last_step = true: the last step of CPS has no noise to train")
+        if self.kernel == "cps" and self.noise_level > 1:
+            raise ValueError(f"noise_level = {self.noise_level} is above 1, the most CPS takes")
+        return self
+
+    @property
+    def window_steps(self) -> range:
+        """Steps that a window may hold: those of `window_range` that can be trained."""
+        low, high = (int(bound * self.steps) for bound in self.window_range)
+        return range(low, min(high, self.steps if self.train_last_step else self.steps - 1))
+
+
+class SubsetConfig(Table):
+    """`[drift.subset]`: train on a reward-concentrated subset of each group."""
+
+    rule: Literal[
+        "window",
+        "minvar",
+        "trim",
+        "nearest",
+        "band",
+        "mad",
+        "upper",
+        "lower",
+        "random",
+        "maxvar",
+        "none",
+    ] = key("none", "how the subset is chosen from the task rewards")
+    keep: Annotated[int, Field(ge=2)] | None = key(None, "K: samples kept by the rules that count")
+    alpha: AboveZero = key(1.5, "half width of `band`, in standard deviations")
+    kappa: AboveZero = key(2.5, "cut of `mad`, `upper`, `lower`, in scaled MADs")
+
+    @model_validator(mode="after")
+    def _check(self) -> "SubsetConfig":
+        counts = {"window", "minvar", "trim", "nearest", "random", "maxvar"}
+        if self.rule in counts and self.keep is None:
+            raise ValueError(f"rule = '{self.rule}' needs keep, the number of samples to keep")
+        return self
+
+
+class NoiseConfig(Table):
+    """`[drift.noise]`: annealed noise on the prompt embedding."""
+
+    strength: NonNegative = key(0.0, "s; 0 leaves the prompt clean")
+    pooled_strength: NonNegative = key(0.0, "s of the pooled embedding")
+    form: Literal["additive", "cads"] = key("additive", "how noise enters")
+    mix: Unit = key(1.0, "psi of `cads`: share of the rescaled embedding")
+    schedule: Literal["cads", "linear", "cosine", "exponential", "constant", "none"] = key(
+        "linear", "annealing over denoising time"
+    )
+    tau1: Unit = key(0.6, "below it the prompt is clean (`cads`, `cosine`, `exponential`)")
+    tau2: Unit = key(0.9, "above it they add all the noise")
+    rate: AboveZero = key(3.0, "k of `exponential`")
+    axis: Literal["index", "sigma", "timestep"] = key("index", "what time means")
+    draw: Literal["trajectory", "step"] = key("trajectory", "one draw for each")
+    training_schedule: Literal["constant", "linear", "cosine"] = key(
+        "constant", "how the strength falls over the updates of the run"
+    )
+    share: Unit = key(1.0, "part of each group that is perturbed: its first round(share G) samples")
+
+    @model_validator(mode="after")
+    def _check(self) -> "NoiseConfig":
+        if self.tau1 >= self.tau2:
+            raise ValueError(f"tau1 = {self.tau1} must be below tau2 = {self.tau2}")
+        return self
+
+
+class ShapingConfig(Table):
+    """`[drift.shaping]`: intra-group diversity as a potential that shapes the reward."""
+
+    mode: Literal["none", "terminal", "per_step", "strict", "multiplicative"] = key(
+        "none", "how the potential enters; multiplicative ignores gamma, scaling and gate"
+    )
+    potential: Literal["mean_pairwise", "nearest", "knn", "loo_vendi", "cluster"] = key(
+        "mean_pairwise", "diversity of one sample within its group"
+    )
+    neighbours: Positive = key(3, "k of `knn`")
+    radius: AboveZero = key(0.1, "distance that joins two samples of a `cluster`")
+    weight: NonNegative = key(0.0, "lambda; 0 is the unshaped baseline")
+    gamma: Annotated[float, Field(gt=0.0, le=1.0)] = key(
+        1.0, "discount of the potential, per denoising step"
+    )
+    scaling: Literal["zscore", "minmax", "raw"] = key("zscore", "unit of potential")
+    gate: Literal["none", "above_mean", "above_base", "soft"] = key(
+        "none", "which samples may gain from diversity; base: its reward in the first evaluation"
+    )
+    statistics: Literal["full", "subset"] = key(
+        "full", "whose mean and std scaling and gate refer to: the group's, or the subset's alone"
+    )
+    training_schedule: Literal["constant", "linear", "cosine"] = key(
+        "constant", "how the weight falls over the updates of the run"
+    )
+    shuffle: bool = key(False, "control: deal out the potentials of a group at random")
+
+
+class DriftConfig(Table):
+    """`[drift]`: the three mechanisms. All off is plain GRPO."""
+
+    subset: SubsetConfig = SubsetConfig()
+    noise: NoiseConfig = NoiseConfig()
+    shaping: ShapingConfig = ShapingConfig()
+
+
+class ObjectiveConfig(Table):
+    """`[objective]`: the clipped surrogate."""
+
+    clip_low: Annotated[float, Field(gt=0.0, lt=1.0)] = key(
+        1e-3, "the ratio is clipped at 1 - clip_low"
+    )
+    clip_high: AboveZero = key(1e-3, "and at 1 + clip_high")
+    advantage_clip: AboveZero = key(5.0, "advantages are clipped to +- this")
+    statistics: Literal["subset", "full", "global"] = key(
+        "subset", "whose standard deviation scales the advantages"
+    )
+    kl_weight: NonNegative = key(0.0, "beta: weight of the KL to the reference")
+    optimizer_steps: Positive = key(1, "optimizer steps per update")
+    micro_batch: Positive = key(96, "transitions in one backward pass: bounds memory")
+
+
+class OptimizerConfig(Table):
+    """`[optimizer]`: AdamW."""
+
+    learning_rate: AboveZero = key(3e-4, "step size")
+    beta1: Annotated[float, Field(ge=0, lt=1)] = key(0.9, "decay of the first moment")
+    beta2: Annotated[float, Field(ge=0, lt=1)] = key(0.999, "of the second moment")
+    eps: AboveZero = key(1e-8, "added to the root of the second moment")
+    weight_decay: NonNegative = key(1e-4, "decoupled weight decay")
+    max_grad_norm: AboveZero = key(1.0, "gradients are scaled down to this norm")
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = key(
+        0.0, "moving average of the weights, used for evaluation; 0 = none"
+    )
+    ema_every: Positive = key(8, "optimizer steps between two steps of the average")
+
+
+class RewardConfig(Table):
+    """`[reward]`: what is maximised."""
+
+    terms: dict[str, Finite] = key({"embedded": 10.0}, "reward name -> weight")
+    combine: Literal["weighted_sum", "group_zscore"] = key(
+        "weighted_sum", "group_zscore scales each term by its group first (GDPO)"
+    )
+    timeout: AboveZero = key(300.0, "seconds that one call of a reward may take")
+    on_error: Literal["fail", "drop"] = key(
+        "fail", "a score that is not finite stops the run, or drops the sample"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "RewardConfig":
+        if not self.terms or all(weight == 0 for weight in self.terms.values()):
+            raise ValueError("terms needs at least one reward with a weight other than 0")
+        return self
+
+
+class CheckpointConfig(Table):
+    """`[checkpoint]`: what is kept on disk."""
+
+    every: Positive = key(10, "updates between two checkpoints; the last is saved too")
+    keep: Annotated[int, Field(ge=0)] = key(0, "newest checkpoints kept; 0 = all")
+
+
+class EvaluateConfig(Table):
+    """`[evaluate]`: measuring the policy on fixed initial noise as it trains."""
+
+    every: Positive = key(20, "updates between two evaluations; first and last too")
+    images: Annotated[int, Field(ge=2)] = key(16, "images of each prompt")
+    steps: Positive = key(20, "ODE steps")
+    prompts: Annotated[int, Field(ge=0)] = key(0, "first so many prompts; 0 = all")
+    grid: Positive = key(8, "images of each prompt in the picture")
+
+
+class Config(Table):
+    """A whole run."""
+
+    run: RunConfig = RunConfig()
+    model: ModelConfig = ModelConfig()
+    adapter: AdapterConfig = AdapterConfig()
+    prompts: PromptsConfig = PromptsConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    drift: DriftConfig = DriftConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    reward: RewardConfig = RewardConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> "Config":
+        keep, group = self.drift.subset.keep, self.rollout.group_size
+        if keep is not None and keep > group:
+            raise ValueError(
+                f"drift.subset.keep = {keep} is more than rollout.group_size = {group}"
+            )
+        if self.drift.shaping.gate == "above_base" and self.reward.combine == "group_zscore":
+            raise ValueError(
+                "drift.shaping.gate = 'above_base' compares with a weighted sum, which "
+                "reward.combine = 'group_zscore' is not: choose 'weighted_sum' or another gate"
+            )
+        return self
