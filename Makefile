@@ -51,4 +51,4 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/.made
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV)
