@@ -1,0 +1,397 @@
+"""Measured runs as methods: which runs are seeds of one strength, and which may be compared.
+
+A method is a recipe. Its strengths are its distinct configurations, its seeds the runs of each.
+Weights measured with another adapter scale or with CADS at inference are methods of their own.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common import checkpoint, config as configuration
+from common.config import Config
+from common.run_directory import CONFIG, DIGESTS, MAY_CHANGE, RunDirectory
+from common.study import records
+from common.study.records import Protocol, Record, Split, Variant
+
+BASE = Variant(update=0)
+"""The model before tuning, which every curve starts from."""
+
+IDENTITY = frozenset({"run.seed", "run.backend"})
+"""Keys that tell runs of one configuration apart, besides those that change no numbers."""
+
+
+class StudyError(ValueError):
+    """Runs that cannot be compared; one line that says which, why and what would help."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run and its measurements on one split."""
+
+    directory: RunDirectory
+    records: Mapping[Variant, Record]
+
+    @property
+    def seed(self) -> int:
+        """Seed of the training."""
+        return self.directory.config.run.seed
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return self.directory.path
+
+
+@dataclass(frozen=True)
+class Strength:
+    """One curve of a method: the same variants of runs that differ only in their seed.
+
+    label: what sets it apart from the method's other strengths; "" when it is the only one.
+    runs: in the order of their seeds. variants: in the order in which the curve runs through
+    them, the base model first.
+    """
+
+    label: str
+    runs: tuple[Run, ...]
+    variants: tuple[Variant, ...]
+
+    @property
+    def config(self) -> Config:
+        """Of the run with the lowest seed."""
+        return self.runs[0].directory.config
+
+
+@dataclass(frozen=True)
+class Method:
+    """A name and the strengths that go by it."""
+
+    name: str
+    strengths: tuple[Strength, ...]
+
+    def values(self, measures: Sequence[str]) -> np.ndarray:
+        """Measures of every point: float64 [S seeds, P prompts, N, len(measures)].
+
+        The points are those of the first strength, then of the second, and so on, as `curves`
+        numbers them. `frechet`, which is one number for all prompts, is the same for each.
+        """
+        by_strength = [
+            np.array(
+                [
+                    [_by_prompt(run.records[v], measures) for v in curve.variants]
+                    for run in curve.runs
+                ]
+            )
+            for curve in self.strengths
+        ]  # each [S, points, measures, P]
+        return np.concatenate(by_strength, axis=1).transpose(0, 3, 1, 2)
+
+    def curves(self) -> list[range]:
+        """For each strength the numbers of its points in `values`."""
+        ends = np.cumsum([len(strength.variants) for strength in self.strengths]).tolist()
+        return [range(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Methods that may be compared: measured alike, with the same seeds."""
+
+    protocol: Protocol
+    seeds: tuple[int, ...]
+    methods: tuple[Method, ...]
+
+    def method(self, name: str) -> Method:
+        """The method of that name. Raises StudyError listing the names there are."""
+        for method in self.methods:
+            if method.name == name:
+                return method
+        names = [method.name for method in self.methods]
+        hint = configuration.closest(name, names)
+        raise StudyError(f"no method '{name}' among the runs{hint}; there are {', '.join(names)}")
+
+
+def gather(paths: Iterable[Path], split: Split) -> Study:
+    """Read the runs at these paths, or in folders below them, and sort them into methods.
+
+    Raises StudyError for runs that cannot be compared, RunError and RecordError for damaged ones.
+    """
+    runs = [_read(directory, split) for directory in find(paths)]
+    if not runs:
+        raise StudyError("nothing to compare: name at least one run")
+    for run in runs[1:]:
+        _check_comparable(runs[0], run)
+    by_name: dict[str, list[tuple[list[Run], Family]]] = {}
+    for same in _same_configuration(runs):
+        for family in _families(same):
+            by_name.setdefault(family.method, []).append((same, family))
+    methods = tuple(_method(name, found) for name, found in by_name.items())
+    return Study(_protocol(runs[0]), _common_seeds(methods), methods)
+
+
+def plain(study: Study) -> Method:
+    """The baseline when none is named: the only method that trains with GRPO and nothing else.
+
+    Raises StudyError when there is none or several.
+    """
+    found = [
+        method
+        for method in study.methods
+        if all(_is_plain(strength.config) for strength in method.strengths)
+        and all(v.scale == 1 and v.prompt_noise == 0 for v in method.strengths[0].variants)
+    ]
+    if len(found) != 1:
+        names = ", ".join(method.name for method in found or study.methods)
+        many = "several methods are" if found else "no method is"
+        raise StudyError(f"{many} plain GRPO: say which is the baseline, --baseline NAME ({names})")
+    return found[0]
+
+
+def find(paths: Iterable[Path]) -> list[RunDirectory]:
+    """The runs at the paths; of a folder that is none, those anywhere below it, by name."""
+    found: dict[Path, RunDirectory] = {}
+    for path in paths:
+        if (path / CONFIG).exists() or not path.is_dir():
+            runs = [path]
+        else:
+            runs = sorted(file.parent for file in path.rglob(CONFIG))
+            if not runs:
+                raise StudyError(f"no run in {path}: a run has a {CONFIG}")
+        for run in runs:
+            found.setdefault(run.resolve(), RunDirectory.open(run))
+    return list(found.values())
+
+
+# --- reading one run ------------------------------------------------------------------------------
+
+
+def _read(directory: RunDirectory, split: Split) -> Run:
+    path = directory.path
+    everything = records.load(directory)
+    if not everything:
+        if checkpoint.latest(directory.checkpoints) is None:
+            raise StudyError(
+                f"{path} has no checkpoint to measure: train it with "
+                f"`drift run --resume --out {path}`, then `drift eval {path}`"
+            )
+        raise StudyError(f"{path} was not measured: run `drift eval {path}`")
+    found = [record for record in everything if record.protocol.split == split]
+    if not found:
+        raise StudyError(
+            f"{path} was not measured on {split} prompts: run `drift eval {path} --split {split}`"
+        )
+    run = Run(directory, {record.variant: record for record in found})
+    for record in found:
+        if record.protocol != found[-1].protocol:
+            raise StudyError(
+                f"{path} was measured in two ways ({_difference(record.protocol, found[-1])}): "
+                f"remove {path / records.FILE} and run `drift eval {path}`"
+            )
+    if _protocol(run).images < 2:
+        raise StudyError(
+            f"{path} was measured with 1 image of each prompt, which has no diversity: "
+            f"measure with at least 2"
+        )
+    if BASE not in run.records:
+        raise StudyError(f"{path} has no measurement of the base model: run `drift eval {path}`")
+    if len(run.records) == 1:
+        raise StudyError(f"{path} has only the base model measured: run `drift eval {path}`")
+    return run
+
+
+def _protocol(run: Run) -> Protocol:
+    return run.records[max(run.records)].protocol
+
+
+def _by_prompt(record: Record, measures: Sequence[str]) -> list[tuple[float, ...]]:
+    """[len(measures)][P]."""
+    prompts = len(record.protocol.prompts)
+    return [
+        (record.frechet,) * prompts if name == "frechet" else tuple(record.by_prompt[name])
+        for name in measures
+    ]
+
+
+# --- which runs may be compared -------------------------------------------------------------------
+
+
+def _check_comparable(one: Run, other: Run) -> None:
+    pair = f"{one.path} and {other.path} cannot be compared"
+    if _protocol(one) != _protocol(other):
+        raise StudyError(f"{pair}: {_difference(_protocol(one), other)}")
+    rewards, prompts = _rewards(one), _prompts(one)
+    if rewards != _rewards(other):
+        raise StudyError(f"{pair}: they maximise other rewards, {rewards} and {_rewards(other)}")
+    if prompts != _prompts(other):
+        raise StudyError(f"{pair}: they were trained on other prompts (see their [prompts])")
+
+
+def _difference(protocol: Protocol, other: Run | Record) -> str:
+    """The first thing in which two protocols differ, in words."""
+    second = other.protocol if isinstance(other, Record) else _protocol(other)
+    for field in fields(Protocol):
+        before, after = getattr(protocol, field.name), getattr(second, field.name)
+        if before == after:
+            continue
+        if field.name == "model":
+            return f"they have other base models ({before[:12]} and {after[:12]})"
+        if field.name == "prompts":
+            return f"they were measured on other prompts ({len(before)} and {len(after)})"
+        return f"they were measured with {field.name} = {before} and {after}"
+    return "they are alike"
+
+
+def _rewards(run: Run) -> dict[str, Any]:
+    reward = run.directory.config.reward
+    return {**reward.terms, "combine": reward.combine}
+
+
+def _prompts(run: Run) -> dict[str, Any]:
+    """What a run was trained on; a file of prompts by its content, wherever it lay."""
+    prompts = run.directory.config.prompts.model_dump()
+    digest = run.directory.environment().get(DIGESTS, {}).get("prompts.source")
+    return prompts | ({"source": digest} if digest else {})
+
+
+# --- methods, strengths and seeds -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Family:
+    """Variants of one configuration that make one curve of one method; `detail` labels it."""
+
+    method: str
+    detail: str
+    variants: tuple[Variant, ...]
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """What a run computes, by dotted key: all but its seed, its backend and the free keys."""
+    flat = configuration.flatten(configuration.to_tables(config))
+    free = MAY_CHANGE | IDENTITY
+    if config.drift.noise.training_schedule != "constant":  # which spans all updates of a run
+        free -= {"run.updates"}
+    return {key: value for key, value in flat.items() if key not in free}
+
+
+def _same_configuration(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs of one recipe that differ in nothing but their seed, in the order of the seeds."""
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        config = run.directory.config
+        key = (config.run.recipe, repr(sorted(settings(config).items())))
+        groups.setdefault(key, []).append(run)
+    for group in groups.values():
+        group.sort(key=lambda run: run.seed)
+        for one, other in pairwise(group):
+            if one.seed == other.seed:
+                raise StudyError(
+                    f"{one.path} and {other.path} are the same method, configuration and seed "
+                    f"({one.seed}): name one of them"
+                )
+            if lacking := one.records.keys() ^ other.records.keys():
+                variant = min(lacking)
+                has, lacks = (one, other) if variant in one.records else (other, one)
+                raise StudyError(
+                    f"{lacks.path} was not measured at {words(variant)}, as {has.path} was: run "
+                    f"`drift eval {lacks.path}`"
+                )
+    return list(groups.values())
+
+
+def words(variant: Variant) -> str:
+    """A variant as a reader would say it."""
+    said = [f"update {variant.update}" if variant.update else "the base model"]
+    if variant.scale != 1:
+        said.append(f"adapter scale {variant.scale:g}")
+    if variant.prompt_noise:
+        said.append(f"CADS {variant.prompt_noise:g}")
+    return ", ".join(said)
+
+
+def _families(runs: Sequence[Run]) -> list[Family]:
+    """The curves that runs of one configuration draw.
+
+    As trained: over the updates. With another adapter scale: over the scales of one update, whose
+    own scale 1 belongs to it too. With CADS: over the updates at one strength.
+    """
+    recipe, found = runs[0].directory.config.run.recipe, sorted(runs[0].records)
+    curves: dict[tuple[str, str], list[Variant]] = {}
+    for variant in found:
+        update, scale, noise = variant.update, variant.scale, variant.prompt_noise
+        if scale != 1 and variant != BASE:
+            noisy = f", CADS {noise:g}" if noise else ""
+            name = f"{recipe}, adapter scale{noisy}"
+            curves.setdefault((name, f"update {update}"), []).append(variant)
+        elif noise:
+            curves.setdefault((f"{recipe}, CADS", f"CADS {noise:g}"), []).append(variant)
+        elif variant != BASE:
+            curves.setdefault((recipe, ""), []).append(variant)
+    families = []
+    for (name, detail), curve in curves.items():
+        if name.startswith(f"{recipe}, adapter scale"):
+            whole = Variant(curve[0].update, 1.0, curve[0].prompt_noise)
+            curve = sorted([*curve, *({whole} & runs[0].records.keys())])
+        families.append(Family(name, detail, (BASE, *curve)))
+    return families
+
+
+def _method(name: str, found: Sequence[tuple[list[Run], Family]]) -> Method:
+    """Put strengths together, each labelled by the settings in which they differ."""
+    each = [settings(runs[0].directory.config) for runs, _ in found]
+    varied = [
+        key for key in sorted(set().union(*each)) if len({repr(one.get(key)) for one in each}) > 1
+    ]
+    strengths = []
+    for (runs, family), one in zip(found, each, strict=True):
+        parts = [f"{key.rpartition('.')[2]} {_short(one.get(key))}" for key in varied]
+        if family.detail and len({other.detail for _, other in found}) > 1:
+            parts.append(family.detail)
+        strengths.append(Strength(", ".join(parts), tuple(runs), family.variants))
+    return Method(name, tuple(strengths))
+
+
+def _common_seeds(methods: Sequence[Method]) -> tuple[int, ...]:
+    """The seeds of every strength of every method. Raises StudyError where they differ."""
+    curves = [(method, strength) for method in methods for strength in method.strengths]
+    _, first = curves[0]
+    expected = [run.seed for run in first.runs]
+    for method, strength in curves:
+        seeds = [run.seed for run in strength.runs]
+        if seeds != expected:
+            name = f"{methods[0].name}{_in_brackets(first.label)}"
+            other = f"{method.name}{_in_brackets(strength.label)}"
+            raise StudyError(
+                f"methods are compared seed by seed, but {name} has the seeds {_listed(expected)} "
+                f"and {other} has {_listed(seeds)}: run and measure those that are missing"
+            )
+    return tuple(expected)
+
+
+def _is_plain(config: Config) -> bool:
+    drift = config.drift
+    return (
+        drift.subset.rule == "none"
+        and drift.noise.strength == drift.noise.pooled_strength == 0
+        and (drift.shaping.mode == "none" or drift.shaping.weight == 0)
+        and config.objective.kl_weight == 0
+    )
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return " ".join(map(_short, value))
+    return "none" if value is None else str(value)
+
+
+def _in_brackets(text: str) -> str:
+    return f" ({text})" if text else ""
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))

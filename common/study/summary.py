@@ -1,0 +1,367 @@
+"""A comparison as data: all numbers of its page, and what the page is drawn from.
+
+`drift compare --json` prints it and `compare.json` holds it. It names no folders and carries no
+pictures, so that it can be stored with a project and the tables and plots be made from it again.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from common import noise
+from common.algorithm import pareto
+from common.algorithm.pareto import ALIGNMENT, DIVERSITY, Interval
+from common.noise import NoiseKey, Purpose
+from common.study import compare
+from common.study.compare import Curves, Levels, Name, Reading, Sample
+from common.study.methods import Method, Strength, Study, settings
+from common.study.records import MEASURES, Split
+
+FORMAT = 1
+"""Version of the JSON; a reader refuses any other."""
+
+ALIGNMENTS = ("alignment_heldout", "alignment_train", "reward")
+DIVERSITIES = ("diversity", "vendi", "pixel_distance", "modes")
+DEGRADATION = ("high_frequency", "frechet")
+"""Measures that rise when images degrade."""
+
+ALL_MEASURES = (*MEASURES, "frechet")
+DIGITS = 6
+"""Significant digits that are stored."""
+
+MATCHED = 0.75
+"""Share of the baseline's gain at which pictures are compared."""
+
+
+class SummaryError(ValueError):
+    """A file that is no comparison; one line that says why."""
+
+
+class Part(BaseModel):
+    """Frozen, without unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RunSummary(Part):
+    """One run. name: of its folder. updates: as configured."""
+
+    name: str
+    seed: int
+    backend: str
+    updates: int
+
+
+class StrengthSummary(Part):
+    """One curve. changes: the settings that differ from the baseline's, null where absent."""
+
+    label: str
+    changes: dict[str, Any]
+    runs: list[RunSummary]
+
+
+class Point(Part):
+    """One measured point of a method, mean over seeds and prompts.
+
+    strength: number of its curve. measures: every measure's mean. by_seed: alignment and
+    diversity, as chosen for the comparison, of each seed. front: on the method's Pareto front.
+    """
+
+    strength: int
+    update: int
+    scale: float
+    prompt_noise: float
+    measures: dict[str, float]
+    by_seed: dict[Literal["alignment", "diversity"], list[float]]
+    front: bool
+
+
+class MethodSummary(Part):
+    """A method; its points in the order of its curves, without the base model."""
+
+    name: str
+    strengths: list[StrengthSummary]
+    points: list[Point]
+
+
+class Gain(Part):
+    """One statistic of one method against the baseline.
+
+    statistic: a key of `compare.STATISTICS`. share: of the baseline's gain or of the base model's
+    diversity; null for hypervolumes. measure: for degradation. level: the alignment or diversity
+    at that share. value, baseline: what is compared there. estimate: null is "not reached", and
+    `why` then says what is missing. low, high: null with one seed. reached: share of the
+    bootstrap's replicas in which the statistic exists.
+    """
+
+    method: str
+    statistic: str
+    share: float | None = None
+    measure: str | None = None
+    level: float | None = None
+    value: float | None = None
+    baseline: float | None = None
+    estimate: float | None = None
+    low: float | None = None
+    high: float | None = None
+    reached: float
+    why: str | None = None
+
+
+class Protocol(Part):
+    """How everything was measured; see `records.Protocol`."""
+
+    split: Split
+    prompts: list[str]
+    images: int
+    steps: int
+    seed: int
+    model: str
+
+
+class Summary(Part):
+    """A whole comparison.
+
+    base: every measure of the model before tuning. settings: of the baseline (its first
+    strength), by dotted key; other configurations are told by what they change.
+    """
+
+    format: Literal[1] = FORMAT
+    protocol: Protocol
+    reward: dict[str, float]
+    seeds: list[int]
+    alignment: str
+    diversity: str
+    reading: Reading
+    confidence: float
+    replicas: int
+    gain_shares: list[float]
+    diversity_shares: list[float]
+    baseline: str
+    base: dict[str, float]
+    methods: list[MethodSummary] = Field(min_length=1)
+    gains: list[Gain]
+    settings: dict[str, Any]
+
+    def method(self, name: str) -> MethodSummary:
+        """The method of that name; KeyError when there is none."""
+        return {method.name: method for method in self.methods}[name]
+
+    def gain(
+        self, method: str, statistic: str, share: float | None = None, measure: str | None = None
+    ) -> Gain:
+        """One number of the tables; KeyError when there is none."""
+        key = (method, statistic, share, measure)
+        return {(g.method, g.statistic, g.share, g.measure): g for g in self.gains}[key]
+
+    def axes(self, point: Point) -> tuple[float, float]:
+        """(alignment, diversity) of a point, by the chosen measures."""
+        return point.measures[self.alignment], point.measures[self.diversity]
+
+    @property
+    def origin(self) -> tuple[float, float]:
+        """(alignment, diversity) of the base model."""
+        return self.base[self.alignment], self.base[self.diversity]
+
+    def matched(self, share: float = MATCHED) -> dict[str, Point]:
+        """For each method the point nearest to the baseline's alignment at a share of its gain."""
+        origin, most = (
+            self.origin[0],
+            max(self.axes(p)[0] for p in self.method(self.baseline).points),
+        )
+        level = (1 - share) * origin + share * max(most, origin)
+        return {
+            method.name: min(method.points, key=lambda p: abs(self.axes(p)[0] - level))
+            for method in self.methods
+        }
+
+
+def to_json(summary: Summary) -> str:
+    """As JSON that ends with a newline."""
+    return summary.model_dump_json(indent=1) + "\n"
+
+
+def from_json(text: str | bytes) -> Summary:
+    """Read what `to_json` gave. Raises SummaryError with one line."""
+    try:
+        return Summary.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise SummaryError(
+            f"not a comparison of `drift compare`: {where}: {first['msg']}"
+        ) from None
+
+
+def summarise(
+    study: Study,
+    baseline: str,
+    *,
+    alignment: str = "alignment_heldout",
+    diversity: str = "diversity",
+    gain_shares: Sequence[float] = (0.25, 0.5, 0.75, 0.9),
+    diversity_shares: Sequence[float] = (0.8, 0.6),
+    reading: Reading = "front",
+    confidence: float = 0.95,
+    replicas: int = 2000,
+) -> Summary:
+    """Compare the methods of a study with one of them.
+
+    Args:
+        study: what was measured.
+        baseline: name of the method that the others are compared with.
+        alignment: one of ALIGNMENTS.
+        diversity: one of DIVERSITIES.
+        gain_shares: of the baseline's gain in alignment.
+        diversity_shares: of the base model's diversity.
+        reading: how levels are read from points; see `common.study.compare`.
+        confidence: coverage of the intervals.
+        replicas: of the bootstrap.
+
+    Raises:
+        StudyError: there is no such baseline.
+    """
+    first = study.method(baseline)
+    methods = [first, *(method for method in study.methods if method is not first)]
+    levels = Levels(tuple(gain_shares), tuple(diversity_shares), DEGRADATION)
+    measures = (alignment, diversity, *DEGRADATION)
+    samples = {m.name: Sample(m.values(measures), m.curves()) for m in methods}
+    size = len(study.seeds) + len(study.protocol.prompts)
+    draws = noise.uniform(NoiseKey(0, Purpose.BOOTSTRAP), (replicas, size))
+    intervals = compare.compare(
+        samples, baseline, draws, levels=levels, reading=reading, confidence=confidence
+    )
+    curves = {
+        name: Curves.of(sample.values.mean(axis=(0, 1)), sample.curves, reading)
+        for name, sample in samples.items()
+    }
+    config = first.strengths[0].config
+    reference = settings(config)
+    base = _means(first)[0]
+    protocol = study.protocol
+    return Summary(
+        protocol=Protocol(
+            split=protocol.split,
+            prompts=list(protocol.prompts),
+            images=protocol.images,
+            steps=protocol.steps,
+            seed=protocol.seed,
+            model=protocol.model,
+        ),
+        reward=config.reward.terms,
+        seeds=list(study.seeds),
+        alignment=alignment,
+        diversity=diversity,
+        reading=reading,
+        confidence=confidence,
+        replicas=replicas,
+        gain_shares=list(gain_shares),
+        diversity_shares=list(diversity_shares),
+        baseline=baseline,
+        base=base,
+        methods=[_method(m, samples[m.name].values, reference) for m in methods],
+        gains=[
+            _gain(name, interval, curves, baseline, levels) for name, interval in intervals.items()
+        ],
+        settings=reference,
+    )
+
+
+# --- methods and points ---------------------------------------------------------------------------
+
+
+def _means(method: Method) -> list[dict[str, float]]:
+    """Every measure's mean over seeds and prompts, for each point."""
+    means = method.values(ALL_MEASURES).mean(axis=(0, 1))
+    return [dict(zip(ALL_MEASURES, map(_rounded, point), strict=True)) for point in means]
+
+
+def _method(method: Method, values: np.ndarray, reference: Mapping[str, Any]) -> MethodSummary:
+    mean, by_seed, means = values.mean(axis=(0, 1)), values.mean(axis=1), _means(method)
+    on_front = {tuple(point) for point in pareto.front(mean)[:, :2].tolist()}
+    points = []
+    for number, (strength, curve) in enumerate(zip(method.strengths, method.curves(), strict=True)):
+        for variant, i in list(zip(strength.variants, curve, strict=True))[1:]:
+            points.append(
+                Point(
+                    strength=number,
+                    update=variant.update,
+                    scale=variant.scale,
+                    prompt_noise=variant.prompt_noise,
+                    measures=means[i],
+                    by_seed={
+                        "alignment": [_rounded(x) for x in by_seed[:, i, ALIGNMENT]],
+                        "diversity": [_rounded(x) for x in by_seed[:, i, DIVERSITY]],
+                    },
+                    front=tuple(mean[i, :2].tolist()) in on_front,
+                )
+            )
+    strengths = [_strength(strength, reference) for strength in method.strengths]
+    return MethodSummary(name=method.name, strengths=strengths, points=points)
+
+
+def _strength(strength: Strength, reference: Mapping[str, Any]) -> StrengthSummary:
+    own = settings(strength.config)
+    keys = sorted(
+        key for key in own.keys() | reference.keys() if own.get(key) != reference.get(key)
+    )
+    runs = [
+        RunSummary(
+            name=run.path.resolve().name,
+            seed=run.seed,
+            backend=run.directory.config.run.backend,
+            updates=run.directory.config.run.updates,
+        )
+        for run in strength.runs
+    ]
+    return StrengthSummary(
+        label=strength.label, changes={key: own.get(key) for key in keys}, runs=runs
+    )
+
+
+# --- gains ----------------------------------------------------------------------------------------
+
+
+def _gain(
+    name: Name, interval: Interval, curves: Mapping[str, Curves], baseline: str, levels: Levels
+) -> Gain:
+    ours, theirs = curves[name.method], curves[baseline]
+    base = theirs.points[0]
+    numbers: dict[str, float | None] = interval._asdict()
+    why = None
+    if name.share is not None:
+        at_alignment = name.statistic in ("diversity", "degradation")
+        axis = ALIGNMENT if at_alignment else DIVERSITY
+        level = (
+            compare.alignment_level(theirs.points, name.share)
+            if at_alignment
+            else float(name.share * base[DIVERSITY])
+        )
+        column = 1 - axis if name.measure is None else 2 + levels.degradation.index(name.measure)
+        found = {"value": ours.at(level, axis), "baseline": theirs.at(level, axis)}
+        numbers |= {"level": level} | {
+            key: None if point is None else float(point[column]) for key, point in found.items()
+        }
+        if interval.estimate is None:
+            why = _why(ours, theirs, level, axis)
+    elif interval.estimate is None:
+        why = "the baseline gained nothing over the base model"
+    rounded = {key: None if value is None else _rounded(value) for key, value in numbers.items()}
+    return Gain.model_validate(name._asdict() | rounded | {"why": why})
+
+
+def _why(ours: Curves, theirs: Curves, level: float, axis: int) -> str:
+    """Why there is no ratio at a level, in words."""
+    for who, curves in (("the method", ours), ("the baseline", theirs)):
+        if curves.at(level, axis) is None:
+            what = ("aligned", "diverse")[axis]
+            above = min(line[:, axis].min() for line in curves.lines) > level
+            return f"{who} {'stays more' if above else 'is never as'} {what}"
+    return "the baseline gained nothing over the base model there"
+
+
+def _rounded(value: float) -> float:
+    """To the digits that are stored."""
+    return float(f"{value:.{DIGITS}g}")
