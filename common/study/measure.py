@@ -1,0 +1,359 @@
+"""Measuring the checkpoints of a run: the same prompts, noise and measures for every method.
+
+`Measurer` makes one record of one variant under one protocol; `evaluate` makes those of a list
+that the run does not have yet. What siblings share, images and features of the base model, is
+kept in a cache.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common import adapter, checkpoint, files, noise
+from common.algorithm import diversity, fidelity, quality
+from common.backend import Backend
+from common.embedded.model import FOLDER, denoiser_weights
+from common.evaluate import ALIGNMENT_SCALE, sample_images
+from common.process import FlowProcess
+from common.prompts import Prompt, PromptError, PromptSet, load as load_prompts, of_split
+from common.report import pictures
+from common.rewards import RewardError, RewardSuite, combine, finite_mean
+from common.run_directory import RunDirectory
+from common.study import cads, records, style
+from common.study.cache import Cache
+from common.study.records import Protocol, Record, RecordError, Split, Variant
+
+NEIGHBOURS = 3
+"""k of recall and coverage, this toolkit's choice: of 16 images the base model covers 0.90."""
+
+COLUMNS = 8
+"""Images of each prompt in the picture."""
+
+CACHE = "evaluation-cache"
+"""The folder of the cache, beside the run."""
+
+
+def protocol(
+    run: RunDirectory, split: Split, *, prompts: int, images: int, steps: int, seed: int
+) -> Protocol:
+    """How a run's images of one split are made.
+
+    train: the run's own training prompts. validation, test: prompts of the run's source that
+    belong to the split and that the run was never trained on. Of each the first `prompts` (0 =
+    all) in the order of their text's SHA-256.
+
+    Raises PromptError when there are none, and ValueError when the model cannot be read.
+    """
+    chosen = _prompts(run, split, prompts)
+    return Protocol(
+        images=images,
+        steps=steps,
+        seed=seed,
+        model=digest(denoiser_weights(run.config.model.path)),
+        split=split,
+        prompts=tuple(prompt.text for prompt in chosen),
+    )
+
+
+def checkpoints(run: RunDirectory) -> list[int]:
+    """Updates after which there is a complete checkpoint, rising."""
+    if not run.checkpoints.is_dir():
+        return []
+    complete = run.checkpoints.glob(f"[0-9]*/{checkpoint.MANIFEST}")
+    return sorted(int(path.parent.name) for path in complete if path.parent.name.isdecimal())
+
+
+def digest(arrays: Mapping[str, np.ndarray], *before: str) -> str:
+    """SHA-256 of named arrays, and of any text that belongs to them; their order is no matter."""
+    whole = hashlib.sha256("\n".join(before).encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        whole.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())
+        whole.update(np.ascontiguousarray(array).tobytes())
+    return whole.hexdigest()
+
+
+def evaluate(
+    run: RunDirectory,
+    backend: Backend,
+    protocols: Sequence[Protocol],
+    variants: Sequence[Variant],
+    *,
+    cache: Path,
+    measured: Callable[[Record, bool], None],
+) -> None:
+    """Measure what the run has no record of: every variant under every protocol, in that order.
+
+    Each record is on disk before the next one begins, so a kill loses at most one; the same call
+    again goes on, and ends with the same bytes. measured: told of each record, and whether it is
+    new.
+
+    Raises:
+        RecordError: the run's records are damaged, or of other weights than the checkpoint's.
+        CheckpointError: a checkpoint that is not there or damaged.
+        RewardError, FloatingPointError, OSError: the work failed; finished records stay.
+    """
+    with _held(run.path / records.FILE.parent):
+        known = {(record.variant, record.protocol): record for record in records.load(run)}
+        measurer = Measurer(run, backend, Cache(cache))
+        for variant in variants:
+            weights, parameters = measurer.weights(variant)
+            for how in protocols:
+                record = known.get((variant, how))
+                if record is not None and record.weights != weights:
+                    raise RecordError(
+                        f"{run.path / records.FILE}: update {variant.update} was measured with "
+                        "other weights than its checkpoint has now; remove the folder "
+                        f"{run.path / records.FILE.parent} to measure the run anew"
+                    )
+                if is_new := record is None:
+                    record = measurer.measure(variant, how, weights, parameters)
+                    records.append(run, record)
+                measured(record, is_new)
+
+
+class Measurer:
+    """Measures the weights of one run.
+
+    Raises ValueError when the run's model or rewards cannot be loaded here.
+    """
+
+    def __init__(self, run: RunDirectory, backend: Backend, cache: Cache) -> None:
+        config = run.config
+        self._run, self._backend, self._cache = run, backend, cache
+        self._policy = backend.policy(config.model, config.adapter, seed=config.run.seed)
+        to_numpy = backend.to_numpy
+        parameters = self._policy.parameters()
+        self._base = {name: to_numpy(value) for name, value in parameters.items()}
+        self._model = digest(denoiser_weights(config.model.path))
+        self._rewards = RewardSuite(config.reward.terms, backend, config.reward)
+        self._train, self._heldout = backend.scorer("train"), backend.scorer("heldout")
+        self._styles = style.load()
+        self._compared: dict[Protocol, tuple[np.ndarray, np.ndarray]] = {}
+
+    def weights(self, variant: Variant) -> tuple[str, dict[str, np.ndarray]]:
+        """Digest and parameters of a variant's weights; the digest of the base is the model's.
+
+        Raises CheckpointError when its checkpoint is not there or damaged.
+        """
+        if variant.update == 0 or variant.scale == 0.0:
+            return self._model, self._base
+        snapshot = checkpoint.load(self._run.checkpoints / f"{variant.update:06d}")
+        tuned = snapshot.ema or snapshot.parameters
+        kind = self._run.config.adapter
+        parameters = adapter.scaled(tuned, self._base, kind, variant.scale)
+        return digest(parameters, self._model, str(kind.alpha)), parameters
+
+    def measure(
+        self,
+        variant: Variant,
+        how: Protocol,
+        weights: str,
+        parameters: Mapping[str, np.ndarray],
+    ) -> Record:
+        """One record; its picture is on disk by then. weights, parameters: from `weights`."""
+        base_features, real_features = self._compared_with(how)
+        images = self._images(how, weights, parameters, variant.prompt_noise)
+        features = self._features(images)
+        by_prompt = self._by_prompt(how, images, features, base_features)
+        flat = features.reshape(-1, features.shape[-1])
+        return Record(
+            variant=variant,
+            protocol=how,
+            by_prompt={name: tuple(map(float, by_prompt[name])) for name in records.MEASURES},
+            frechet=fidelity.frechet_distance(flat, real_features),
+            weights=weights,
+            grid=self._save_picture(variant, how, images),
+        )
+
+    def _by_prompt(
+        self, how: Protocol, images: np.ndarray, features: np.ndarray, base: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Every measure of records.MEASURES: [P] each."""
+        shape, flat = images.shape[:2], images.reshape(-1, *images.shape[2:])
+        words = [text for text in how.prompts for _ in range(how.images)]
+        distances = diversity.cosine_distances(features)
+        pixels = diversity.euclidean_distances(images.reshape(*shape, -1) / 255.0)
+        k = min(NEIGHBOURS, how.images - 1)
+
+        def mean(values: np.ndarray) -> np.ndarray:
+            return values.reshape(shape).mean(axis=1)
+
+        return {
+            "reward": self._reward(how, flat),
+            "alignment_train": mean(ALIGNMENT_SCALE * self._train.score(flat, words)),
+            "alignment_heldout": mean(ALIGNMENT_SCALE * self._heldout.score(flat, words)),
+            "diversity": diversity.mean_pairwise(distances),
+            "vendi": diversity.vendi_of_distances(distances),
+            "pixel_distance": diversity.mean_pairwise(pixels) / np.sqrt(images[0, 0].size),
+            "modes": fidelity.mode_count(self._styles.labels(flat).reshape(shape), style.CLASSES),
+            "high_frequency": mean(quality.high_frequency_energy(flat)),
+            "recall": fidelity.recall(base, features, k),
+            "coverage": fidelity.coverage(base, features, k),
+        }
+
+    def _reward(self, how: Protocol, flat: np.ndarray) -> np.ndarray:
+        """Mean of what the run maximises, over a prompt's images that have a score: [P]."""
+        by_text = {prompt.text: prompt for prompt in _source(self._run)}
+        repeated = [by_text[text] for text in how.prompts for _ in range(how.images)]
+        scores = self._rewards.score(
+            flat,
+            [prompt.text for prompt in repeated],
+            [prompt.metadata for prompt in repeated],
+            describe=lambda n: f"prompt '{repeated[n].text}', image {n % how.images}",
+        )
+        by_group = {name: values.reshape(-1, how.images) for name, values in scores.items()}
+        total = finite_mean(combine(by_group, self._rewards.terms, method="weighted_sum"), axis=1)
+        if not np.isfinite(total).all():
+            text = how.prompts[int(np.flatnonzero(~np.isfinite(total))[0])]
+            raise RewardError(f"no image of prompt '{text}' has a finite reward")
+        return total
+
+    def _compared_with(self, how: Protocol) -> tuple[np.ndarray, np.ndarray]:
+        """Held-out features of the base model's images, [P, n, F], and of real ones, [M, F].
+
+        The base model's come from another seed than those that are measured, so that the base
+        model itself is measured as fairly as any other.
+        """
+        if how not in self._compared:
+            other = Protocol(**{**vars(how), "seed": (how.seed + 1) % 2**63})
+
+            def base_features() -> np.ndarray:
+                images = self._sample(other, self._base, 0.0)
+                flat = images.reshape(-1, *images.shape[2:])
+                return self._heldout.features(flat).reshape(*images.shape[:2], -1)
+
+            made_from = self._made_from(other, self._model, 0.0) | {"what": "held-out features"}
+            base = self._cache.array(made_from, base_features).astype(np.float64)
+            real = self._heldout.features(real_images(how.prompts)).astype(np.float64)
+            self._compared[how] = base, real
+        return self._compared[how]
+
+    def _images(
+        self,
+        how: Protocol,
+        weights: str,
+        parameters: Mapping[str, np.ndarray],
+        prompt_noise: float,
+    ) -> np.ndarray:
+        """Images uint8 [P, n, H, W, 3]; those of the base model's weights come from the cache."""
+        if weights != self._model:
+            return self._sample(how, parameters, prompt_noise)
+        made_from = self._made_from(how, weights, prompt_noise) | {"what": "images"}
+        return self._cache.array(made_from, lambda: self._sample(how, parameters, prompt_noise))
+
+    def _sample(
+        self, how: Protocol, parameters: Mapping[str, np.ndarray], prompt_noise: float
+    ) -> np.ndarray:
+        rollout = self._run.config.rollout
+        process = FlowProcess.of(rollout, how.steps)
+        self._policy.load_parameters(parameters)
+        return sample_images(
+            self._policy,
+            self._backend,
+            process,
+            how.prompts,
+            how.images,
+            seed=how.seed,
+            batch_size=rollout.batch_size,
+            perturb=cads.perturbation(self._backend, process, prompt_noise),
+        )
+
+    def _features(self, images: np.ndarray) -> np.ndarray:
+        flat = images.reshape(-1, *images.shape[2:])
+        features = self._heldout.features(flat).astype(np.float64)
+        return features.reshape(*images.shape[:2], -1)
+
+    def _made_from(self, how: Protocol, weights: str, prompt_noise: float) -> dict[str, Any]:
+        """All that decides the images, for the cache."""
+        process = FlowProcess.of(self._run.config.rollout, how.steps)
+        facts = self._backend.describe()
+        return {
+            "weights": weights,
+            "prompts": how.prompts,
+            "images": how.images,
+            "seed": how.seed,
+            "sigmas": process.sigmas.tolist(),
+            "guidance": process.guidance,
+            "prompt_noise": prompt_noise,
+            "random_stream": noise.fingerprint(),
+            "backend": [self._backend.name, self._backend.dtype, facts.get("library")],
+            "device": facts.get("device"),
+        }
+
+    def _save_picture(self, variant: Variant, how: Protocol, images: np.ndarray) -> str:
+        folder = self._run.path / records.FILE.parent
+        scale = "" if variant.scale == 1.0 else f"-scale{variant.scale:g}"
+        noisy = "" if variant.prompt_noise == 0.0 else f"-noise{variant.prompt_noise:g}"
+        description = json.dumps(vars(how), sort_keys=True).encode()
+        short = hashlib.sha256(description).hexdigest()[:8]
+        name = f"{variant.update:06d}{scale}{noisy}-{how.split}-{short}.png"
+        picture = pictures.encode_png(pictures.grid(images[:, :COLUMNS], scale=2))
+        with files.explained(f"write {folder / name}"):
+            files.write_whole(folder / name, picture)
+        return name
+
+
+def real_images(prompts: Sequence[str]) -> np.ndarray:
+    """The real emoji of the prompts, uint8 [M, 32, 32, 3]; of all names where a prompt is none.
+
+    Prompts of a file need not be names of emoji; the real images then stand for the domain.
+    """
+    names = json.loads((FOLDER / "names.json").read_text(encoding="utf-8"))["names"]
+    wanted = {name.replace("-", " "): index for index, name in enumerate(names)}
+    with np.load(FOLDER / "emoji32.npz") as data:
+        images, name_index = data["images"], data["name_index"]
+    if not all(text in wanted for text in prompts):
+        return images
+    return images[np.isin(name_index, [wanted[text] for text in prompts])]
+
+
+def _source(run: RunDirectory) -> PromptSet:
+    """All prompts of the run's source."""
+    whole = run.config.prompts.model_copy(update={"names": (), "split": "all", "limit": 0})
+    return load_prompts(whole)
+
+
+def _prompts(run: RunDirectory, split: Split, limit: int) -> Sequence[Prompt]:
+    trained = load_prompts(run.config.prompts)
+    if split == "train":
+        return of_split(trained, "all", limit)
+    texts = {prompt.text for prompt in trained}
+    unseen = [prompt for prompt in _source(run) if prompt.text not in texts]
+    if not unseen:
+        raise PromptError(
+            f"{run.path}: the run trains on every prompt of {trained.source}, so none is left "
+            f"for --split {split}; evaluate it with --split train"
+        )
+    return of_split(
+        PromptSet(unseen, f"{trained.source} that the run does not train on"), split, limit
+    )
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Within it no other process measures this run; RecordError when one does already.
+
+    The lock is the kernel's and ends with the process, however that ends. Where the file system
+    has none, nothing guards the folder.
+    """
+    with files.explained(f"write to {folder}"):
+        folder.mkdir(exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RecordError(f"another process is measuring {folder.parent}") from None
+        except OSError:
+            pass  # no locks here: better unguarded than not at all
+        yield
+    finally:
+        os.close(descriptor)
