@@ -11,11 +11,13 @@ import click
 from common.commands import machine
 from common.commands.doctor import doctor
 from common.commands.errors import INTERRUPTED, explain
+from common.commands.eval import evaluate
 from common.commands.parity import parity
 from common.commands.recipes import recipes
 from common.commands.rewards import rewards
 from common.commands.run import run
 from common.commands.sample import sample
+from common.commands.sweep import sweep
 
 DEBUG = "drift.debug"
 
@@ -92,7 +94,7 @@ def drift() -> None:
     """
 
 
-for _command in (run, sample, doctor, recipes, rewards, parity):
+for _command in (run, evaluate, sample, sweep, doctor, recipes, rewards, parity):
     drift.add_command(_command)
 
 

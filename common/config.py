@@ -78,9 +78,14 @@ def differences(old: Config, new: Config, ignore: frozenset[str]) -> list[str]:
     ]
 
 
+def known_keys() -> list[str]:
+    """Every dotted key of a configuration, `reward.terms` being one of them."""
+    return list(config_errors.keys(Config))
+
+
 def _override(values: dict[str, Any], text: str) -> None:
     key, equals, raw = text.partition("=")
-    parts = _split(key.strip())
+    parts = split_key(key.strip())
     if not equals or len(parts) < 2 or not all(parts):
         raise ConfigError(f"--set {text}: write table.key=value, for example run.updates=20")
     try:
@@ -95,8 +100,8 @@ def _override(values: dict[str, Any], text: str) -> None:
     table[parts[-1]] = value
 
 
-def _split(key: str) -> list[str]:
-    """Split a dotted key; a reward's name after `reward.terms.` may itself hold dots."""
+def split_key(key: str) -> list[str]:
+    """The parts of a dotted key; a reward's name after `reward.terms.` may itself hold dots."""
     prefix = "reward.terms."
     if key.startswith(prefix):
         return ["reward", "terms", key.removeprefix(prefix).strip("\"'")]

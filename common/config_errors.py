@@ -48,7 +48,7 @@ def _table(root: type[BaseModel], location: Iterable[str]) -> type[BaseModel]:
 def _nearest_key(root: type[BaseModel], location: list[str]) -> str:
     *parents, last = location
     by_name: dict[str, list[str]] = {}
-    for key in _keys(root):
+    for key in keys(root):
         by_name.setdefault(key.rpartition(".")[2], []).append(key)
     siblings = {name: ".".join([*parents, name]) for name in _table(root, parents).model_fields}
     near = by_name.get(last) or [siblings[n] for n in difflib.get_close_matches(last, siblings, 1)]
@@ -59,11 +59,11 @@ def _nearest_key(root: type[BaseModel], location: list[str]) -> str:
     return f"; valid: {', '.join(sorted(siblings.values()))}"
 
 
-def _keys(table: type[BaseModel], prefix: str = "") -> Iterator[str]:
+def keys(table: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Every dotted key of a table and of the tables in it."""
     for name, field in table.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _keys(field.annotation, f"{prefix}{name}.")
+            yield from keys(field.annotation, f"{prefix}{name}.")
         else:
             yield prefix + name
 

@@ -1,0 +1,222 @@
+"""`drift sweep`: run what is missing of recipes x values x seeds, several at a time."""
+
+import os
+import shlex
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from common.commands.errors import FAILED, RequestError, preparing
+
+if TYPE_CHECKING:
+    from common.study.board import Board
+    from common.study.jobs import Outcome, Task
+    from common.study.sweep import Planned, Progress
+
+LOGS = "logs"
+
+
+class Seeds(click.ParamType):
+    """Whole numbers with commas between them."""
+
+    name = "seeds"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Numbers of a text such as 0,1,2."""
+        parts = [part.strip() for part in str(value).split(",")]
+        if not all(part.isdecimal() for part in parts):
+            self.fail(f"'{value}': write whole numbers, as 0,1,2", param, ctx)
+        return tuple(map(int, parts))
+
+
+@click.command(short_help="Run recipes over values and seeds; go on where it stopped.")
+@click.argument("recipes", metavar="RECIPE...", nargs=-1, required=True)
+@click.option(
+    "--over",
+    multiple=True,
+    metavar="TABLE.KEY=V1,V2,...",
+    help="Values of one key; with several, all their combinations. A value may be a list: [0, 1].",
+)
+@click.option("--seeds", type=Seeds(), metavar="0,1,2", help="Seeds.  [default: each recipe's]")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="TABLE.KEY=VALUE",
+    help="Change one key of all recipes; as often as you like.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    metavar="DIR",
+    help="The folder of the run directories.",
+)
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time."
+)
+@click.option("--backend", metavar="auto|mlx|cuda|cpu", help="Where to run; auto: the best here.")
+@click.option("--eval", "evaluate", is_flag=True, help="Also `drift eval` each finished run.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done and do nothing.")
+@click.pass_context
+def sweep(
+    ctx: click.Context,
+    recipes: tuple[str, ...],
+    over: tuple[str, ...],
+    seeds: tuple[int, ...] | None,
+    overrides: tuple[str, ...],
+    out: Path,
+    jobs: int,
+    backend: str | None,
+    evaluate: bool,
+    dry_run: bool,
+) -> None:
+    """Run every RECIPE with every combination of values for every seed, each in DIR/NAME.
+
+    A run is named after its recipe, the keys of --over and its seed, as
+    emoji-kl-kl_weight=0.04-seed0. Finished runs are skipped and unfinished ones go on, so the
+    same command again continues a sweep, and one with more values or seeds extends it. Each run
+    is a process with its share of the cores; it writes to DIR/logs/NAME.log. A run that fails is
+    told and the others go on. Ctrl-C and SIGTERM let all running ones save; once more aborts.
+    """
+    from common.study import jobs as pool, sweep as study
+    from common.study.board import Board
+
+    with preparing():
+        _check_backend(backend)
+        runs = study.plan(
+            recipes, over=over, seeds=seeds or (), overrides=overrides, backend=backend
+        )
+        states = {run.name: study.progress(run, out / run.name) for run in runs}
+    tasks = _tasks(runs, states, out, backend=backend, evaluate=evaluate)
+    if dry_run:
+        _tell_plan(runs, states, tasks)
+        return
+    board = Board(tasks, {run.name: run.config.run.updates for run in runs}, out)
+    with _signals(board) as received, board:
+        outcomes = pool.run(tasks, at_once=jobs, observer=board, asked=received.__len__)
+    _tell_results(runs, states, outcomes, board, out)
+    if received:
+        click.echo(f"stopped; go on with\n  {shlex.join(_words(ctx.params))}")
+        ctx.exit(128 + received[0])
+    if "failed" in outcomes.values():
+        ctx.exit(FAILED)
+
+
+def _check_backend(backend: str | None) -> None:
+    from common import backends
+    from common.config import closest
+
+    known = ["auto", *backends.names()]
+    if backend is not None and backend not in known:
+        raise RequestError(f"--backend {backend}: no such backend{closest(backend, known)}")
+
+
+def _tasks(
+    runs: Sequence["Planned"],
+    states: dict[str, "Progress"],
+    out: Path,
+    *,
+    backend: str | None,
+    evaluate: bool,
+) -> list["Task"]:
+    """What is left to do: a task for each run that has any step left."""
+    from common.study.board import EVALUATING
+    from common.study.jobs import Step, Task
+
+    tasks = []
+    for run in runs:
+        state, path, log = states[run.name].state, out / run.name, out / LOGS / f"{run.name}.log"
+        steps = []
+        if state != "complete":
+            words = run.command(path, backend=backend, resume=state == "incomplete")
+            steps.append(Step("resumed" if state == "incomplete" else "started", words, log))
+        if evaluate:
+            steps.append(Step(EVALUATING, ("eval", str(path)), log))
+        if steps:
+            tasks.append(Task(run.name, tuple(steps)))
+    return tasks
+
+
+@contextmanager
+def _signals(board: "Board") -> Iterator[list[int]]:
+    """Within it Ctrl-C and SIGTERM are only written down. Gives the list of those received."""
+    received: list[int] = []
+
+    def ask(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        board.stopping = True
+        if not board.live:
+            os.write(2, f"drift: {board.STOPPING}\n".encode())
+
+    previous = {each: signal.signal(each, ask) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+
+
+def _tell_plan(
+    runs: Sequence["Planned"], states: dict[str, "Progress"], tasks: Sequence["Task"]
+) -> None:
+    from common.console import say, table
+
+    table(
+        [
+            {
+                "name": run.name,
+                "state": states[run.name].state,
+                "updates": f"{states[run.name].done}/{run.config.run.updates}",
+            }
+            for run in runs
+        ],
+        right=("updates",),
+    )
+    for task in tasks:
+        for step in task.steps:
+            say(shlex.join(["drift", *step.words]))
+
+
+def _tell_results(
+    runs: Sequence["Planned"],
+    states: Mapping[str, "Progress"],
+    outcomes: Mapping[str, "Outcome"],
+    board: "Board",
+    out: Path,
+) -> None:
+    from common.console import say, table
+    from common.study.sweep import latest_metrics
+
+    rows = []
+    for run in runs:
+        before = "done" if states[run.name].state == "complete" else "waiting"
+        done = latest_metrics(out / run.name).get("update", 0)
+        updates = f"{done}/{run.config.run.updates}"
+        rows.append({"name": run.name, "state": outcomes.get(run.name, before), "updates": updates})
+    say("")
+    table(rows, right=("updates",))
+    for name, reason in board.failures.items():
+        say(f"failed: {name}: {reason} (log: {out / LOGS / name}.log)")
+
+
+def _words(given: Mapping[str, Any]) -> list[str]:
+    """The command line of this sweep from its parameters."""
+    words = ["drift", "sweep", *given["recipes"]]
+    for text in given["over"]:
+        words += ["--over", text]
+    if given["seeds"]:
+        words += ["--seeds", ",".join(map(str, given["seeds"]))]
+    for text in given["overrides"]:
+        words += ["--set", text]
+    words += ["--out", str(given["out"])]
+    words += ["--jobs", str(given["jobs"])] if given["jobs"] > 1 else []
+    words += ["--backend", given["backend"]] if given["backend"] else []
+    return [*words, "--eval"] if given["evaluate"] else words

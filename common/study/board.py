@@ -1,0 +1,103 @@
+"""A sweep as it goes: a line for each event, and on a terminal a live table of what is running."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from common.console import UPDATE, clock, console, say
+from common.study.jobs import Outcome, Step, Task
+from common.study.sweep import latest_metrics
+
+EVALUATING = "evaluating"
+
+
+class Board:
+    """Shows a sweep; it fulfils the `Observer` of `jobs.run`. Use it as a context manager."""
+
+    STOPPING = "letting the running ones finish their update and save (once more aborts at once)"
+
+    def __init__(self, tasks: Sequence[Task], updates: Mapping[str, int], out: Path) -> None:
+        """tasks: what is left to do; updates: of every run of the sweep, in its folder of `out`."""
+        self.failures: dict[str, str] = {}
+        """Why each run that failed did."""
+        self.stopping = False
+        self._updates, self._out = updates, out
+        self._waiting = {task.name for task in tasks}
+        self._done_before = len(updates) - len(tasks)
+        self._outcomes: Counter[Outcome] = Counter()
+        self._running: dict[str, tuple[Step, float]] = {}
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        if self._done_before:
+            say(f"{self._done_before} of {len(self._updates)} runs are done")
+        if console.is_terminal and not console.is_dumb_terminal:
+            self._live = Live(self, console=console, refresh_per_second=2, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    @property
+    def live(self) -> bool:
+        """Whether the table stands on a terminal."""
+        return self._live is not None
+
+    def __rich__(self) -> RenderableType:
+        grid = Table.grid(padding=(0, 2))
+        for name, (step, since) in list(self._running.items()):
+            record, total = latest_metrics(self._out / name), self._updates[name]
+            done = int(record.get("update", 0))
+            words = [step.verb] if step.verb == EVALUATING else _measures(record)
+            bar = ProgressBar(total=total, completed=done, width=16)
+            spent = clock(time.monotonic() - since)
+            grid.add_row(Text(name), bar, f"{done}/{total}", "  ".join(words), spent)
+        lines: list[RenderableType] = [grid, Text(self._summary(), style="dim")]
+        if self.stopping:
+            lines.append(Text(self.STOPPING, style="yellow"))
+        return Group(*lines)
+
+    def started(self, task: Task, step: Step) -> None:
+        """Say what begins."""
+        self._waiting.discard(task.name)
+        self._running[task.name] = (step, time.monotonic())
+        say(f"{step.verb} {task.name}")
+
+    def ended(self, task: Task, outcome: Outcome, reason: str, seconds: float) -> None:
+        """Say how a task ended."""
+        del self._running[task.name]
+        self._outcomes[outcome] += 1
+        if outcome == "failed":
+            self.failures[task.name] = reason
+        say(f"{outcome} {task.name} after {clock(seconds)}{f': {reason}' if reason else ''}")
+
+    def _summary(self) -> str:
+        counts = {
+            "done": self._done_before + self._outcomes["done"],
+            "running": len(self._running),
+            "failed": self._outcomes["failed"],
+            "waiting": len(self._waiting),
+        }
+        return ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+
+
+def _measures(record: Mapping[str, Any]) -> list[str]:
+    """What an update's row says in short; null, which stands for NaN, is left out."""
+    shown = ((name, record.get(key), form) for key, (name, form) in UPDATE.items())
+    return [f"{name} {value:{form}}" for name, value, form in shown if value is not None]

@@ -1,0 +1,186 @@
+"""Tasks as processes: a few at a time, each with its log and its share of the cores.
+
+A task is a chain of command lines, each started when the one before it has succeeded. A task
+that fails leaves the others alone. Processes run in sessions of their own, so that Ctrl-C in a
+terminal reaches only this one, which passes a request to stop on to each of them once.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import common
+from common import files
+from common.cores import cores
+
+DRIFT = (sys.executable, "-P", "-c", "from common.cli import main; main()")
+"""The `drift` command of this very installation, whatever is called `drift` or `common` here."""
+
+THREADS = "OMP_NUM_THREADS"
+
+POLL = 0.1
+"""Seconds between two looks at the processes."""
+
+PATIENCE = 60.0
+"""Seconds that a process has to save and end when an error ends the sweep."""
+
+Outcome = Literal["done", "failed", "stopped"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """verb: what it does, for people. words: after `drift`. log: appended to."""
+
+    verb: str
+    words: tuple[str, ...]
+    log: Path
+
+
+@dataclass(frozen=True)
+class Task:
+    """A chain of steps under one name."""
+
+    name: str
+    steps: tuple[Step, ...]
+
+
+class Observer(Protocol):
+    """Who watches the tasks."""
+
+    def started(self, task: Task, step: Step) -> None:
+        """A step of a task begins."""
+        ...
+
+    def ended(self, task: Task, outcome: Outcome, reason: str, seconds: float) -> None:
+        """A task is over; reason: what the log of a failure says last, else ""."""
+        ...
+
+
+@dataclass
+class _Running:
+    task: Task
+    step: int
+    process: subprocess.Popen[bytes]
+    since: float
+
+
+def threads_each(at_once: int) -> int:
+    """Threads of each of so many processes at once: a share of the cores, at least 1.
+
+    Where the user already limits them by OMP_NUM_THREADS, no more than that.
+    """
+    share = max(cores() // at_once, 1)
+    given = os.environ.get(THREADS, "")
+    return min(share, int(given)) if given.isdecimal() and int(given) else share
+
+
+def run(
+    tasks: Sequence[Task], *, at_once: int, observer: Observer, asked: Callable[[], int]
+) -> dict[str, Outcome]:
+    """Run tasks in their order, `at_once` of them at a time; gives the outcome of each that began.
+
+    asked: how often a stop was asked for so far. Each time every process gets one SIGTERM: the
+    first makes `drift run` save and end, the second ends it at once. Whatever ends this function,
+    no process is left behind. Raises files.WriteError when a log cannot be written.
+    """
+    environment = _environment(threads_each(at_once))
+    waiting, running = deque(tasks), list[_Running]()
+    outcomes: dict[str, Outcome] = {}
+    told = 0
+    try:
+        while running or (waiting and not asked()):
+            while waiting and len(running) < at_once and not asked():
+                running.append(
+                    _start(waiting.popleft(), 0, environment, observer, time.monotonic())
+                )
+            if (times := asked()) > told:
+                told = times
+                for each in running:
+                    _terminate(each.process)
+            for each in [each for each in running if each.process.poll() is not None]:
+                running.remove(each)
+                outcome, reason = _outcome(each, stopping=asked() > 0)
+                if outcome == "done" and each.step + 1 < len(each.task.steps):
+                    if not asked():
+                        following = each.step + 1
+                        running.append(
+                            _start(each.task, following, environment, observer, each.since)
+                        )
+                        continue
+                    outcome = "stopped"
+                outcomes[each.task.name] = outcome
+                observer.ended(each.task, outcome, reason, time.monotonic() - each.since)
+            time.sleep(POLL)
+    finally:
+        for each in running:  # only after an error: a stop waits for them above
+            _terminate(each.process)
+        for each in running:
+            _wait_or_kill(each.process)
+    return outcomes
+
+
+def last_line(log: Path) -> str:
+    """What a log says last; "" when it says nothing or is not there."""
+    with suppress(OSError):
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return ""
+
+
+def _start(
+    task: Task, number: int, environment: Mapping[str, str], observer: Observer, since: float
+) -> _Running:
+    step = task.steps[number]
+    with files.explained(f"write {step.log}"):
+        step.log.parent.mkdir(parents=True, exist_ok=True)
+        with step.log.open("ab") as log:
+            process = subprocess.Popen(
+                [*DRIFT, *step.words],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=dict(environment),
+                start_new_session=True,
+            )
+    observer.started(task, step)
+    return _Running(task, number, process, since)
+
+
+def _outcome(ended: _Running, *, stopping: bool) -> tuple[Outcome, str]:
+    code = ended.process.returncode
+    if code == 0:
+        return "done", ""
+    if stopping and code in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        return "stopped", ""
+    said = last_line(ended.task.steps[ended.step].log) or f"exit code {code}, and an empty log"
+    if code < 0:
+        return "failed", f"killed by {signal.Signals(-code).name}; its log ends with: {said}"
+    return "failed", said
+
+
+def _terminate(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        process.terminate()
+
+
+def _wait_or_kill(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _environment(threads: int) -> dict[str, str]:
+    here = str(Path(common.__file__).parents[1])
+    paths = [here, *filter(None, [os.environ.get("PYTHONPATH")])]
+    own = {THREADS: str(threads), "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    return {**os.environ, **own}
