@@ -1,6 +1,5 @@
 """The report's page: what a run's records say, arranged for a reader; no numbers are made here."""
 
-import base64
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,11 +10,10 @@ import numpy as np
 
 from common import files
 from common.config import Config, Table
-from common.report import pictures
+from common.report import pictures, words
 from common.report.plots import RATIO_TOLERANCE, Records, column, plots
 from common.run_directory import STARTS, RunDirectory
 
-HERE = Path(__file__).parent
 MOST_ROWS = 24
 """Prompts whose pictures are shown; the others are in the run's samples/."""
 
@@ -42,20 +40,11 @@ def build(run: RunDirectory) -> Path:
 
 def render(run: RunDirectory) -> str:
     """The page as text: HTML with its style, pictures and plots inside."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     metrics, evaluations = run.metrics(), run.evaluations()
     base = evaluations[0] if evaluations else None
     tuned = evaluations[-1] if len(evaluations) > 1 else None
-    return environment.get_template("report.html.j2").render(
-        style=(HERE / "report.css").read_text(encoding="utf-8"),
+    return words.template("report.html.j2").render(
+        style=words.style("report.css"),
         config=run.config,
         backend=_backend(run),
         status=_status(run.config, metrics),
@@ -125,21 +114,21 @@ def _update_warnings(metrics: Records) -> list[str]:
     ratio, update = column(metrics, "objective/ratio_max"), column(metrics, "update")
     if (above := ratio > RATIO_TOLERANCE).any():
         found.append(
-            f"Before the first optimizer step of {_count(int(above.sum()), 'update')}, first of "
-            f"update {update[above][0]:.0f}, ratios were up to {np.nanmax(ratio):.1e} away from 1 "
-            f"(float32 rounding stays below {RATIO_TOLERANCE:.0e}): rollout and update do not "
+            f"Before the first optimizer step of {words.count(int(above.sum()), 'update')}, first "
+            f"of update {update[above][0]:.0f}, ratios were up to {np.nanmax(ratio):.1e} away from "
+            f"1 (float32 rounding stays below {RATIO_TOLERANCE:.0e}): rollout and update do not "
             "compute the same probabilities."
         )
     if (dropped := column(metrics, "group/invalid")).any() and np.nansum(dropped) > 0:
         found.append(
-            f"{_count(int(np.nansum(dropped)), 'sample')} had no finite reward or features and "
-            "were left out."
+            f"{words.count(int(np.nansum(dropped)), 'sample')} had no finite reward or features "
+            "and were left out."
         )
     if (column(metrics, "group/zero_std") == 1).any():
         silent = int((column(metrics, "group/zero_std") == 1).sum())
         found.append(
-            f"In {_count(silent, 'update')} every group had one and the same reward: nothing could "
-            "be learned from the task there."
+            f"In {words.count(silent, 'update')} every group had one and the same reward: nothing "
+            "could be learned from the task there."
         )
     if (fallback := column(metrics, "subset/fallback")).size and np.nansum(fallback) > 0:
         found.append(
@@ -153,7 +142,7 @@ def _update_warnings(metrics: Records) -> list[str]:
 def _status(config: Config, metrics: Records) -> str:
     done, planned = int(metrics[-1]["update"]) if metrics else 0, config.run.updates
     if done >= planned:
-        return f"Finished: {_count(done, 'update')}"
+        return f"Finished: {words.count(done, 'update')}"
     return f"Stopped at update {done} of {planned}"
 
 
@@ -164,7 +153,7 @@ def _effort(metrics: Records) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     spent = f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-    return f"{_count(images, 'image')}, {spent if hours or minutes else f'{seconds:.1f} s'}"
+    return f"{words.count(images, 'image')}, {spent if hours or minutes else f'{seconds:.1f} s'}"
 
 
 def _backend(run: RunDirectory) -> str:
@@ -194,36 +183,19 @@ def _headline(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None) -
     lines = []
     for key, name, meaning, relative in HEADLINE:
         before, after = column([base], key)[0], column([tuned or {}], key)[0]
-        places = _places(before)
+        places = words.places(before)
         share = f"{after / before:.0%}" if relative and before > 0 else ""
         lines.append(
             Line(
                 name,
                 meaning,
-                _number(before, places),
-                _number(after, places),
-                _number(after - before, places, signed=True),
+                words.number(before, places),
+                words.number(after, places),
+                words.number(after - before, places, signed=True),
                 share if math.isfinite(after) else "",
             )
         )
     return lines
-
-
-def _places(value: float) -> int:
-    """Decimals that show three significant digits of a value."""
-    if not math.isfinite(value) or value == 0:
-        return 3
-    return min(max(2 - math.floor(math.log10(abs(value))), 0), 8)
-
-
-def _number(value: float, places: int, *, signed: bool = False) -> str:
-    if not math.isfinite(value):
-        return "–"
-    return f"{value:{'+' if signed else ''}.{places}f}".replace("-", "−")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 # --- pictures -------------------------------------------------------------------------------
@@ -255,7 +227,7 @@ def _gallery(
     if len(labels) > MOST_ROWS:
         notes.append(f"The first {MOST_ROWS} of {len(labels)} prompts; all are in samples/.")
     rows = [
-        Row(label, _data_uri(before.get(label)), _data_uri(after.get(label)))
+        Row(label, *(words.data_uri(x[label]) if label in x else None for x in (before, after)))
         for label in labels[:MOST_ROWS]
     ]
     return Gallery(rows, notes)
@@ -265,32 +237,20 @@ def _strips(
     run: RunDirectory, record: Mapping[str, Any] | None, notes: list[str]
 ) -> dict[str, np.ndarray]:
     """The picture of an evaluation, cut into one strip a prompt; {} and a note if unreadable."""
-    from PIL import Image
-
     if record is None:
         return {}
     name, prompts = str(record.get("grid")), [str(text) for text in record.get("prompts") or []]
     try:
-        with Image.open(run.path / "samples" / name) as image:
-            picture = np.asarray(image.convert("RGB"))
-    # A truncated PNG is a SyntaxError or a ValueError to Pillow, depending on where it ends.
-    except (OSError, SyntaxError, ValueError) as error:
-        missing = isinstance(error, FileNotFoundError)
+        picture = pictures.load(run.path / "samples" / name)
+    except pictures.PictureError as error:
         notes.append(
-            f"The pictures of update {record['update']} cannot be shown: samples/{name} "
-            f"{'is missing' if missing else 'is damaged'}."
+            f"The pictures of update {record['update']} cannot be shown: samples/{name} {error}."
         )
         return {}
     try:
         return dict(zip(prompts, pictures.rows(picture, len(prompts)), strict=True))
     except ValueError:
         return {", ".join(prompts) or "all prompts": picture}
-
-
-def _data_uri(picture: np.ndarray | None) -> str | None:
-    if picture is None:
-        return None
-    return "data:image/png;base64," + base64.b64encode(pictures.encode_png(picture)).decode()
 
 
 # --- configuration and environment ----------------------------------------------------------
@@ -314,21 +274,10 @@ def _tables(table: Table, defaults: Table, name: str = "") -> list[tuple[str, li
         if isinstance(value, Table):
             inner += _tables(value, default, f"{name}.{key}" if name else key)
         else:
-            changed = _plain(default) if value != default else None
+            changed = words.plain(default) if value != default else None
             meaning = (field.description or "").replace("`", "")
-            settings.append(Setting(key, _plain(value), meaning, changed))
+            settings.append(Setting(key, words.plain(value), meaning, changed))
     return ([(name, settings)] if settings else []) + inner
-
-
-def _plain(value: Any) -> str:
-    """A setting as a reader would write it."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} = {_plain(part)}" for key, part in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_plain, value)) or "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "none" if value is None else str(value)
 
 
 def _environments(run: RunDirectory) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -354,5 +303,5 @@ def _flat(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         if isinstance(value, Mapping):
             flat += _flat(value, f"{prefix}{key}.")
         else:
-            flat.append((prefix + str(key), _plain(value)))
+            flat.append((prefix + str(key), words.plain(value)))
     return flat

@@ -1,10 +1,15 @@
-"""Pictures made of images: a grid, and its rows again. No files, no plots."""
+"""Pictures made of images: a grid, and its rows again; to PNG and back. No plots."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 
 WHITE = 255
+
+
+class PictureError(ValueError):
+    """A picture that cannot be read; says what it is: missing or damaged."""
 
 
 def grid(images: np.ndarray, *, scale: int = 2, gap: int = 2) -> np.ndarray:
@@ -57,3 +62,17 @@ def encode_png(picture: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
+
+
+def load(file: Path) -> np.ndarray:
+    """A picture of a file: uint8 [H, W, 3]. Raises PictureError."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            return np.asarray(image.convert("RGB"))
+    except FileNotFoundError:
+        raise PictureError("is missing") from None
+    # A truncated PNG is a SyntaxError or a ValueError to Pillow, depending on where it ends.
+    except (OSError, SyntaxError, ValueError):
+        raise PictureError("is damaged") from None

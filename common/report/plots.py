@@ -1,51 +1,22 @@
-"""The report's plots: records of a run in, inline SVG out. No files, no HTML around them.
+"""The report's plots: records of a run in, inline SVG out. No files, no HTML around them."""
 
-Colours are CSS variables of the page, so that one drawing serves light, dark and print.
-"""
-
-import io
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from common.report import figure
+from common.report.figure import PAGE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Records = Sequence[Mapping[str, Any]]
 
-# Matplotlib wants real colours: these stand for the page's variables until `_inline` names them.
-INK, MUTED, RULE, ACCENT, PAPER = "#010101", "#010102", "#010103", "#010104", "#010105"
-VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", ACCENT: "accent", PAPER: "paper"}
+INK, MUTED, ACCENT, PAPER = (PAGE[name] for name in ("ink", "muted", "accent", "paper"))
 
-STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",
-    "font.size": 9,
-    "text.color": MUTED,
-    "axes.labelcolor": MUTED,
-    "axes.edgecolor": RULE,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.formatter.useoffset": False,
-    "axes.formatter.limits": (-3, 5),
-    "grid.color": RULE,
-    "grid.linewidth": 0.6,
-    "xtick.color": RULE,
-    "ytick.color": RULE,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-}
 LINES: tuple[dict[str, Any], ...] = (
     {"color": ACCENT, "linestyle": "-"},
     {"color": INK, "linestyle": (0, (4, 2)), "linewidth": 1.2},
@@ -214,7 +185,7 @@ def _panel(panel: Panel, metrics: Records, evaluations: Records) -> Plot | None:
 
     spoken = [f"{curve.label}: {_spoken(x, y)}" for curve, x, y, _ in lines]
     alt = f"Line plot over the updates. {'; '.join(spoken)}."
-    return Plot(panel.name, panel.title, panel.caption, _svg(panel.name, alt, draw))
+    return Plot(panel.name, panel.title, panel.caption, figure.inline(panel.name, alt, draw))
 
 
 def _plane(evaluations: Records) -> Plot | None:
@@ -242,7 +213,7 @@ def _plane(evaluations: Records) -> Plot | None:
     if len(x) > 1:
         alt += f" to alignment {x[-1]:.3g}, diversity {y[-1]:.3g} at update {update[-1]:.0f}"
     caption = "The trade that was made: right is better aligned, up is more diverse."
-    svg = _svg("plane", alt + ".", draw)
+    svg = figure.inline("plane", alt + ".", draw)
     return Plot("plane", "Alignment against diversity", caption, svg)
 
 
@@ -277,7 +248,7 @@ def _time(metrics: Records, evaluations: Records) -> Plot | None:
         "Wall-clock seconds of the whole run. Noise is drawn during rollout and update and "
         "already counted there."
     )
-    svg = _svg("time", f"Bar chart. {spoken}.", draw)
+    svg = figure.inline("time", f"Bar chart. {spoken}.", draw)
     return Plot("time", "Where the time went", caption, svg)
 
 
@@ -311,34 +282,3 @@ def _spoken(x: np.ndarray, y: np.ndarray) -> str:
         f"{y[0]:.3g} at update {x[0]:.0f}, {y[-1]:.3g} at update {x[-1]:.0f}, "
         f"lowest {y.min():.3g}, highest {y.max():.3g}"
     )
-
-
-def _svg(name: str, alt: str, draw: Callable[["Axes"], None]) -> str:
-    """Draw on fresh axes in the page's style; the same drawing gives the same text."""
-    from matplotlib import style
-    from matplotlib.figure import Figure
-
-    # after_reset: the user's own matplotlib settings must not change a report.
-    with style.context([STYLE | {"svg.hashsalt": name}], after_reset=True):
-        figure = Figure(figsize=(4.4, 2.5), layout="constrained")
-        draw(figure.subplots())
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True)
-    return _inline(buffer.getvalue(), alt)
-
-
-def _inline(svg: str, alt: str) -> str:
-    """Make a stand-alone SVG document one element of the page, in the page's colours."""
-    svg = svg[svg.index("<svg") :].rstrip()
-    # The date, a style for every element of the page, names that other plots use too.
-    svg = re.sub(
-        r"<metadata>.*?</metadata>|<defs>\s*<style.*?</defs>|<!--.*?-->", "", svg, flags=re.S
-    )
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r"font-family: [^;\"]*;?", "", svg)  # the page chooses
-    box = re.search(r'viewBox="[^"]*"', svg)
-    assert box is not None, "matplotlib's SVG has a view box"
-    svg = f'<svg {box[0]} role="img" aria-label="{escape(alt)}">' + svg[svg.index(">") + 1 :]
-    for colour, variable in VARIABLES.items():
-        svg = svg.replace(colour, f"var(--{variable})")
-    return re.sub(r"\n\s*", "\n", svg)

@@ -124,7 +124,7 @@ def _record(
 
 
 def images(prompts: int, done: float, count: int = 4) -> np.ndarray:
-    """Coloured squares, one hue a prompt, paler as training goes on: uint8 [P, count, 32, 32, 3]."""
+    """Squares of one hue a prompt that change with training: uint8 [P, count, 32, 32, 3]."""
     shade = int(200 * min(done, 1.0))
     out = np.full((prompts, count, 32, 32, 3), 255, dtype=np.uint8)
     for p in range(prompts):
