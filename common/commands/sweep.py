@@ -64,6 +64,11 @@ class Seeds(click.ParamType):
 )
 @click.option("--backend", metavar="auto|mlx|cuda|cpu", help="Where to run; auto: the best here.")
 @click.option("--eval", "evaluate", is_flag=True, help="Also `drift eval` each finished run.")
+@click.option(
+    "--eval-options",
+    metavar="WORDS",
+    help="What --eval passes on, as '--split validation --images 24'; implies --eval.",
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be done and do nothing.")
 @click.pass_context
 def sweep(
@@ -76,6 +81,7 @@ def sweep(
     jobs: int,
     backend: str | None,
     evaluate: bool,
+    eval_options: str | None,
     dry_run: bool,
 ) -> None:
     """Run every RECIPE with every combination of values for every seed, each in DIR/NAME.
@@ -95,7 +101,8 @@ def sweep(
             recipes, over=over, seeds=seeds or (), overrides=overrides, backend=backend
         )
         states = {run.name: study.progress(run, out / run.name) for run in runs}
-    tasks = _tasks(runs, states, out, backend=backend, evaluate=evaluate)
+        measured = _eval_words(backend, eval_options) if evaluate or eval_options else None
+    tasks = _tasks(runs, states, out, backend=backend, measured=measured)
     if dry_run:
         _tell_plan(runs, states, tasks)
         return
@@ -119,15 +126,36 @@ def _check_backend(backend: str | None) -> None:
         raise RequestError(f"--backend {backend}: no such backend{closest(backend, known)}")
 
 
+def _eval_words(backend: str | None, options: str | None) -> list[str]:
+    """Options of `drift eval`, looked through by itself before hours are spent on runs."""
+    from common.commands.eval import evaluate
+
+    try:
+        own = shlex.split(options or "")
+    except ValueError as error:
+        raise RequestError(f"--eval-options {options}: {str(error).lower()}") from None
+    words = [*(["--backend", backend] if backend else []), *own]
+    try:
+        given = evaluate.make_context("drift eval", ["RUN", *words]).params["directories"]
+    except click.UsageError as error:
+        raise RequestError(f"--eval-options {options}: {error.format_message()}") from None
+    if len(given) > 1:
+        raise RequestError(f"--eval-options {options}: '{given[1]}' is no option of drift eval")
+    return words
+
+
 def _tasks(
     runs: Sequence["Planned"],
     states: dict[str, "Progress"],
     out: Path,
     *,
     backend: str | None,
-    evaluate: bool,
+    measured: Sequence[str] | None,
 ) -> list["Task"]:
-    """What is left to do: a task for each run that has any step left."""
+    """What is left to do: a task for each run that has any step left.
+
+    measured: options of `drift eval`; None: it is not asked for.
+    """
     from common.study.board import EVALUATING
     from common.study.jobs import Step, Task
 
@@ -138,8 +166,8 @@ def _tasks(
         if state != "complete":
             words = run.command(path, backend=backend, resume=state == "incomplete")
             steps.append(Step("resumed" if state == "incomplete" else "started", words, log))
-        if evaluate:
-            steps.append(Step(EVALUATING, ("eval", str(path)), log))
+        if measured is not None:
+            steps.append(Step(EVALUATING, ("eval", str(path), *measured), log))
         if steps:
             tasks.append(Task(run.name, tuple(steps)))
     return tasks
@@ -219,4 +247,5 @@ def _words(given: Mapping[str, Any]) -> list[str]:
     words += ["--out", str(given["out"])]
     words += ["--jobs", str(given["jobs"])] if given["jobs"] > 1 else []
     words += ["--backend", given["backend"]] if given["backend"] else []
-    return [*words, "--eval"] if given["evaluate"] else words
+    words += ["--eval"] if given["evaluate"] else []
+    return [*words, "--eval-options", given["eval_options"]] if given["eval_options"] else words

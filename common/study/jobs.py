@@ -93,14 +93,18 @@ def run(
     """
     environment = _environment(threads_each(at_once))
     waiting, running = deque(tasks), list[_Running]()
+
+    def start(task: Task, step: int, since: float) -> None:
+        process = _start(task.steps[step], environment)
+        running.append(_Running(task, step, process, since))
+        observer.started(task, task.steps[step])
+
     outcomes: dict[str, Outcome] = {}
     told = 0
     try:
         while running or (waiting and not asked()):
             while waiting and len(running) < at_once and not asked():
-                running.append(
-                    _start(waiting.popleft(), 0, environment, observer, time.monotonic())
-                )
+                start(waiting.popleft(), 0, time.monotonic())
             if (times := asked()) > told:
                 told = times
                 for each in running:
@@ -110,10 +114,7 @@ def run(
                 outcome, reason = _outcome(each, stopping=asked() > 0)
                 if outcome == "done" and each.step + 1 < len(each.task.steps):
                     if not asked():
-                        following = each.step + 1
-                        running.append(
-                            _start(each.task, following, environment, observer, each.since)
-                        )
+                        start(each.task, each.step + 1, each.since)
                         continue
                     outcome = "stopped"
                 outcomes[each.task.name] = outcome
@@ -135,14 +136,11 @@ def last_line(log: Path) -> str:
     return ""
 
 
-def _start(
-    task: Task, number: int, environment: Mapping[str, str], observer: Observer, since: float
-) -> _Running:
-    step = task.steps[number]
+def _start(step: Step, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     with files.explained(f"write {step.log}"):
         step.log.parent.mkdir(parents=True, exist_ok=True)
         with step.log.open("ab") as log:
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 [*DRIFT, *step.words],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -150,8 +148,6 @@ def _start(
                 env=dict(environment),
                 start_new_session=True,
             )
-    observer.started(task, step)
-    return _Running(task, number, process, since)
 
 
 def _outcome(ended: _Running, *, stopping: bool) -> tuple[Outcome, str]:
