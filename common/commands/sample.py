@@ -73,7 +73,7 @@ def sample(
         run = RunDirectory.open(directory)
         settings = run.config
         seed = settings.run.seed if seed is None else seed
-        engine = _backend(backend, run)
+        engine = backend_of(backend, run)
         policy = engine.policy(settings.model, settings.adapter, seed=settings.run.seed)
         label = _restore(policy, run, checkpoint)
         policy.encode(prompts)
@@ -95,7 +95,7 @@ def sample(
     click.echo(out)
 
 
-def _backend(wanted: str | None, run: "RunDirectory") -> "Backend":
+def backend_of(wanted: str | None, run: "RunDirectory") -> "Backend":
     """The backend asked for; without one the run's, or the best where the run's is not to be had.
 
     A run may have been trained on another machine, with a backend that this one lacks.
