@@ -56,7 +56,9 @@ class AdapterConfig(Table):
 class PromptsConfig(Table):
     """`[prompts]`: what images are asked for."""
 
-    source: str = key("emoji", "'emoji', or a file of prompts: .txt, one a line, or .jsonl")
+    source: str = key(
+        "emoji", "a set that `drift prompts` lists, or a file: .txt, one prompt a line, or .jsonl"
+    )
     names: tuple[str, ...] = key((), "only these prompts of the source; [] = all", strict=False)
     split: Literal["all", "train", "validation", "test"] = key(
         "all", "only prompts of this split, which their text alone decides"

@@ -19,6 +19,7 @@ from PIL import Image
 
 from common import config as configuration, files, noise
 from common.config import Config
+from common.prompts import NAMED
 
 CONFIG, ENVIRONMENT = "config.toml", "environment.json"
 METRICS, EVALUATIONS = "metrics.jsonl", "evaluations.jsonl"
@@ -250,7 +251,7 @@ def _inputs(config: Config) -> dict[str, Path]:
     """The files that a configuration names, by key; what ships with the toolkit is none."""
     source = config.prompts.source
     named = {
-        "prompts.source": None if source == "emoji" else source,
+        "prompts.source": None if source in NAMED else source,
         "model.path": config.model.path,
     }
     return {key: Path(name) for key, name in named.items() if name}

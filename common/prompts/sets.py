@@ -13,6 +13,10 @@ from common import noise
 from common.config import PromptsConfig, closest
 from common.embedded.model import FOLDER
 from common.noise import NoiseKey, Purpose
+from common.prompts.generated import GENERATED
+
+NAMED = ("emoji", *GENERATED)
+"""The sets that ship, as `prompts.source` calls them."""
 
 Split = Literal["train", "validation", "test"]
 
@@ -69,9 +73,10 @@ class PromptSet(Sequence[Prompt]):
 def load(config: PromptsConfig) -> PromptSet:
     """The prompts of a configuration.
 
-    Sources: "emoji", the 849 names that the embedded model was trained on; a .txt file with one
-    prompt a line (blank lines and lines that start with # are skipped); a .jsonl file with an
-    object a line, whose "prompt" is the text and whose other keys are metadata for rewards.
+    Sources: "emoji", the 849 names that the embedded model was trained on; a set of
+    `common.prompts.generated`; a .txt file with one prompt a line (blank lines and lines that
+    start with # are skipped); a .jsonl file with an object a line, whose "prompt" is the text and
+    whose other keys are metadata for rewards.
 
     Raises:
         PromptError: unknown source, unreadable or malformed file, no prompts, a duplicate, or a
@@ -80,6 +85,9 @@ def load(config: PromptsConfig) -> PromptSet:
     source = Path(config.source)
     if config.source == "emoji":
         prompts = _emoji()
+    elif config.source in GENERATED:
+        worded = GENERATED[config.source].prompts()
+        prompts = [Prompt(index, text, about) for index, (text, about) in enumerate(worded)]
     elif source.suffix == ".txt":
         lines = [line.strip() for line in _read(source).splitlines()]
         texts = [line for line in lines if line and not line.startswith("#")]
@@ -88,7 +96,8 @@ def load(config: PromptsConfig) -> PromptSet:
         prompts = _json_lines(source)
     else:
         raise PromptError(
-            f"prompts.source = '{config.source}': write emoji, or a .txt or .jsonl file"
+            f"prompts.source = '{config.source}': no set of prompts, and no .txt or .jsonl file"
+            f"{closest(config.source, NAMED)}"
         )
     found = PromptSet(prompts, config.source)
     chosen = found.only(config.names) if config.names else found

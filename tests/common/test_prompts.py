@@ -1,5 +1,6 @@
 """Prompt sets: sources and their errors, the laws of batches, splits that never move."""
 
+import hashlib
 import json
 from collections import Counter
 
@@ -11,6 +12,7 @@ from common import prompts
 from common.config import PromptsConfig
 from common.embedded.model import FOLDER
 from common.prompts import Prompt, PromptError, PromptSet
+from common.prompts.generated import GENERATED, article, plural
 
 
 def load(source, *names):
@@ -69,7 +71,7 @@ def test_json_lines_carry_metadata(tmp_path):
         ("number.jsonl", b'{"prompt": 3}\n', r"number\.jsonl, line 1"),
         ("blank.jsonl", b'{"prompt": " "}\n', r"blank\.jsonl, line 1"),
         ("latin.txt", b"caf\xe9\n", r"latin\.txt is not UTF-8"),
-        ("table.csv", b"a\n", r"write emoji, or a \.txt or \.jsonl file"),
+        ("table.csv", b"a\n", r"table\.csv': no set of prompts, and no \.txt"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path, name, content, says):
@@ -208,3 +210,81 @@ def test_what_a_split_does_not_hold_is_refused(tmp_path):
     file.write_text("owl\nhamburger\n")
     with pytest.raises(PromptError, match=r"none of the 2 prompts of .*two\.txt is a test prompt"):
         prompts.load(PromptsConfig(source=str(file), split="test"))
+
+
+# Sets that code writes
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "digest"),
+    [  # the order of a set is the ids of its prompts, which are the keys of their noise
+        ("animals", 45, "1dea5f68a0499f87"),
+        ("animal-activities", 135, "0d998d89ccbafe04"),
+        ("counting", 1860, "4cea0a6ef507589f"),
+        ("text", 1480, "8cfcce3e78384e42"),
+    ],
+)
+def test_the_order_of_a_generated_set_is_pinned(name, count, digest):
+    found = load(name)
+    lines = "".join(f"{p.id}\t{p.text}\t{json.dumps(p.metadata)}\n" for p in found)
+    assert len(found) == count
+    assert [p.id for p in found] == list(range(count))
+    assert hashlib.sha256(lines.encode()).hexdigest()[:16] == digest
+
+
+def test_names_of_sets_are_what_a_source_may_be():
+    assert [*prompts.NAMED] == ["emoji", *GENERATED]
+    for name, made in GENERATED.items():
+        for prompt in load(name):
+            assert tuple(prompt.metadata) == made.metadata
+    with pytest.raises(PromptError, match=r"'animls': no set of prompts.*did you mean 'animals'"):
+        load("animls")
+
+
+def test_articles():
+    for word in ("ant", "umbrella", "hour hand", "old stone wall", "enamel badge"):
+        assert article(word) == "an"
+    for word in ("bee", "unicorn", "horse", "T-shirt", "one-way sign"):
+        assert article(word) == "a"
+
+
+def test_plurals():
+    for one, many in {
+        "apple": "apples",
+        "bench": "benches",
+        "bus": "buses",
+        "knife": "knives",
+    }.items():
+        assert plural(one) == many
+    assert [plural(noun) for noun in ("sheep", "mouse", "toy", "city")] == [
+        *("sheep", "mice", "toys", "cities")
+    ]
+
+
+def test_a_count_says_what_its_metadata_says():
+    by_text = {p.text: p.metadata for p in load("counting")}
+    assert by_text["three red apples"] == {"count": 3, "object": "apple", "color": "red"}
+    assert by_text["one pink knife"] == {"count": 1, "object": "knife", "color": "pink"}
+    assert by_text["six black mice"]["object"] == "mouse"
+
+
+def test_text_to_render_is_in_the_first_double_quotes_and_asked_for_once():
+    found = load("text")
+    assert [p.text.split('"')[1] for p in found] == [p.metadata["text"] for p in found]
+    assert len({p.metadata["text"].lower() for p in found}) == len(found)
+    assert all(p.text.startswith(("A ", "An ")) for p in found)
+    assert {len(p.metadata["text"].split()) for p in found} == {1, 2, 3}
+
+
+def test_animals_do_what_ddpo_asked_of_them():
+    texts = [p.text for p in load("animal-activities")]
+    assert texts[:3] == ["an ant riding a bike", "an ant playing chess", "an ant washing dishes"]
+    assert "a llama playing chess" in texts
+    assert [p.text for p in load("animals")] == sorted(p.text for p in load("animals"))
+
+
+def test_split_and_limit_of_a_generated_set():
+    found = prompts.load(PromptsConfig(source="counting", split="test", limit=7))
+    everything = {p.text: p.id for p in load("counting")}
+    assert len(found) == 7
+    assert all(prompts.split(p.text) == "test" and everything[p.text] == p.id for p in found)

@@ -1,0 +1,94 @@
+"""A group is a prompt's id: prompts that an encoder cannot tell apart stay two groups."""
+
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+
+from common.backend import Conditioning
+from common.clock import Clock
+from common.conditioner import Conditioner
+from common.config import parse
+from common.process import FlowProcess
+from common.prompts import Prompt
+from common.rollout import Sampler, plan_steps
+
+ENCODED = 77
+GROUP = 3
+SHARED = " ".join(f"word{n}" for n in range(ENCODED))
+PROMPTS = [Prompt(4, f"{SHARED} and a cat"), Prompt(9, f"{SHARED} and a dog")]
+
+
+class Numpy:
+    """A backend whose arrays are numpy's."""
+
+    asarray = staticmethod(np.asarray)
+    to_numpy = staticmethod(np.asarray)
+    inference = staticmethod(nullcontext)
+
+    def evaluate(self, *arrays):
+        pass
+
+
+class Short:
+    """A policy that encodes the first 77 words of a prompt, and draws towards grey."""
+
+    prediction = "velocity"
+    latent_shape = (2, 2)
+
+    def encode(self, texts):
+        seen = [" ".join(text.split()[:ENCODED]) for text in texts]
+        return Conditioning(np.stack([_embedding(text) for text in seen]))
+
+    def embed_time(self, t):
+        return t
+
+    def predict(self, x, time, conditioning):
+        return x + conditioning.tokens.mean(axis=(1, 2))[:, None, None]
+
+    def decode(self, x):
+        return np.repeat((np.clip(x, -1, 1) * 127 + 128).astype(np.uint8)[..., None], 3, axis=3)
+
+
+def _embedding(text):
+    return np.random.default_rng(len(text)).standard_normal((5, 4)).astype(np.float32)
+
+
+@pytest.fixture
+def conditioner():
+    config = parse(
+        {
+            "rollout": {"prompts": 2, "group_size": GROUP, "steps": 3},
+            "drift": {"noise": {"strength": 0.5, "schedule": "constant"}},
+        }
+    )
+    process = FlowProcess.of(config.rollout)
+    return config, Conditioner(config, Numpy(), Short(), process, PROMPTS, 0, Clock())
+
+
+def test_prompts_that_share_what_is_encoded_share_no_noise(conditioner):
+    config, made = conditioner
+    clean = Short().encode([prompt.text for prompt in PROMPTS]).tokens
+    assert np.array_equal(clean[0], clean[1])
+    noised = made.conditioning(np.arange(2 * GROUP), np.zeros(2 * GROUP, int)).tokens
+    assert len({row.tobytes() for row in noised}) == 2 * GROUP
+
+    plan = plan_steps(config.rollout, seed=0, update=0)
+    sampler = Sampler(Short(), Numpy(), FlowProcess.of(config.rollout), made, plan, Clock())
+    found = sampler.sample(PROMPTS, config.rollout, seed=0, update=0, keep_predicted=False)
+    assert len({start.tobytes() for start in found.latents[:, 0]}) == 2 * GROUP
+
+
+def test_the_id_alone_addresses_the_noise(conditioner):
+    config, made = conditioner
+    renamed = [Prompt(4, "a horse"), Prompt(11, PROMPTS[1].text)]
+    process = FlowProcess.of(config.rollout)
+    other = Conditioner(config, Numpy(), Short(), process, renamed, 0, Clock())
+    samples, steps = np.arange(2 * GROUP), np.zeros(2 * GROUP, int)
+    mine, theirs = made.conditioning(samples, steps).tokens, other.conditioning(samples, steps)
+    clean = Short().encode([p.text for p in renamed]).tokens
+    scale = clean[0].std() / Short().encode([PROMPTS[0].text]).tokens.std()
+    moved = (theirs.tokens[:GROUP] - clean[0]) / scale
+    original = mine[:GROUP] - Short().encode([PROMPTS[0].text]).tokens
+    np.testing.assert_allclose(moved, original, rtol=1e-4, atol=1e-6)
+    assert not np.allclose(mine[GROUP:], theirs.tokens[GROUP:])
