@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from common.commands import machine
+from common.commands.compare import compare
 from common.commands.doctor import doctor
 from common.commands.errors import INTERRUPTED, explain
 from common.commands.eval import evaluate
@@ -94,7 +95,7 @@ def drift() -> None:
     """
 
 
-for _command in (run, evaluate, sample, sweep, doctor, recipes, rewards, parity):
+for _command in (run, evaluate, compare, sample, sweep, doctor, recipes, rewards, parity):
     drift.add_command(_command)
 
 

@@ -4,47 +4,23 @@ A method is a recipe. Its strengths are its distinct configurations, its seeds t
 Weights measured with another adapter scale or with CADS at inference are methods of their own.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common import checkpoint, config as configuration
+from common import config as configuration
 from common.config import Config
-from common.run_directory import CONFIG, DIGESTS, MAY_CHANGE, RunDirectory
-from common.study import records
+from common.run_directory import MAY_CHANGE
+from common.study import measured
+from common.study.measured import BASE, Run, StudyError
 from common.study.records import Protocol, Record, Split, Variant
-
-BASE = Variant(update=0)
-"""The model before tuning, which every curve starts from."""
 
 IDENTITY = frozenset({"run.seed", "run.backend"})
 """Keys that tell runs of one configuration apart, besides those that change no numbers."""
-
-
-class StudyError(ValueError):
-    """Runs that cannot be compared; one line that says which, why and what would help."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run and its measurements on one split."""
-
-    directory: RunDirectory
-    records: Mapping[Variant, Record]
-
-    @property
-    def seed(self) -> int:
-        """Seed of the training."""
-        return self.directory.config.run.seed
-
-    @property
-    def path(self) -> Path:
-        """Where it is."""
-        return self.directory.path
 
 
 @dataclass(frozen=True)
@@ -117,19 +93,16 @@ class Study:
 def gather(paths: Iterable[Path], split: Split) -> Study:
     """Read the runs at these paths, or in folders below them, and sort them into methods.
 
-    Raises StudyError for runs that cannot be compared, RunError and RecordError for damaged ones.
+    Raises StudyError for runs that cannot be compared, RunError and RecordError for damaged ones;
+    see `measured.read`.
     """
-    runs = [_read(directory, split) for directory in find(paths)]
-    if not runs:
-        raise StudyError("nothing to compare: name at least one run")
-    for run in runs[1:]:
-        _check_comparable(runs[0], run)
+    protocol, runs = measured.read(paths, split)
     by_name: dict[str, list[tuple[list[Run], Family]]] = {}
     for same in _same_configuration(runs):
         for family in _families(same):
             by_name.setdefault(family.method, []).append((same, family))
     methods = tuple(_method(name, found) for name, found in by_name.items())
-    return Study(_protocol(runs[0]), _common_seeds(methods), methods)
+    return Study(protocol, _common_seeds(methods), methods)
 
 
 def plain(study: Study) -> Method:
@@ -150,62 +123,6 @@ def plain(study: Study) -> Method:
     return found[0]
 
 
-def find(paths: Iterable[Path]) -> list[RunDirectory]:
-    """The runs at the paths; of a folder that is none, those anywhere below it, by name."""
-    found: dict[Path, RunDirectory] = {}
-    for path in paths:
-        if (path / CONFIG).exists() or not path.is_dir():
-            runs = [path]
-        else:
-            runs = sorted(file.parent for file in path.rglob(CONFIG))
-            if not runs:
-                raise StudyError(f"no run in {path}: a run has a {CONFIG}")
-        for run in runs:
-            found.setdefault(run.resolve(), RunDirectory.open(run))
-    return list(found.values())
-
-
-# --- reading one run ------------------------------------------------------------------------------
-
-
-def _read(directory: RunDirectory, split: Split) -> Run:
-    path = directory.path
-    everything = records.load(directory)
-    if not everything:
-        if checkpoint.latest(directory.checkpoints) is None:
-            raise StudyError(
-                f"{path} has no checkpoint to measure: train it with "
-                f"`drift run --resume --out {path}`, then `drift eval {path}`"
-            )
-        raise StudyError(f"{path} was not measured: run `drift eval {path}`")
-    found = [record for record in everything if record.protocol.split == split]
-    if not found:
-        raise StudyError(
-            f"{path} was not measured on {split} prompts: run `drift eval {path} --split {split}`"
-        )
-    run = Run(directory, {record.variant: record for record in found})
-    for record in found:
-        if record.protocol != found[-1].protocol:
-            raise StudyError(
-                f"{path} was measured in two ways ({_difference(record.protocol, found[-1])}): "
-                f"remove {path / records.FILE} and run `drift eval {path}`"
-            )
-    if _protocol(run).images < 2:
-        raise StudyError(
-            f"{path} was measured with 1 image of each prompt, which has no diversity: "
-            f"measure with at least 2"
-        )
-    if BASE not in run.records:
-        raise StudyError(f"{path} has no measurement of the base model: run `drift eval {path}`")
-    if len(run.records) == 1:
-        raise StudyError(f"{path} has only the base model measured: run `drift eval {path}`")
-    return run
-
-
-def _protocol(run: Run) -> Protocol:
-    return run.records[max(run.records)].protocol
-
-
 def _by_prompt(record: Record, measures: Sequence[str]) -> list[tuple[float, ...]]:
     """[len(measures)][P]."""
     prompts = len(record.protocol.prompts)
@@ -213,47 +130,6 @@ def _by_prompt(record: Record, measures: Sequence[str]) -> list[tuple[float, ...
         (record.frechet,) * prompts if name == "frechet" else tuple(record.by_prompt[name])
         for name in measures
     ]
-
-
-# --- which runs may be compared -------------------------------------------------------------------
-
-
-def _check_comparable(one: Run, other: Run) -> None:
-    pair = f"{one.path} and {other.path} cannot be compared"
-    if _protocol(one) != _protocol(other):
-        raise StudyError(f"{pair}: {_difference(_protocol(one), other)}")
-    rewards, prompts = _rewards(one), _prompts(one)
-    if rewards != _rewards(other):
-        raise StudyError(f"{pair}: they maximise other rewards, {rewards} and {_rewards(other)}")
-    if prompts != _prompts(other):
-        raise StudyError(f"{pair}: they were trained on other prompts (see their [prompts])")
-
-
-def _difference(protocol: Protocol, other: Run | Record) -> str:
-    """The first thing in which two protocols differ, in words."""
-    second = other.protocol if isinstance(other, Record) else _protocol(other)
-    for field in fields(Protocol):
-        before, after = getattr(protocol, field.name), getattr(second, field.name)
-        if before == after:
-            continue
-        if field.name == "model":
-            return f"they have other base models ({before[:12]} and {after[:12]})"
-        if field.name == "prompts":
-            return f"they were measured on other prompts ({len(before)} and {len(after)})"
-        return f"they were measured with {field.name} = {before} and {after}"
-    return "they are alike"
-
-
-def _rewards(run: Run) -> dict[str, Any]:
-    reward = run.directory.config.reward
-    return {**reward.terms, "combine": reward.combine}
-
-
-def _prompts(run: Run) -> dict[str, Any]:
-    """What a run was trained on; a file of prompts by its content, wherever it lay."""
-    prompts = run.directory.config.prompts.model_dump()
-    digest = run.directory.environment().get(DIGESTS, {}).get("prompts.source")
-    return prompts | ({"source": digest} if digest else {})
 
 
 # --- methods, strengths and seeds -----------------------------------------------------------------
@@ -272,7 +148,8 @@ def settings(config: Config) -> dict[str, Any]:
     """What a run computes, by dotted key: all but its seed, its backend and the free keys."""
     flat = configuration.flatten(configuration.to_tables(config))
     free = MAY_CHANGE | IDENTITY
-    if config.drift.noise.training_schedule != "constant":  # which spans all updates of a run
+    schedules = {config.drift.noise.training_schedule, config.drift.shaping.training_schedule}
+    if schedules != {"constant"}:  # the others span all updates of a run
         free -= {"run.updates"}
     return {key: value for key, value in flat.items() if key not in free}
 
@@ -376,7 +253,7 @@ def _is_plain(config: Config) -> bool:
     return (
         drift.subset.rule == "none"
         and drift.noise.strength == drift.noise.pooled_strength == 0
-        and (drift.shaping.mode == "none" or drift.shaping.weight == 0)
+        and drift.shaping.mode == "none"
         and config.objective.kl_weight == 0
     )
 

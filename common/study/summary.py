@@ -4,6 +4,7 @@
 pictures, so that it can be stored with a project and the tables and plots be made from it again.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -179,8 +180,8 @@ class Summary(Part):
 
 
 def to_json(summary: Summary) -> str:
-    """As JSON that ends with a newline."""
-    return summary.model_dump_json(indent=1) + "\n"
+    """As JSON: a line for each key, and in lists of objects a line for each of them."""
+    return _lines(summary.model_dump(mode="json")) + "\n"
 
 
 def from_json(text: str | bytes) -> Summary:
@@ -267,6 +268,22 @@ def summarise(
         ],
         settings=reference,
     )
+
+
+def _lines(value: Any, indent: str = "") -> str:
+    """JSON that breaks where objects begin and keeps lists of numbers and small objects whole."""
+    inner = indent + " "
+    if _holds_objects(value):
+        parts = f",\n{inner}".join(_lines(part, inner) for part in value)
+        return f"[\n{inner}{parts}\n{indent}]"
+    if isinstance(value, dict) and (not indent or any(map(_holds_objects, value.values()))):
+        rows = (f"{json.dumps(key)}: {_lines(part, inner)}" for key, part in value.items())
+        return f"{{\n{inner}" + f",\n{inner}".join(rows) + f"\n{indent}}}"
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _holds_objects(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(part, dict) for part in value)
 
 
 # --- methods and points ---------------------------------------------------------------------------

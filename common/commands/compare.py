@@ -1,0 +1,168 @@
+"""`drift compare`: methods against a baseline, with tables, plots and a page."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from common.commands.errors import preparing
+
+if TYPE_CHECKING:
+    from common.report.comparison import Table
+    from common.study.compare import Reading
+    from common.study.records import Split
+
+ALIGNMENTS = ("alignment_heldout", "alignment_train", "reward")
+DIVERSITIES = ("diversity", "vendi", "pixel_distance", "modes")
+
+
+class Shares(click.ParamType):
+    """Shares with commas between them, each above 0 and at most 1."""
+
+    name = "shares"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        """Numbers of a text such as 0.25,0.5; a tuple is what it is."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            shares = tuple(dict.fromkeys(float(part) for part in str(value).split(",")))
+        except ValueError:
+            shares = ()
+        if not shares or not all(0 < share <= 1 for share in shares):
+            self.fail(f"'{value}': write shares above 0 and up to 1, as 0.25,0.5", param, ctx)
+        return shares
+
+
+@click.command(short_help="Compare measured runs: fronts, and gains over a baseline.")
+@click.argument("paths", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--baseline", metavar="NAME", help="A method.  [default: the one of plain GRPO]")
+@click.option(
+    "--split",
+    type=click.Choice(["train", "validation", "test"]),
+    default="test",
+    show_default=True,
+    help="Which prompts count.",
+)
+@click.option(
+    "--alignment",
+    type=click.Choice(ALIGNMENTS),
+    default=ALIGNMENTS[0],
+    show_default=True,
+    help="Which alignment counts.",
+)
+@click.option(
+    "--diversity",
+    type=click.Choice(DIVERSITIES),
+    default=DIVERSITIES[0],
+    show_default=True,
+    help="Which diversity counts.",
+)
+@click.option(
+    "--level",
+    "gain_shares",
+    type=Shares(),
+    default="0.25,0.5,0.75,0.9",
+    show_default=True,
+    help="Where diversity is compared: shares of the baseline's gain in alignment.",
+)
+@click.option(
+    "--diversity-level",
+    "diversity_shares",
+    type=Shares(),
+    default="0.8,0.6",
+    show_default=True,
+    help="Where alignment is compared: shares of the base model's diversity.",
+)
+@click.option(
+    "--curve",
+    "reading",
+    type=click.Choice(["front", "path"]),
+    default="front",
+    show_default=True,
+    help="front: the best points; path: checkpoints in order, up to the first that gets there.",
+)
+@click.option(
+    "--replicas",
+    type=click.IntRange(min=100),
+    default=2000,
+    show_default=True,
+    help="Draws of the bootstrap.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("comparison"),
+    show_default=True,
+    metavar="DIR",
+    help="Where compare.json, front.png, front.svg and compare.html go.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what goes to compare.json.")
+def compare(
+    paths: tuple[Path, ...],
+    baseline: str | None,
+    split: "Split",
+    alignment: str,
+    diversity: str,
+    gain_shares: tuple[float, ...],
+    diversity_shares: tuple[float, ...],
+    reading: "Reading",
+    replicas: int,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Compare runs that `drift eval` has measured; RUN may be a folder that holds runs.
+
+    Runs of one recipe are a method: its configurations are strengths, its seeds repetitions. Each
+    method is compared with the baseline at equal alignment and at equal diversity; intervals are
+    at 95 %, over seeds and prompts. What a method does not reach is never extrapolated.
+    """
+    from common.console import console
+
+    with console.status("comparing"):
+        from common.report import comparison
+        from common.study import methods, summary as summaries
+
+        with preparing():
+            study = methods.gather(paths, split)
+            name = baseline or methods.plain(study).name
+            summary = summaries.summarise(
+                study,
+                name,
+                alignment=alignment,
+                diversity=diversity,
+                gain_shares=gain_shares,
+                diversity_shares=diversity_shares,
+                reading=reading,
+                replicas=replicas,
+            )
+        written = comparison.build(summary, study, out)
+    if as_json:
+        click.echo(summaries.to_json(summary), nl=False)
+        return
+    _show(comparison.tables(summary))
+    from common.console import say
+
+    if len(summary.seeds) == 1:
+        say("one seed: no interval is claimed; how much runs differ by chance is unknown\n")
+    for path in reversed(written):
+        say(str(path))
+
+
+def _show(tables: "list[Table]") -> None:
+    from common.console import say, table
+
+    for each in tables:
+        say(f"{each.title}: {each.meaning}\n")
+        rows = [
+            {"": row.method}
+            | {
+                column: f"{cell.text} ({cell.detail})" if cell.detail else cell.text
+                for column, cell in zip(each.columns, row.cells, strict=True)
+            }
+            for row in each.rows
+        ]
+        table(rows, right=each.columns)
+        say("")

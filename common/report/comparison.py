@@ -1,0 +1,301 @@
+"""The page of a comparison: its summary and its pictures, arranged for a reader.
+
+All numbers come from the summary; of the runs only the pictures are read.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import files
+from common.report import front, pictures, words
+from common.report.front import NAMES
+from common.study.measured import BASE, Run
+from common.study.methods import Study
+from common.study.records import FILE, Variant
+from common.study.summary import DEGRADATION, MATCHED, Gain, Point, Summary, to_json
+
+MOST_PROMPTS = 6
+"""Prompts whose pictures are shown of each method."""
+
+TRUSTED = 0.95
+"""Share of the replicas in which a gain must exist for its interval to stand alone."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number of a table with what stands below it. missing: there is no number."""
+
+    text: str
+    detail: str
+    missing: bool
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A method's line of a table."""
+
+    method: str
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Gains of every method other than the baseline."""
+
+    title: str
+    meaning: str
+    columns: list[str]
+    rows: list[TableRow]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Pictures of one method: (prompt, data URI) for each row. note: why there are none."""
+
+    name: str
+    detail: str
+    rows: list[tuple[str, str]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A configuration: (key, value, the baseline's where it differs) with the differences first."""
+
+    name: str
+    runs: str
+    settings: list[tuple[str, str, str | None]]
+
+
+def build(summary: Summary, study: Study, out: Path) -> list[Path]:
+    """Write compare.json, front.svg, front.png and compare.html into a folder.
+
+    Returns their paths, the page last. Raises files.WriteError when they cannot be written.
+    """
+    plots = front.files(summary)
+    contents = {
+        "compare.json": to_json(summary).encode(),
+        "front.svg": plots["svg"],
+        "front.png": plots["png"],
+        "compare.html": render(summary, panels(summary, study)).encode(),
+    }
+    with files.explained(f"write to {out}"):
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            files.write_whole(out / name, content)
+    return [out / name for name in contents]
+
+
+def render(summary: Summary, shown: list[Panel]) -> str:
+    """The page as text: HTML with its style, plot and pictures inside."""
+    return words.template("compare.html.j2").render(
+        style=words.style("report.css", "compare.css"),
+        summary=summary,
+        facts=_facts(summary),
+        marks=front.marks(summary),
+        views=front.views(summary),
+        caption=_caption(summary),
+        tables=tables(summary),
+        reading=_reading(summary),
+        panels=shown,
+        pictures_lead=(
+            "The same prompts from the same initial noise. Of each method the point nearest to the "
+            f"alignment at which {summary.baseline} has made {MATCHED:.0%} of its gain."
+        ),
+        setups=_setups(summary),
+    )
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def _facts(summary: Summary) -> list[str]:
+    protocol = summary.protocol
+    return [
+        f"baseline {summary.baseline}",
+        f"{words.count(len(protocol.prompts), f'{protocol.split} prompt')}",
+        f"{words.count(protocol.images, 'image')} of each",
+        f"{words.count(len(summary.seeds), 'seed')}",
+        f"{NAMES[summary.alignment]}",
+        f"{NAMES[summary.diversity]}",
+    ]
+
+
+def _caption(summary: Summary) -> str:
+    curve = (
+        "Lines join the points of each method that none of its others beats; the others are pale."
+        if summary.reading == "front"
+        else "Lines follow each strength through its checkpoints."
+    )
+    return (
+        f"Right is better aligned, up is more diverse. {curve} Dotted: shares of "
+        f"{summary.baseline}'s gain in alignment, and of the base model's diversity. Hover or "
+        "focus a point for its values."
+    )
+
+
+def _reading(summary: Summary) -> str:
+    count = summary.replicas
+    intervals = (
+        f"Below each number its {summary.confidence:.0%} interval: {count:,} bootstrap draws of "
+        "seeds, then prompts, the same for every method, widened for the small number of seeds. "
+        if len(summary.seeds) > 1
+        else "One seed: how much runs differ by chance is unknown, so no interval is claimed. "
+    )
+    choice = (
+        "Values are read from the Pareto front, linear between its points. A front is chosen "
+        "among measurements with noise and so lies a little too high, the more so the more points "
+        "a method has."
+        if summary.reading == "front"
+        else "Values are read where the path over the checkpoints first reaches a level."
+    )
+    return f"{intervals}{choice} What a curve does not reach is never extrapolated."
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def tables(summary: Summary) -> list[Table]:
+    """The gains as text, for the page and the terminal; [] when there is only the baseline."""
+    if len(summary.methods) == 1:
+        return []
+    alignment, diversity = NAMES[summary.alignment], NAMES[summary.diversity]
+    matched = min(summary.gain_shares, key=lambda share: abs(share - MATCHED))
+    at_gain = [f"at {share:.0%}" for share in summary.gain_shares]
+    return [
+        _table(
+            summary,
+            f"More {diversity} at equal alignment",
+            f"where {summary.baseline} has made that share of its gain in {alignment}",
+            {n: ("diversity", s, None) for n, s in zip(at_gain, summary.gain_shares, strict=True)},
+        ),
+        _table(
+            summary,
+            "More gain in alignment at equal diversity",
+            f"at that share of the base model's {diversity}; relative to {summary.baseline}'s gain "
+            "over the base model there, and in units of alignment",
+            {
+                f"at {share:.0%}{unit}": (statistic, share, None)
+                for share in summary.diversity_shares
+                for statistic, unit in (("alignment", ""), ("alignment_units", ", units"))
+            },
+        ),
+        _table(
+            summary,
+            "Hypervolume",
+            "area above the base model's alignment and diversity 0, in units of the highest gain "
+            f"of {summary.baseline} times the base model's diversity",
+            {
+                "area": ("hypervolume", None, None),
+                f"against {summary.baseline}": ("hypervolume_gain", None, None),
+            },
+        ),
+        _table(
+            summary,
+            "Degradation at equal alignment",
+            f"against {summary.baseline}; below 0 is better",
+            {
+                f"{NAMES[measure]} at {matched:.0%}": ("degradation", matched, measure)
+                for measure in DEGRADATION
+            },
+        ),
+    ]
+
+
+def _table(
+    summary: Summary,
+    title: str,
+    meaning: str,
+    columns: Mapping[str, tuple[str, float | None, str | None]],
+) -> Table:
+    rows = [
+        TableRow(method.name, [cell(summary.gain(method.name, *key)) for key in columns.values()])
+        for method in summary.methods
+        if method.name != summary.baseline
+    ]
+    return Table(title, meaning, list(columns), rows)
+
+
+def cell(gain: Gain) -> Cell:
+    """A gain as text, its interval below it."""
+    if gain.estimate is None:
+        return Cell("not reached", gain.why or "", missing=True)
+    relative = gain.statistic not in ("hypervolume", "alignment_units")
+
+    def told(value: float) -> str:
+        if relative:
+            return words.percent(value)
+        signed = gain.statistic == "alignment_units"
+        return words.number(value, 2, signed=signed)
+
+    detail = (
+        f"{told(gain.low)} to {told(gain.high)}"
+        if gain.low is not None and gain.high is not None
+        else ""
+    )
+    if gain.reached < TRUSTED:
+        detail += f"{', ' if detail else ''}reached in {gain.reached:.0%} of draws"
+    return Cell(told(gain.estimate), detail, missing=False)
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+def panels(summary: Summary, study: Study) -> list[Panel]:
+    """Pictures of the base model and of each method at matched alignment, of the first seed."""
+    baseline = study.method(summary.baseline).strengths[0].runs[0]
+    origin = f"before tuning: alignment {summary.origin[0]:.2f}, diversity {summary.origin[1]:.3f}"
+    found = [_panel("base model", origin, baseline, BASE)]
+    for name, point in summary.matched().items():
+        run = study.method(name).strengths[point.strength].runs[0]
+        variant = Variant(point.update, point.scale, point.prompt_noise)
+        found.append(_panel(name, _detail(summary, name, point), run, variant))
+    return found
+
+
+def _detail(summary: Summary, name: str, point: Point) -> str:
+    alignment, diversity = summary.axes(point)
+    which = front.point_name(summary.method(name), point)
+    return f"{which}: alignment {alignment:.2f}, diversity {diversity:.3f}"
+
+
+def _panel(name: str, detail: str, run: Run, variant: Variant) -> Panel:
+    record = run.records[variant]
+    prompts = record.protocol.prompts
+    if record.grid is None:
+        return Panel(name, detail, [], "No picture was kept.")
+    try:
+        picture = pictures.load(run.path / FILE.parent / record.grid)
+        strips = pictures.rows(picture, len(prompts))
+    except pictures.PictureError as error:
+        return Panel(name, detail, [], f"The picture {record.grid} {error}.")
+    except ValueError:
+        return Panel(name, detail, [], f"The picture {record.grid} has other rows than prompts.")
+    shown = list(zip(prompts, strips, strict=True))[:MOST_PROMPTS]
+    return Panel(name, detail, [(prompt, words.data_uri(strip)) for prompt, strip in shown])
+
+
+# --- configurations -------------------------------------------------------------------------------
+
+
+def _setups(summary: Summary) -> list[Setup]:
+    found = []
+    for method in summary.methods:
+        for strength in method.strengths:
+            label = f"{method.name}, {strength.label}" if strength.label else method.name
+            runs = ", ".join(f"seed {run.seed}" for run in strength.runs)
+            backends = " and ".join(sorted({run.backend for run in strength.runs}))
+            updates = max(run.updates for run in strength.runs)
+            changed = [
+                (key, words.plain(value), words.plain(summary.settings.get(key)))
+                for key, value in strength.changes.items()
+            ]
+            same = [
+                (key, words.plain(value), None)
+                for key, value in summary.settings.items()
+                if key not in strength.changes
+            ]
+            text = f"{runs} · {backends} · {words.count(updates, 'update')}"
+            found.append(Setup(label, text, [*changed, *same]))
+    return found

@@ -1,0 +1,256 @@
+"""The plot of a comparison: alignment against diversity, a curve for each method.
+
+Drawn from a summary alone: as inline SVG for a page, as SVG and PNG files.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from common.report import figure, words
+from common.report.figure import HUES, PAGE, Colours
+from common.study.summary import MethodSummary, Point, Summary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WIDE, NARROW, FILE = (9.6, 5.2), (4.4, 4.2), (8.4, 5.4)
+
+BASE_MODEL = "base model"
+
+SHAPES = (
+    ("o", "M14 2a4 4 0 1 0 .01 0Z"),
+    ("s", "M10.5 2.5h7v7h-7Z"),
+    ("D", "M14 1l5 5-5 5-5-5Z"),
+    ("^", "M14 1.5l4.7 8.5h-9.4Z"),
+    ("v", "M14 10.5l-4.7-8.5h9.4Z"),
+)
+"""Markers: matplotlib's name, and the same in a 28 x 12 box for the page's legend."""
+
+NAMES = {
+    "alignment_heldout": "held-out alignment",
+    "alignment_train": "alignment, training scorer",
+    "reward": "reward",
+    "diversity": "diversity",
+    "vendi": "Vendi score",
+    "pixel_distance": "pixel distance",
+    "modes": "modes",
+    "high_frequency": "high-frequency energy",
+    "frechet": "Fréchet distance",
+    "recall": "recall",
+    "coverage": "coverage",
+}
+"""Measures as a reader knows them."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How a method is drawn. colour: a name of Colours. glyph: its marker for a legend."""
+
+    name: str
+    colour: str
+    shape: str
+    glyph: str
+    dashed: bool
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A point of the plot to hover or focus. left, top: in [0, 1]. method: None is the base."""
+
+    left: float
+    top: float
+    method: int | None
+    lines: list[str]
+
+
+@dataclass(frozen=True)
+class View:
+    """The plot for one width of screen."""
+
+    kind: str
+    svg: str
+    spots: list[Spot]
+
+
+def marks(summary: Summary) -> list[Mark]:
+    """One for each method, in their order: the baseline in ink and dashed, the others in hues."""
+    found = []
+    others = 0
+    for method in summary.methods:
+        if method.name == summary.baseline:
+            found.append(Mark(method.name, "ink", *SHAPES[0], dashed=True))
+            continue
+        shape = SHAPES[(others + others // HUES) % len(SHAPES)]
+        found.append(Mark(method.name, f"hue-{others % HUES}", *shape, dashed=False))
+        others += 1
+    return found
+
+
+def views(summary: Summary) -> list[View]:
+    """The plot as inline SVG for wide and for narrow screens, with its points to hover."""
+    places = [summary.origin]
+    spots: list[tuple[int | None, list[str]]] = [(None, _base_words(summary))]
+    for number, method in enumerate(summary.methods):
+        for point in method.points:
+            places.append(summary.axes(point))
+            spots.append((number, _words(summary, method, point)))
+    found = []
+    for kind, size in (("wide", WIDE), ("narrow", NARROW)):
+        svg, shown = figure.inline_with_places(
+            f"front-{kind}",
+            spoken(summary),
+            lambda axes: _draw(axes, summary, PAGE),
+            places,
+            size=size,
+        )
+        pairs = zip(shown, spots, strict=True)
+        found.append(View(kind, svg, [Spot(*place, *spot) for place, spot in pairs]))
+    return found
+
+
+def files(summary: Summary) -> dict[str, bytes]:
+    """The plot with a legend, by the ending of the file: svg and png."""
+
+    def draw(axes: "Axes") -> None:
+        _draw(axes, summary, figure.LIGHT)
+        handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        names = [*(method.name for method in summary.methods), BASE_MODEL]
+        axes.legend(
+            [handles[name] for name in names], names,
+            loc="lower left", bbox_to_anchor=(0, 1.04), ncols=min(len(names), 3),
+            labelcolor=figure.LIGHT["ink"],
+        )  # fmt: skip
+
+    return figure.files("front", draw, size=FILE)
+
+
+def spoken(summary: Summary) -> str:
+    """What a reader who cannot see the plot should know of it."""
+    parts = [
+        f"Plot of {NAMES[summary.diversity]} against {NAMES[summary.alignment]}. "
+        f"Base model at alignment {summary.origin[0]:.3g}, diversity {summary.origin[1]:.3g}."
+    ]
+    for method in summary.methods:
+        best = max(method.points, key=lambda point: summary.axes(point)[0])
+        alignment, diversity = summary.axes(best)
+        parts.append(f"{method.name} reaches {alignment:.3g} at diversity {diversity:.3g}.")
+    return " ".join(parts)
+
+
+def point_name(method: MethodSummary, point: Point) -> str:
+    """Which point of a method it is: its strength and its checkpoint."""
+    label = method.strengths[point.strength].label
+    parts = [label] if label else []
+    if f"update {point.update}" not in parts:
+        parts.append(f"update {point.update}")
+    if point.scale != 1:
+        parts.append(f"adapter scale {point.scale:g}")
+    if point.prompt_noise and not label.endswith(f"CADS {point.prompt_noise:g}"):
+        parts.append(f"CADS {point.prompt_noise:g}")
+    return ", ".join(parts)
+
+
+# --- drawing --------------------------------------------------------------------------------------
+
+
+def _draw(axes: "Axes", summary: Summary, colours: Colours) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    _guides(axes, summary, colours)
+    for number, (method, mark) in reversed(
+        list(enumerate(zip(summary.methods, marks(summary), strict=True)))
+    ):
+        colour = colours[mark.colour]
+        rest = [summary.axes(point) for point in method.points if not point.front]
+        if rest:
+            axes.plot(
+                *zip(*rest, strict=True),
+                ls="", marker=mark.shape, ms=3, color=colour, alpha=0.4, gid=f"class-m{number}",
+            )  # fmt: skip
+        for i, line in enumerate(_lines(summary, method)):
+            axes.plot(
+                *zip(*line, strict=True),
+                color=colour, ls=(0, (4, 2)) if mark.dashed else "-", lw=1.6,
+                marker=mark.shape, ms=4.5, markevery=slice(1, None), gid=f"class-m{number}",
+                label=method.name if i == 0 else None, zorder=3,
+            )  # fmt: skip
+    axes.plot(
+        *([x] for x in summary.origin),
+        marker="o", ms=10, mew=1.8, ls="", color=colours["ink"],
+        markerfacecolor=colours["paper"], label=BASE_MODEL, zorder=4,
+    )  # fmt: skip
+    axes.set_xlabel(NAMES[summary.alignment])
+    axes.set_ylabel(NAMES[summary.diversity])
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.yaxis.set_major_locator(MaxNLocator(6))
+    axes.margins(0.06, 0.08)
+
+
+def _lines(summary: Summary, method: MethodSummary) -> Iterator[list[tuple[float, float]]]:
+    """What is read for gains: the front, or each strength's path from the base model."""
+    if summary.reading == "path":
+        for number in range(len(method.strengths)):
+            path = [summary.axes(point) for point in method.points if point.strength == number]
+            yield [summary.origin, *path]
+        return
+    best = sorted(summary.axes(point) for point in method.points if point.front)
+    beaten = any(a >= summary.origin[0] and d >= summary.origin[1] for a, d in best)
+    yield best if beaten else [summary.origin, *best]
+
+
+def _guides(axes: "Axes", summary: Summary, colours: Colours) -> None:
+    """Where gains are read: alignments of the baseline above, diversities of the base right."""
+    levels = {(g.statistic, g.share): g.level for g in summary.gains if g.level is not None}
+    line = {"color": colours["rule"], "lw": 0.9, "ls": (0, (1, 2)), "zorder": 1}
+    for (statistic, share), level in levels.items():
+        if statistic == "diversity":
+            axes.axvline(level, **line)
+            at = (level, 1.0)
+            axes.annotate(
+                f"{share:.0%}", at, (0, 2), xycoords=("data", "axes fraction"),
+                textcoords="offset points", ha="center", va="bottom", fontsize=7.5,
+            )  # fmt: skip
+        elif statistic == "alignment":
+            axes.axhline(level, **line)
+            axes.annotate(
+                f"{share:.0%}", (1.0, level), (3, 0), xycoords=("axes fraction", "data"),
+                textcoords="offset points", ha="left", va="center", fontsize=7.5,
+            )  # fmt: skip
+    axes.grid(False)
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def _words(summary: Summary, method: MethodSummary, point: Point) -> list[str]:
+    """What hovering a point says: method, point, the two values, what else was measured."""
+    alignment, diversity = summary.axes(point)
+    values = [
+        f"{NAMES[summary.alignment]} {_value(alignment)}{_between(point.by_seed['alignment'])}",
+        f"{NAMES[summary.diversity]} {_value(diversity)}{_between(point.by_seed['diversity'])}",
+    ]
+    return [method.name, point_name(method, point), *values, *_others(summary, point.measures)]
+
+
+def _base_words(summary: Summary) -> list[str]:
+    values = [
+        f"{NAMES[axis]} {_value(summary.base[axis])}"
+        for axis in (summary.alignment, summary.diversity)
+    ]
+    return [BASE_MODEL, "before tuning", *values, *_others(summary, summary.base)]
+
+
+def _others(summary: Summary, measures: dict[str, float]) -> list[str]:
+    shown = {summary.alignment, summary.diversity}
+    return [f"{NAMES[key]} {_value(x)}" for key, x in measures.items() if key not in shown]
+
+
+def _between(by_seed: list[float]) -> str:
+    if len(by_seed) < 2:
+        return ""
+    return f" (seeds {_value(min(by_seed))} to {_value(max(by_seed))})"
+
+
+def _value(value: float) -> str:
+    return words.number(value, words.places(value))
