@@ -14,6 +14,7 @@ from common.commands.doctor import doctor
 from common.commands.errors import INTERRUPTED, explain
 from common.commands.eval import evaluate
 from common.commands.parity import parity
+from common.commands.prompts import prompts
 from common.commands.recipes import recipes
 from common.commands.rewards import rewards
 from common.commands.run import run
@@ -95,7 +96,7 @@ def drift() -> None:
     """
 
 
-for _command in (run, evaluate, compare, sample, sweep, doctor, recipes, rewards, parity):
+for _command in (run, evaluate, compare, sample, sweep, doctor, recipes, prompts, rewards, parity):
     drift.add_command(_command)
 
 
