@@ -19,18 +19,29 @@ PEFT_PREFIX = "base_model.model."
 
 
 def targets(linears: Iterable[str], config: AdapterConfig) -> list[str]:
-    """Names of the linears to adapt, sorted: those whose last part is one of `config.targets`.
+    """Names of the linears to adapt, sorted: those that are or end in one of `config.targets`.
 
+    As in PEFT, "attn.to_q" is the end of "blocks.0.attn.to_q", not of "blocks.0.attn2.to_q".
     Raises ValueError naming a target that matches nothing, and the valid ones.
     """
     names = sorted(linears)
-    valid = sorted({name.rpartition(".")[2] for name in names})
     for target in config.targets:
-        if target not in valid:
+        if not any(_ends(name, target) for name in names):
+            valid = sorted({_last(name) for name in names})
             raise ValueError(
                 f"adapter.targets: no linear is called '{target}'; valid: {', '.join(valid)}"
             )
-    return [name for name in names if name.rpartition(".")[2] in config.targets]
+    return [name for name in names if any(_ends(name, target) for target in config.targets)]
+
+
+def _last(name: str) -> str:
+    """The last part of a module's name, with the one before it where it is only a number."""
+    *_, before, last = f".{name}".split(".")
+    return f"{before}.{last}" if last.isdecimal() and before else last
+
+
+def _ends(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
 
 
 def initial(

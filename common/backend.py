@@ -9,7 +9,7 @@ N = P G images, B a batch, L tokens, D channels, T denoising steps, H W C an ima
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -29,18 +29,73 @@ class BackendUnavailableError(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Block:
+    """`length` consecutive tokens of one text encoder, which fills their first `channels`.
+
+    What is beyond the channels is zero padding.
+    """
+
+    length: int
+    channels: int
+
+
+@dataclass(frozen=True)
 class Conditioning:
-    """What a policy is conditioned on. tokens: [B, L, D]; pooled: [B, D'] or None."""
+    """What a policy is conditioned on.
+
+    tokens: [B, L, D]; pooled: [B, D'] or None. blocks: the parts of the tokens, in order and L
+    tokens in all; () is one block of all of them.
+    """
 
     tokens: Array
     pooled: Array | None = None
+    blocks: tuple[Block, ...] = ()
+
+    def rows(self, index: Array) -> "Conditioning":
+        """The conditioning of some samples, an integer array [B']."""
+        pooled = None if self.pooled is None else self.pooled[index]
+        return replace(self, tokens=self.tokens[index], pooled=pooled)
+
+
+Prediction = Literal["velocity", "epsilon", "v_prediction"]
+"""What a model gives: the velocity of a flow, or the noise or v of a diffusion."""
+
+
+@dataclass(frozen=True)
+class FlowSchedule:
+    """How a flow model's own sampler spaces its noise levels: see `schedules.flow_sigmas`."""
+
+    name: str = "linear"
+    shift: float = 1.0
+
+
+@dataclass(frozen=True)
+class DiffusionSchedule:
+    """The noise that a diffusion model was trained with.
+
+    alpha_bars: float64 [training steps], falling. steps_offset: the last timestep of a sampler.
+    final: the alpha_bar of a finished image.
+    """
+
+    alpha_bars: np.ndarray
+    steps_offset: int
+    final: float
 
 
 class Policy(Protocol):
     """A generative model being tuned, with its trainable parameters and its frozen reference."""
 
-    prediction: Literal["velocity", "epsilon"]
+    prediction: Prediction
+    schedule: FlowSchedule | DiffusionSchedule
     latent_shape: tuple[int, ...]
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """Read prompts without embedding them.
+
+        Raises ValueError naming the prompt and the word when a prompt cannot be encoded; warns,
+        with their number, when prompts are longer than what is encoded of them.
+        """
+        ...
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Embed clean prompts. Frozen: no gradient, the same before and after training.
@@ -54,13 +109,19 @@ class Policy(Protocol):
         ...
 
     def embed_time(self, t: np.ndarray) -> Array:
-        """Host times t float64 [B] (1 = noise) as device features [B, F], computed in float64."""
+        """Host times t float64 [B] as the network wants them on the device: [B, ...].
+
+        t: the sigma of a flow (1 = noise), the timestep of a diffusion.
+        """
         ...
 
-    def predict(self, x: Array, time: Array, conditioning: Conditioning) -> Array:
+    def predict(
+        self, x: Array, time: Array, conditioning: Conditioning, *, constant: bool = False
+    ) -> Array:
         """The model's prediction for x [B, *latent_shape], differentiable in the parameters.
 
-        time: what `embed_time` made. Samples of one batch may have different times.
+        time: what `embed_time` made. Samples of one batch may have different times. constant: the
+        same values without a gradient.
         """
         ...
 
@@ -88,12 +149,16 @@ class Policy(Protocol):
 class Scorer(Protocol):
     """An image-text scorer with image features; runs wherever its backend runs."""
 
+    def reads(self, prompts: Sequence[str]) -> bool:
+        """Whether it knows every word of the prompts; without that, `score` raises ValueError."""
+        ...
+
     def score(self, images: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
         """Cosine of image and text for uint8 [N, H, W, 3] and N prompts: float64 [N] in [-1, 1]."""
         ...
 
     def features(self, images: np.ndarray) -> np.ndarray:
-        """Unit-norm image features: float32 [N, F]."""
+        """Unit-norm image features: float32 [N, F] of images of any size."""
         ...
 
 

@@ -4,15 +4,20 @@ The rollout and the update ask for the conditioning of (sample, step) pairs and 
 arrays, because the noise of a pair is addressed by its key (`common.noise`).
 """
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
+from array_api_compat import array_namespace
 
 from common import noise
 from common.algorithm import annealing, prompt_noise
-from common.backend import Array, Backend, Conditioning, Policy
+from common.backend import Array, Backend, Block, Conditioning, Policy
 from common.clock import Clock
 from common.config import Config, NoiseConfig
 from common.noise import NoiseKey, Purpose
-from common.process import FlowProcess
+from common.process import Process
 from common.prompts import Prompt
 
 
@@ -29,7 +34,7 @@ class Conditioner:
         config: Config,
         backend: Backend,
         policy: Policy,
-        process: FlowProcess,
+        process: Process,
         prompts: list[Prompt],
         update: int,
         clock: Clock,
@@ -43,47 +48,41 @@ class Conditioner:
         backend.evaluate(self._clean.tokens)
         self._intensity = intensities(settings, process)
         self._noisy = round(settings.share * config.rollout.group_size)
+        self._held: dict[Purpose, tuple[list[NoiseKey], Array]] = {}
         self._multiplier = annealing.training_multiplier(
             settings.training_schedule, update / config.run.updates
         )
 
     def conditioning(self, samples: np.ndarray, steps: np.ndarray) -> Conditioning:
         """Perturbed conditioning of samples (int [B]) at denoising steps (int [B])."""
-        settings = self._config.drift.noise
-        group = samples // self._config.rollout.group_size
-        tokens = self._rows(self._clean.tokens, group)
-        tokens = self._perturb(tokens, settings.strength, Purpose.PROMPT, samples, steps)
-        pooled = self._clean.pooled
-        if pooled is not None:
-            pooled = self._rows(pooled, group)
-            pooled = self._perturb(pooled, settings.pooled_strength, Purpose.POOLED, samples, steps)
-        return Conditioning(tokens, pooled)
+        settings, size = self._config.drift.noise, self._config.rollout.group_size
+        clean = self._clean.rows(self._backend.asarray(samples // size))
+        intensity = np.where(samples % size < self._noisy, self._intensity[steps], 0.0)
 
-    def _rows(self, array: Array, index: np.ndarray) -> Array:
-        return array[self._backend.asarray(index)]
+        def draws(purpose: Purpose, count: int) -> Array:
+            return self._draws(self._keys(purpose, samples, steps), count)
 
-    def _perturb(
-        self,
-        embedding: Array,
-        strength: float,
-        purpose: Purpose,
-        samples: np.ndarray,
-        steps: np.ndarray,
-    ) -> Array:
-        settings = self._config.drift.noise
-        if strength == 0.0:
-            return embedding
-        with self._clock("noise"):
-            draws = noise.normals(self._keys(purpose, samples, steps), embedding.shape[1:])
-        noisy = samples % self._config.rollout.group_size < self._noisy
-        return prompt_noise.perturb(
-            embedding,
-            self._backend.asarray(draws),
-            strength=strength * self._multiplier,
-            intensity=self._backend.asarray(np.where(noisy, self._intensity[steps], 0.0)),
+        return perturbed(
+            clean,
+            draws,
+            strength=settings.strength * self._multiplier,
+            pooled_strength=settings.pooled_strength * self._multiplier,
+            intensity=self._backend.asarray(intensity),
             form=settings.form,
             mix=settings.mix,
         )
+
+    def _draws(self, keys: list[NoiseKey], count: int) -> Array:
+        """Normal draws [B, count] on the device; the last ones of a purpose are kept.
+
+        One draw for a trajectory is the same at each step of its rollout, and large.
+        """
+        purpose = keys[0].purpose
+        if purpose not in self._held or self._held[purpose][0] != keys:
+            with self._clock("noise"):
+                draws = self._backend.asarray(noise.normals(keys, (count,)))
+            self._held[purpose] = keys, draws
+        return self._held[purpose][1]
 
     def _keys(self, purpose: Purpose, samples: np.ndarray, steps: np.ndarray) -> list[NoiseKey]:
         root = NoiseKey(self._config.run.seed, purpose, update=self._update)
@@ -99,12 +98,60 @@ class Conditioner:
         ]
 
 
-def intensities(settings: NoiseConfig, process: FlowProcess) -> np.ndarray:
+def perturbed(
+    clean: Conditioning,
+    draws: Callable[[Purpose, int], Array],
+    *,
+    strength: float,
+    pooled_strength: float,
+    **how: Any,
+) -> Conditioning:
+    """A conditioning with noise on its tokens and on its pooled embedding.
+
+    Each block of tokens has a mean and a standard deviation of its own: text encoders differ in
+    scale by orders of magnitude. Zero padding beyond a block's channels stays zero.
+
+    Args:
+        clean: the conditioning of B samples.
+        draws: (purpose, n) -> standard normal [B, n], the noise of those samples.
+        strength: s of the tokens; 0 leaves them as they are.
+        pooled_strength: s of the pooled embedding.
+        how: the other arguments of `prompt_noise.perturb`.
+    """
+    tokens, pooled = clean.tokens, clean.pooled
+    if strength > 0:
+        blocks = clean.blocks or (Block(*tokens.shape[1:]),)
+        noise_of = draws(Purpose.PROMPT, sum(block.length * block.channels for block in blocks))
+        tokens = _by_block(tokens, blocks, noise_of, strength=strength, **how)
+    if pooled is not None and pooled_strength > 0:
+        noise_of = draws(Purpose.POOLED, pooled.shape[1])
+        pooled = prompt_noise.perturb(pooled, noise_of, strength=pooled_strength, **how)
+    return replace(clean, tokens=tokens, pooled=pooled)
+
+
+def _by_block(tokens: Array, blocks: tuple[Block, ...], draws: Array, **how: Any) -> Array:
+    """Tokens [B, L, D] with noise on each block; draws: [B, channels of all tokens]."""
+    xp, start, used, parts = array_namespace(tokens), 0, 0, []
+    for block in blocks:
+        part = tokens[:, start : start + block.length]
+        start += block.length
+        if count := block.length * block.channels:
+            live = part[:, :, : block.channels]
+            noise_of = xp.reshape(draws[:, used : used + count], live.shape)
+            used += count
+            noisy = prompt_noise.perturb(live, noise_of, **how)
+            padding = part[:, :, block.channels :]
+            part = xp.concat([noisy, padding], axis=2) if padding.shape[2] else noisy
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else xp.concat(parts, axis=1)
+
+
+def intensities(settings: NoiseConfig, process: Process) -> np.ndarray:
     """The noise intensity u = 1 - g(tau) of every denoising step: float64 [T]."""
     taus = annealing.taus(
         settings.axis,
         sigmas=process.sigmas,
-        timesteps=1000 * process.sigmas[:-1],
+        timesteps=process.timesteps.tolist(),
     )
     levels = [
         annealing.anneal(

@@ -3,6 +3,7 @@
 How tables are read from recipes, changed and compared is in `common.config`.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -37,8 +38,66 @@ class RunConfig(Table):
 class ModelConfig(Table):
     """`[model]`: the generative model being tuned."""
 
-    family: Literal["embedded"] = key("embedded", "model family")
-    path: str | None = key(None, "safetensors to load instead of the shipped weights")
+    family: Literal["embedded", "sd15", "sd3", "flux"] = key(
+        "embedded", "model family; sd15 is every Stable Diffusion 1 and 2, sd3 also 3.5"
+    )
+    path: str | None = key(
+        None, "folder or repository name of a diffusers pipeline; of embedded, a weights file"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = key(
+        "float32", "of the frozen weights; a low-rank adapter and the kernels stay float32"
+    )
+    resolution: Positive | None = key(None, "pixels of a side; unset = what the model was made for")
+    max_tokens: Annotated[int, Field(ge=1, le=512)] = key(256, "tokens of a prompt that T5 reads")
+    text_encoder_3: bool = key(True, "load SD3's T5; without it its tokens are zeros")
+    guidance_embedding: NonNegative = key(3.5, "guidance scale that FLUX.1-dev is told")
+    gradient_checkpointing: bool = key(False, "recompute activations in the backward pass")
+    compile: bool = key(False, "torch.compile the denoiser")
+    vae_slicing: bool = key(True, "decode one image at a time")
+    vae_tiling: bool = key(False, "decode large images in tiles, which may show at their seams")
+    offload: bool = key(False, "text encoders and VAE are on the device only while needed")
+
+    @model_validator(mode="after")
+    def _check(self) -> "ModelConfig":
+        for name, families in _ONLY.items():
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].default and self.family not in families:
+                raise ValueError(
+                    f"{name} = {value} is for family = {' or '.join(map(repr, families))}, "
+                    f"not '{self.family}'"
+                )
+        if self.family != "embedded" and not self.path:
+            raise ValueError(
+                f"family = '{self.family}' needs path: a diffusers folder or repository name"
+            )
+        return self
+
+
+_DIFFUSERS = ("sd15", "sd3", "flux")
+_ONLY = {
+    "dtype": _DIFFUSERS,
+    "resolution": _DIFFUSERS,
+    "max_tokens": ("sd3", "flux"),
+    "text_encoder_3": ("sd3",),
+    "guidance_embedding": ("flux",),
+    "gradient_checkpointing": _DIFFUSERS,
+    "compile": _DIFFUSERS,
+    "vae_slicing": _DIFFUSERS,
+    "vae_tiling": _DIFFUSERS,
+    "offload": _DIFFUSERS,
+}
+"""Keys of `[model]` that only some families have a use for."""
+
+_ATTENTION = ("to_k", "to_out.0", "to_q", "to_v")
+_JOINT = ("add_k_proj", "add_q_proj", "add_v_proj", "to_add_out", *_ATTENTION)
+_MLP = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
+
+TARGETS = {
+    "sd15": _ATTENTION,
+    "sd3": tuple(f"attn.{name}" for name in _JOINT),
+    "flux": (*(f"attn.{name}" for name in _JOINT), *_MLP),
+}
+"""What is adapted unless `adapter.targets` says otherwise: DDPO's targets, and Flow-GRPO's."""
 
 
 class AdapterConfig(Table):
@@ -62,6 +121,10 @@ class PromptsConfig(Table):
     names: tuple[str, ...] = key((), "only these prompts of the source; [] = all", strict=False)
     split: Literal["all", "train", "validation", "test"] = key(
         "all", "only prompts of this split, which their text alone decides"
+    variants: Positive = key(4, "other wordings wanted of each prompt")
+    share: Unit = key(0.5, "part of each group that is drawn for a variant, others each update")
+    temperature: AboveZero = key(0.9, "of the language model's draws")
+    max_tokens: Positive = key(96, "tokens of an answer; one that is longer is not used")
     )
     limit: Annotated[int, Field(ge=0)] = key(
         0, "only the first so many of them, in the order of their text's SHA-256; 0 = all"
@@ -74,13 +137,17 @@ class RolloutConfig(Table):
     prompts: Positive = key(4, "P: prompts per update")
     group_size: Annotated[int, Field(ge=2)] = key(24, "G: samples of each prompt")
     steps: Annotated[int, Field(ge=2)] = key(10, "T: denoising steps")
-    kernel: Literal["flow_sde", "cps", "dance_sde"] = key(
-        "flow_sde", "the stochastic transition (Flow-GRPO, CPS, DanceGRPO)"
+    kernel: Literal["flow_sde", "cps", "dance_sde", "ddim"] = key(
+        "flow_sde",
+        "the stochastic transition (Flow-GRPO, CPS, DanceGRPO); of diffusions ddim (DDPO)",
     )
     noise_level: AboveZero = key(0.7, "strength a or eta of the kernel's noise")
     guidance: AboveZero = key(1.0, "classifier-free guidance scale; 1 = none")
-    schedule: Literal["linear", "shift", "double_shift"] = key(
-        "linear", "spacing of the noise levels"
+    guidance_gradient: Literal["both", "conditional"] = key(
+        "both", "branches that carry gradients: both (DDPO, Flow-GRPO), or the prompt's alone"
+    )
+    schedule: Literal["linear", "shift", "double_shift", "model"] = key(
+        "linear", "spacing of a flow's noise levels; model = its own at this resolution"
     )
     shift: AboveZero = key(3.0, "time shift of the shifted schedules")
     window: Annotated[int, Field(ge=0)] = key(
@@ -107,8 +174,9 @@ class RolloutConfig(Table):
             )
         if self.kernel == "cps" and self.train_last_step:
             raise ValueError("train_last_step = true: the last step of CPS has no noise to train")
-        if self.kernel == "cps" and self.noise_level > 1:
-            raise ValueError(f"noise_level = {self.noise_level} is above 1, the most CPS takes")
+        if self.kernel in ("cps", "ddim") and self.noise_level > 1:
+            name = self.kernel.upper()
+            raise ValueError(f"noise_level = {self.noise_level} is above 1, the most {name} takes")
         return self
 
     @property
@@ -303,4 +371,21 @@ class Config(Table):
                 "drift.shaping.gate = 'above_base' compares with a weighted sum, which "
                 "reward.combine = 'group_zscore' is not: choose 'weighted_sum' or another gate"
             )
+    @model_validator(mode="before")
+    @classmethod
+    def _published_targets(cls, tables: Any) -> Any:
+        """Give a family that has them its own `adapter.targets`, unless the user names some."""
+        model, adapter = (tables.get(name, {}) for name in ("model", "adapter"))
+        if not isinstance(model, Mapping) or not isinstance(adapter, Mapping):
+            return tables
+        own = TARGETS.get(str(model.get("family")))
+        if own is None or "targets" in adapter:
+            return tables
+        return {**tables, "adapter": {**adapter, "targets": own}}
+
         return self
+        if self.adapter.kind == "full" and self.model.dtype != "float32":
+            raise ValueError(
+                f"adapter.kind = 'full' needs model.dtype = 'float32': steps are too small for the "
+                f"digits of {self.model.dtype}"
+            )

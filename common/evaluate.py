@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from common import noise
-from common.algorithm import diversity, kernels, quality
+from common.algorithm import diversity, quality
 from common.backend import Backend, Conditioning, Policy, Scorer
 from common.config import Config
 from common.ema import MovingAverage
 from common.noise import NoiseKey, Purpose
-from common.process import FlowProcess
+from common.process import Process, process_of
 from common.prompts import Prompt
 from common.rewards import RewardSuite, combine, finite_mean
 
@@ -28,7 +28,7 @@ ALIGNMENT_SCALE = 10.0
 def sample_images(
     policy: Policy,
     backend: Backend,
-    process: FlowProcess,
+    process: Process,
     prompts: Sequence[str],
     count: int,
     *,
@@ -36,7 +36,7 @@ def sample_images(
     batch_size: int,
     perturb: Perturb | None = None,
 ) -> np.ndarray:
-    """`count` images of each prompt along the ODE: uint8 [P, count, H, W, 3].
+    """`count` images of each prompt along the process's ODE: uint8 [P, count, H, W, 3].
 
     The initial noise depends on the seed, the prompt's text and the sample's number only, so
     that two checkpoints, two runs or two backends start from the same noise. perturb: what the
@@ -53,14 +53,12 @@ def sample_images(
         for start in range(0, len(keys), batch_size):
             part = keys[start : start + batch_size]
             rows = backend.asarray((start + np.arange(len(part))) // count)
-            pooled = None if clean.pooled is None else clean.pooled[rows]
-            conditioning = Conditioning(clean.tokens[rows], pooled)
+            conditioning = clean.rows(rows)
             x = backend.asarray(noise.normals(part, policy.latent_shape))
             for step in range(process.steps):
                 levels = process.levels(backend, policy, np.full(len(part), step))
                 given = perturb(conditioning, part, step) if perturb else conditioning
-                velocity = process.predict(policy, x, levels, given)
-                x = kernels.ode(x, velocity, levels.sigma, levels.sigma_next).mean
+                x = process.ode(x, process.predict(policy, x, levels, given), levels)
                 backend.evaluate(x)
             images.append(policy.decode(x))
     stacked = np.concatenate(images)
@@ -92,17 +90,17 @@ class Evaluator:
         self._config, self._backend, self._rewards = config, backend, rewards
         self._prompts = list(prompts)[:limit]
         self._train, self._heldout = train, heldout
-        self._process = FlowProcess.of(config.rollout, config.evaluate.steps)
 
     def __call__(self, policy: Policy, average: MovingAverage | None) -> Evaluation:
         """Measure the policy, or its moving average where there is one."""
         start = time.perf_counter()
+        process = process_of(policy, self._config.rollout, self._config.evaluate.steps)
         settings, texts = self._config.evaluate, [prompt.text for prompt in self._prompts]
         with average.applied(policy) if average is not None else nullcontext():
             images = sample_images(
                 policy,
                 self._backend,
-                self._process,
+                process,
                 texts,
                 settings.images,
                 seed=self._config.run.seed,
@@ -129,8 +127,7 @@ class Evaluator:
             describe=lambda n: f"prompt '{words[n]}', evaluation image {n % count}",
         )
         by_group = {name: values.reshape(prompts, count) for name, values in scores.items()}
-        train = ALIGNMENT_SCALE * self._train.score(flat, words)
-        heldout = ALIGNMENT_SCALE * self._heldout.score(flat, words)
+        train, heldout = (_alignment(each, flat, words) for each in (self._train, self._heldout))
         distance = self._diversity(self._heldout, flat, prompts)
         total = combine(by_group, self._rewards.terms, method="weighted_sum")
         return {
@@ -151,6 +148,13 @@ class Evaluator:
         features = scorer.features(images).astype(np.float64)
         features = features.reshape(prompts, -1, features.shape[-1])
         return diversity.mean_pairwise(diversity.cosine_distances(features))
+
+
+def _alignment(scorer: Scorer, images: np.ndarray, words: list[str]) -> np.ndarray:
+    """10 x cosine of image and text, float64 [N]; NaN where the scorer cannot read the prompts."""
+    if not scorer.reads(words):
+        return np.full(len(images), np.nan)
+    return ALIGNMENT_SCALE * scorer.score(images, words)
 
 
 def _listed(values: np.ndarray) -> list[float]:

@@ -1,83 +1,270 @@
 """The denoising process of a run: one code path turns a prediction into a transition.
 
-The rollout, the update and the reference all go through `FlowProcess.transition`, so that the
-ratio of new and old probabilities is 1 before the first optimizer step by construction.
+The rollout, the update and the reference all go through `Process.transition`, so that the ratio
+of new and old probabilities is 1 before the first optimizer step by construction. Which process
+it is follows from what the model predicts: a velocity is a flow, epsilon or v a diffusion.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from common.algorithm import kernels, schedules
-from common.backend import Array, Backend, Conditioning, Policy
-from common.config import RolloutConfig
+from common.backend import (
+    Array,
+    Backend,
+    Conditioning,
+    DiffusionSchedule,
+    FlowSchedule,
+    Policy,
+)
+from common.config import ConfigError, RolloutConfig
+
+EVEN = FlowSchedule()
 
 
 class Levels(NamedTuple):
-    """Where B samples stand in the process. time: [B, F]; sigma, sigma_next: [B]."""
+    """Where B samples stand in the process.
+
+    time: [B, ...], what `Policy.embed_time` made. level, level_next: [B], before and after the
+    step: sigma of a flow, alpha_bar of a diffusion.
+    """
 
     time: Array
-    sigma: Array
-    sigma_next: Array
+    level: Array
+    level_next: Array
 
 
-@dataclass(frozen=True)
-class FlowProcess:
-    """x_s = (1 - s) x0 + s z at noise levels sigmas [T + 1], from 1 (noise) to 0 (image)."""
+@dataclass(frozen=True, kw_only=True)
+class Process(ABC):
+    """What flows and diffusions share: T steps between T + 1 levels, and guidance.
 
-    sigmas: np.ndarray
+    kernel: the stochastic step; noise_level: its strength. guidance: the scale of classifier-free
+    guidance, 1 is none; guidance_gradient: `both` branches carry gradients, or the `conditional`.
+    """
+
+    KERNELS: ClassVar[tuple[str, ...]]
+
     kernel: str
     noise_level: float
     guidance: float
+    guidance_gradient: str = "both"
 
-    @classmethod
-    def of(cls, rollout: RolloutConfig, steps: int | None = None) -> "FlowProcess":
-        """The process of a configuration, or the same one with another number of steps."""
-        sigmas = schedules.flow_sigmas(
-            steps or rollout.steps, schedule=rollout.schedule, shift=rollout.shift
-        )
-        return cls(sigmas, rollout.kernel, rollout.noise_level, rollout.guidance)
+    @property
+    @abstractmethod
+    def table(self) -> np.ndarray:
+        """Levels from noise to image, float64 [T + 1]: what the kernels are given."""
+
+    @property
+    @abstractmethod
+    def times(self) -> np.ndarray:
+        """What the policy is told at each step, float64 [T]."""
+
+    @property
+    @abstractmethod
+    def timesteps(self) -> np.ndarray:
+        """The times on the scale of 1000 training steps, float64 [T]."""
+
+    @abstractmethod
+    def transition(self, x: Array, prediction: Array, levels: Levels) -> kernels.Transition:
+        """The Gaussian of one stochastic denoising step."""
+
+    @abstractmethod
+    def ode(self, x: Array, prediction: Array, levels: Levels) -> Array:
+        """The next latents of the deterministic step, like x."""
+
+    @abstractmethod
+    def clean(self, x: Array, prediction: Array, levels: Levels) -> Array:
+        """The image that the prediction implies, as latents like x."""
 
     @property
     def steps(self) -> int:
         """T, the number of denoising steps."""
-        return len(self.sigmas) - 1
+        return len(self.times)
 
     def levels(self, backend: Backend, policy: Policy, steps: np.ndarray) -> Levels:
         """Device inputs for samples at the given steps (int [B]), made from float64."""
-        sigma = self.sigmas[steps]
         return Levels(
-            time=policy.embed_time(sigma),
-            sigma=backend.asarray(sigma),
-            sigma_next=backend.asarray(self.sigmas[steps + 1]),
+            time=policy.embed_time(self.times[steps]),
+            level=backend.asarray(self.table[steps]),
+            level_next=backend.asarray(self.table[steps + 1]),
         )
 
     def predict(
         self, policy: Policy, x: Array, levels: Levels, conditioning: Conditioning
     ) -> Array:
-        """Velocity with classifier-free guidance: v = v_null + scale (v_prompt - v_null).
+        """The prediction with classifier-free guidance: v = v_null + scale (v_prompt - v_null).
 
         Ho and Salimans 2022, arXiv:2207.12598, eq. 6 (with scale = 1 + w). The null branch is
-        clean: prompt noise never reaches it, and gradients flow through both branches.
+        clean: prompt noise never reaches it.
         """
         prompted = policy.predict(x, levels.time, conditioning)
         if self.guidance == 1.0:
             return prompted
-        null = policy.predict(x, levels.time, policy.null(x.shape[0]))
+        constant = self.guidance_gradient == "conditional"
+        null = policy.predict(x, levels.time, policy.null(x.shape[0]), constant=constant)
         return null + self.guidance * (prompted - null)
-
-    def transition(self, x: Array, velocity: Array, levels: Levels) -> kernels.Transition:
-        """The Gaussian of one stochastic denoising step."""
-        return kernels.FLOW_KERNELS[self.kernel](
-            x,
-            velocity,
-            levels.sigma,
-            levels.sigma_next,
-            eta=self.noise_level,
-            sigma_max=float(self.sigmas[1]),
-        )
 
     def log_prob(self, sample: Array, transition: kernels.Transition) -> Array:
         """Log-probability of a denoised sample under a transition, averaged: [B]."""
         return kernels.LOG_PROBS[self.kernel](sample, transition.mean, transition.std)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowProcess(Process):
+    """x_s = (1 - s) x0 + s z at noise levels sigmas [T + 1], from 1 (noise) to 0 (image)."""
+
+    KERNELS = tuple(kernels.FLOW_KERNELS)
+
+    sigmas: np.ndarray
+
+    @classmethod
+    def of(
+        cls, rollout: RolloutConfig, steps: int | None = None, own: FlowSchedule = EVEN
+    ) -> "FlowProcess":
+        """The process of a configuration, or the same one with another number of steps.
+
+        own: the model's own schedule, which `rollout.schedule = "model"` stands for.
+        """
+        name, shift = rollout.schedule, rollout.shift
+        if name == "model":
+            name, shift = own.name, own.shift
+        return cls(
+            sigmas=schedules.flow_sigmas(steps or rollout.steps, schedule=name, shift=shift),
+            **_settings(rollout),
+        )
+
+    @property
+    def table(self) -> np.ndarray:
+        """Sigmas from 1 (noise) to 0 (image), float64 [T + 1]."""
+        return self.sigmas
+
+    @property
+    def times(self) -> np.ndarray:
+        """A flow is told the sigma that it stands at, float64 [T]."""
+        return self.sigmas[:-1]
+
+    @property
+    def timesteps(self) -> np.ndarray:
+        """1000 sigma, float64 [T]."""
+        return schedules.flow_timesteps(self.sigmas)
+
+    def transition(self, x: Array, prediction: Array, levels: Levels) -> kernels.Transition:
+        """The Gaussian of one stochastic step, Flow-SDE, CPS or Dance-SDE."""
+        return kernels.FLOW_KERNELS[self.kernel](
+            x,
+            prediction,
+            levels.level,
+            levels.level_next,
+            eta=self.noise_level,
+            sigma_max=float(self.sigmas[1]),
+        )
+
+    def ode(self, x: Array, prediction: Array, levels: Levels) -> Array:
+        """The Euler step x + v (s' - s)."""
+        return kernels.ode(x, prediction, levels.level, levels.level_next).mean
+
+    def clean(self, x: Array, prediction: Array, levels: Levels) -> Array:
+        """x0 = x - s v."""
+        return kernels.clean_from_velocity(x, prediction, levels.level)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDIMProcess(Process):
+    """x_t = sqrt(ab) x0 + sqrt(1 - ab) epsilon at alpha_bars [T + 1], rising, and timesteps [T].
+
+    prediction: what the model gives, "epsilon" or "v_prediction".
+    """
+
+    KERNELS = ("ddim",)
+
+    alpha_bars: np.ndarray
+    timesteps: np.ndarray
+    prediction: str
+
+    @classmethod
+    def of(
+        cls,
+        rollout: RolloutConfig,
+        own: DiffusionSchedule,
+        prediction: str,
+        steps: int | None = None,
+    ) -> "DDIMProcess":
+        """The process of a configuration with the schedule that the model was trained with."""
+        count = steps or rollout.steps
+        if rollout.train_last_step and own.final == 1.0:
+            raise ConfigError(
+                "rollout.train_last_step = true: this model's last step ends without noise, so "
+                "there is nothing to train"
+            )
+        spacing = {"steps_offset": own.steps_offset}
+        timesteps = schedules.ddim_timesteps(count, train_steps=len(own.alpha_bars), **spacing)
+        alpha_bars = schedules.ddim_alpha_bars(count, own.alpha_bars, final=own.final, **spacing)
+        return cls(
+            alpha_bars=alpha_bars,
+            timesteps=timesteps.astype(np.float64),
+            prediction=prediction,
+            **_settings(rollout),
+        )
+
+    @property
+    def table(self) -> np.ndarray:
+        """Signal shares ab from noise to image, float64 [T + 1]."""
+        return self.alpha_bars
+
+    @property
+    def times(self) -> np.ndarray:
+        """A diffusion is told its timestep, a whole number, float64 [T]."""
+        return self.timesteps
+
+    @property
+    def sigmas(self) -> np.ndarray:
+        """Noise shares sqrt(1 - ab), float64 [T + 1]."""
+        return np.sqrt(1.0 - self.alpha_bars)
+
+    def transition(self, x: Array, prediction: Array, levels: Levels) -> kernels.Transition:
+        """DDIM's Gaussian with eta = noise_level."""
+        return self._ddim(x, prediction, levels, self.noise_level)
+
+    def ode(self, x: Array, prediction: Array, levels: Levels) -> Array:
+        """DDIM with eta = 0."""
+        return self._ddim(x, prediction, levels, 0.0).mean
+
+    def clean(self, x: Array, prediction: Array, levels: Levels) -> Array:
+        """x0 = (x - sqrt(1 - ab) epsilon) / sqrt(ab)."""
+        if self.prediction == "v_prediction":
+            return kernels.clean_from_v(x, prediction, levels.level)
+        return kernels.clean_from_epsilon(x, prediction, levels.level)
+
+    def _ddim(self, x: Array, prediction: Array, levels: Levels, eta: float) -> kernels.Transition:
+        epsilon = prediction
+        if self.prediction == "v_prediction":
+            epsilon = kernels.epsilon_from_v(x, prediction, levels.level)
+        return kernels.ddim(x, epsilon, levels.level, levels.level_next, eta=eta)
+
+
+def process_of(policy: Policy, rollout: RolloutConfig, steps: int | None = None) -> Process:
+    """The process of a policy and a configuration, or the same one with other steps.
+
+    Raises ConfigError for a kernel that does not go with what the model predicts.
+    """
+    own, kind = policy.schedule, FlowProcess if policy.prediction == "velocity" else DDIMProcess
+    if rollout.kernel not in kind.KERNELS:
+        raise ConfigError(
+            f"rollout.kernel = '{rollout.kernel}' does not go with a model that predicts "
+            f"{policy.prediction.removesuffix('_prediction')}; valid: {', '.join(kind.KERNELS)}"
+        )
+    if isinstance(own, DiffusionSchedule):
+        return DDIMProcess.of(rollout, own, policy.prediction, steps)
+    return FlowProcess.of(rollout, steps, own)
+
+
+def _settings(rollout: RolloutConfig) -> dict[str, Any]:
+    return {
+        "kernel": rollout.kernel,
+        "noise_level": rollout.noise_level,
+        "guidance": rollout.guidance,
+        "guidance_gradient": rollout.guidance_gradient,
+    }

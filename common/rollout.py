@@ -11,7 +11,7 @@ from common.clock import Clock
 from common.conditioner import Conditioner
 from common.config import RolloutConfig
 from common.noise import NoiseKey, Purpose
-from common.process import FlowProcess
+from common.process import Process
 from common.prompts import Prompt
 
 
@@ -68,7 +68,7 @@ class Sampler:
         self,
         policy: Policy,
         backend: Backend,
-        process: FlowProcess,
+        process: Process,
         conditioner: Conditioner,
         plan: StepPlan,
         clock: Clock,
@@ -106,15 +106,15 @@ class Sampler:
             steps = np.full(len(samples), step)
             levels = self._process.levels(backend, self._policy, steps)
             conditioning = self._conditioner.conditioning(samples, steps)
-            velocity = self._process.predict(self._policy, x, levels, conditioning)
+            prediction = self._process.predict(self._policy, x, levels, conditioning)
             if keep_predicted:
-                clean = kernels.clean_from_velocity(x, velocity, levels.sigma)
+                clean = self._process.clean(x, prediction, levels)
                 predicted.append(self._policy.decode(clean))
             if not self._plan.stochastic[step]:
-                x = kernels.ode(x, velocity, levels.sigma, levels.sigma_next).mean
+                x = self._process.ode(x, prediction, levels)
                 backend.evaluate(x)
                 continue
-            transition = self._process.transition(x, velocity, levels)
+            transition = self._process.transition(x, prediction, levels)
             draws = self._noise([key.at(purpose=Purpose.TRANSITION, step=step) for key in keys])
             following = kernels.sample(transition, draws)
             if step in self._plan.trained:

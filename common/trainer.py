@@ -19,7 +19,7 @@ from common.config import Config, ConfigError
 from common.ema import MovingAverage
 from common.evaluate import Evaluator
 from common.noise import NoiseKey, Purpose
-from common.process import FlowProcess
+from common.process import process_of
 from common.prompts import Prompt, batch, load as load_prompts
 from common.report import pictures
 from common.rewards import RewardError, RewardSuite, combine, finite_mean
@@ -89,10 +89,10 @@ class Trainer:
         _check_prompts(config, len(self._prompts))
         self._rewards = RewardSuite(config.reward.terms, backend, config.reward)
         self._policy = backend.policy(config.model, config.adapter, seed=config.run.seed)
-        self._policy.encode([prompt.text for prompt in self._prompts])
+        self._process = process_of(self._policy, config.rollout)
+        self._policy.check([prompt.text for prompt in self._prompts])
         self._optimizer = backend.optimizer(self._policy, config.optimizer)
         self._average = self._make_average()
-        self._process = FlowProcess.of(config.rollout)
         self._learner = Learner(
             config, backend, self._policy, self._process, self._optimizer, self._average
         )

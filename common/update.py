@@ -18,27 +18,27 @@ from common.config import Config
 from common.credit import Credit
 from common.ema import MovingAverage
 from common.noise import NoiseKey, Purpose
-from common.process import FlowProcess, Levels
+from common.process import Levels, Process
 from common.rollout import Trajectories
 
 KL_PAIRS = 24
 """Pairs of an update whose KL to the reference is measured where the loss has no use for it."""
 
 
-def surrogate_loss(policy: Policy, process: FlowProcess, config: Config) -> LossFunction:
+def surrogate_loss(policy: Policy, process: Process, config: Config) -> LossFunction:
     """The loss of one micro-batch: sum of weight (surrogate + beta KL) over its pairs.
 
-    The function takes one dict of device arrays: x, x_next [B, *latent], time, sigma, sigma_next,
+    The function takes one dict of device arrays: x, x_next [B, *latent], time, level, level_next,
     tokens, pooled (if any), log_prob, advantage, weight [B], and reference_mean (if beta > 0).
     Auxiliary, by pair: ratio, clipped, mean and std of the transition, and kl (if beta > 0).
     """
     settings = config.objective
 
     def loss(batch: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
-        levels = Levels(batch["time"], batch["sigma"], batch["sigma_next"])
+        levels = Levels(batch["time"], batch["level"], batch["level_next"])
         conditioning = Conditioning(batch["tokens"], batch.get("pooled"))
-        velocity = process.predict(policy, batch["x"], levels, conditioning)
-        transition = process.transition(batch["x"], velocity, levels)
+        prediction = process.predict(policy, batch["x"], levels, conditioning)
+        transition = process.transition(batch["x"], prediction, levels)
         log_prob = process.log_prob(batch["x_next"], transition)
         clip = {"clip_low": settings.clip_low, "clip_high": settings.clip_high}
         per_pair = objective.clipped_surrogate(
@@ -95,7 +95,7 @@ class Learner:
         config: Config,
         backend: Backend,
         policy: Policy,
-        process: FlowProcess,
+        process: Process,
         optimizer: Optimizer,
         average: MovingAverage | None,
     ) -> None:
@@ -175,15 +175,15 @@ class Learner:
 
     def _reference_mean(self, x: Array, levels: Levels, conditioning: Conditioning) -> Array:
         with self._backend.inference(), self._policy.reference():
-            velocity = self._process.predict(self._policy, x, levels, conditioning)
-            mean = self._process.transition(x, velocity, levels).mean
+            prediction = self._process.predict(self._policy, x, levels, conditioning)
+            mean = self._process.transition(x, prediction, levels).mean
             self._backend.evaluate(mean)
         return mean
 
     def _measured_kl(self, batch: dict[str, Array], auxiliary: dict[str, Array]) -> Array:
         """KL to the reference of a batch's first pairs, from the means that the loss computed."""
         first = {name: array[:KL_PAIRS] for name, array in (batch | auxiliary).items()}
-        levels = Levels(first["time"], first["sigma"], first["sigma_next"])
+        levels = Levels(first["time"], first["level"], first["level_next"])
         conditioning = Conditioning(first["tokens"], first.get("pooled"))
         reference = self._reference_mean(first["x"], levels, conditioning)
         return objective.gaussian_kl(first["mean"], reference, first["std"])

@@ -101,6 +101,11 @@ class Backend:
 
     def policy(self, model: ModelConfig, adapter: AdapterConfig, *, seed: int) -> protocols.Policy:
         """Load a model and attach the adapter, initialised from the seed."""
+        if model.family != "embedded":
+            raise ValueError(
+                f"model.family = '{model.family}' does not run on the mlx backend; valid there: "
+                "embedded (with --backend cuda or cpu every family runs)"
+            )
         return EmbeddedPolicy(model, adapter, seed=seed)
 
     def scorer(self, name: str) -> protocols.Scorer:

@@ -4,14 +4,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from mlx import nn
 from mlx.utils import tree_flatten
 
-from common.backend import Conditioning
+from common.backend import Conditioning, FlowSchedule, Prediction
 from common.config import AdapterConfig, ModelConfig
 from common.embedded import model as shared
 from common.embedded.model import DenoiserConfig, ScorerConfig
@@ -105,7 +105,8 @@ class Denoiser(nn.Module):
 class EmbeddedPolicy:
     """The emoji flow model being tuned; fulfils `common.backend.Policy`."""
 
-    prediction: Literal["velocity", "epsilon"] = "velocity"
+    prediction: Prediction = "velocity"
+    schedule = FlowSchedule()
 
     def __init__(self, model: ModelConfig, adapter: AdapterConfig, *, seed: int):
         config = DenoiserConfig()
@@ -127,6 +128,10 @@ class EmbeddedPolicy:
                 part, _, last = name.rpartition(".")
                 parts[part].freeze(keys=last, recurse=False)
 
+    def check(self, prompts: Sequence[str]) -> None:
+        """Read prompts without embedding them. ValueError names a prompt it cannot read."""
+        shared.tokenize(prompts, self.module.config)
+
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Embed clean prompts: tokens [B, 6, 64]. ValueError names a prompt it cannot read."""
         return self._embed(shared.tokenize(prompts, self.module.config))
@@ -139,9 +144,12 @@ class EmbeddedPolicy:
         """Times t [B] in [0, 1], 1 = noise, as features [B, 64], computed in float64."""
         return mx.array(shared.time_features(t, self.module.config).astype(np.float32))
 
-    def predict(self, x: mx.array, time: mx.array, conditioning: Conditioning) -> mx.array:
-        """Velocity [B, 3, 32, 32] at x, differentiable in the parameters."""
-        return self._active(x, time, conditioning.tokens)
+    def predict(
+        self, x: mx.array, time: mx.array, conditioning: Conditioning, *, constant: bool = False
+    ) -> mx.array:
+        """Velocity [B, 3, 32, 32] at x, differentiable in the parameters unless `constant`."""
+        velocity = self._active(x, time, conditioning.tokens)
+        return mx.stop_gradient(velocity) if constant else velocity
 
     def trace(self, x: mx.array, time: mx.array, conditioning: Conditioning) -> dict[str, mx.array]:
         """Every intermediate result of `predict`, by layer name in order."""
@@ -251,6 +259,10 @@ class EmbeddedScorer:
         self.module.freeze()
         self._features = shared.Remembered(self._convolved)
 
+    def reads(self, prompts: Sequence[str]) -> bool:
+        """Whether every word of the prompts is in the vocabulary."""
+        return shared.reads(prompts, self.config)
+
     def score(self, images: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
         """Cosine of image and text for uint8 [N, H, W, 3] and N prompts: float64 [N]."""
         if len(images) != len(prompts):
@@ -265,7 +277,7 @@ class EmbeddedScorer:
 
     def _convolved(self, images: np.ndarray) -> list[mx.array]:
         """Features of the images on the device, chunk by chunk, computed by now."""
-        x = shared.from_images(images)
+        x = shared.from_images(shared.fit(images, self.config))
         chunks = [x[i : i + CHUNK] for i in range(0, len(x), CHUNK)]
         parts = [self.module.features(mx.array(chunk)) for chunk in chunks]
         mx.eval(parts)

@@ -2,15 +2,14 @@
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Literal
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.backend import Conditioning
+from common.backend import Conditioning, FlowSchedule, Prediction
 from common.config import AdapterConfig, ModelConfig
 from common.embedded import model as shared
 from common.embedded.model import DenoiserConfig, ScorerConfig
@@ -97,7 +96,8 @@ class Denoiser(nn.Module):
 class EmbeddedPolicy:
     """The emoji flow model being tuned; fulfils `common.backend.Policy`."""
 
-    prediction: Literal["velocity", "epsilon"] = "velocity"
+    prediction: Prediction = "velocity"
+    schedule = FlowSchedule()
 
     def __init__(
         self,
@@ -124,6 +124,10 @@ class EmbeddedPolicy:
             for name, parameter in self.module.named_parameters():
                 parameter.requires_grad_(name not in config.frozen)
 
+    def check(self, prompts: Sequence[str]) -> None:
+        """Read prompts without embedding them. ValueError names a prompt it cannot read."""
+        shared.tokenize(prompts, self.module.config)
+
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Embed clean prompts: tokens [B, 6, 64]. ValueError names a prompt it cannot read."""
         return self._embed(shared.tokenize(prompts, self.module.config))
@@ -136,9 +140,12 @@ class EmbeddedPolicy:
         """Times t [B] in [0, 1], 1 = noise, as features [B, 64], computed in float64."""
         return self._tensor(shared.time_features(t, self.module.config))
 
-    def predict(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
-        """Velocity [B, 3, 32, 32] at x, differentiable in the parameters."""
-        return self._active(x, time, conditioning.tokens)
+    def predict(
+        self, x: Tensor, time: Tensor, conditioning: Conditioning, *, constant: bool = False
+    ) -> Tensor:
+        """Velocity [B, 3, 32, 32] at x, differentiable in the parameters unless `constant`."""
+        with torch.no_grad() if constant else nullcontext():
+            return self._active(x, time, conditioning.tokens)
 
     def trace(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> dict[str, Tensor]:
         """Every intermediate result of `predict`, by layer name in order."""
@@ -228,6 +235,10 @@ class EmbeddedScorer:
         self.module.requires_grad_(False).to(device, dtype)
         self._features = shared.Remembered(self._convolved)
 
+    def reads(self, prompts: Sequence[str]) -> bool:
+        """Whether every word of the prompts is in the vocabulary."""
+        return shared.reads(prompts, self.config)
+
     def score(self, images: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
         """Cosine of image and text for uint8 [N, H, W, 3] and N prompts: float64 [N]."""
         if len(images) != len(prompts):
@@ -245,7 +256,7 @@ class EmbeddedScorer:
     @torch.no_grad()
     def _convolved(self, images: np.ndarray) -> list[Tensor]:
         """Features of the images on the device, chunk by chunk."""
-        x = shared.from_images(images)
+        x = shared.from_images(shared.fit(images, self.config))
         chunks = [x[i : i + CHUNK] for i in range(0, len(x), CHUNK)]
         return [self.module.features(_own(chunk, self.device, self.dtype)) for chunk in chunks]
 

@@ -93,14 +93,18 @@ def ddim_timesteps(
 
 
 def ddim_alpha_bars(
-    steps: int, alpha_bars: np.ndarray | None = None, *, steps_offset: int = 1
+    steps: int,
+    alpha_bars: np.ndarray | None = None,
+    *,
+    steps_offset: int = 1,
+    final: float | None = None,
 ) -> np.ndarray:
     """Signal shares of DDIM's latents from noise to image: float64 [steps + 1], rising.
 
     alpha_bars: [train_steps], by default those of Stable Diffusion 1.x. Step k goes from value k
-    to k + 1; the last goes to ab at t = 0, not to 1 (set_alpha_to_one = False in diffusers).
-    Raises as `ddim_timesteps` does.
+    to k + 1; the last goes to `final`, by default ab at t = 0 and not 1 (set_alpha_to_one = False
+    in diffusers). Raises as `ddim_timesteps` does.
     """
     table = scaled_linear_alpha_bars() if alpha_bars is None else np.asarray(alpha_bars, np.float64)
     timesteps = ddim_timesteps(steps, train_steps=len(table), steps_offset=steps_offset)
-    return table[np.append(timesteps, 0)]
+    return np.append(table[timesteps], table[0] if final is None else final)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
@@ -143,6 +144,15 @@ def tokenize(prompts: Sequence[str], config: DenoiserConfig | ScorerConfig) -> n
     return rows
 
 
+def reads(prompts: Sequence[str], config: DenoiserConfig | ScorerConfig) -> bool:
+    """Whether `tokenize` takes all of the prompts."""
+    try:
+        tokenize(prompts, config)
+    except ValueError:
+        return False
+    return True
+
+
 def null_tokens(count: int, config: DenoiserConfig) -> np.ndarray:
     """The null prompt `count` times: int32 [count, tokens]."""
     rows = np.full((count, config.tokens), PAD, dtype=np.int32)
@@ -181,6 +191,18 @@ def from_images(images: np.ndarray) -> np.ndarray:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
         raise ValueError(f"images must be uint8 [N, H, W, 3], not {images.dtype} {images.shape}")
     return (images.astype(np.float32) / 127.5 - 1.0).transpose(0, 3, 1, 2)
+
+
+def fit(images: np.ndarray, config: ScorerConfig) -> np.ndarray:
+    """Images uint8 [N, H, W, 3] at the size that a scorer looks at, by the mean of what they show.
+
+    Those that have it already are returned as they are.
+    """
+    size = (config.image, config.image)
+    if images.shape[1:3] == size:
+        return images
+    small = [Image.fromarray(image).resize(size, Image.Resampling.BOX) for image in images]
+    return np.stack([np.asarray(image) for image in small])
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Single stages of an update, each on identical inputs: relative tolerance 1e-5."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -89,7 +90,7 @@ def transitions(bench: Bench) -> Iterator[Measured]:
     x, velocity = bench.latents, draw("velocity", bench.latents.shape)
     asarray, levels = bench.backend.asarray, bench.levels(bench.full)
     for name in kernels.FLOW_KERNELS:
-        process = FlowProcess(bench.process.sigmas, name, bench.process.noise_level, guidance=1.0)
+        process = replace(bench.process, kernel=name, guidance=1.0)
         on_host = process.transition(x.astype(np.float64), velocity, _host_levels(process))
         sample = kernels.sample(on_host, draw("transition", x.shape)).astype(np.float32)
         transition = process.transition(asarray(x), asarray(velocity), levels)

@@ -92,7 +92,7 @@ def test_a_configuration_cannot_be_changed():
         ("rollout.keep=1", "did you mean 'drift.subset.keep' or 'checkpoint.keep'?"),
         ("drift.noise.weight=1", "did you mean 'drift.shaping.weight'?"),
         ("drift.foo.bar=1", "'drift.foo'; valid: drift.noise, drift.shaping, drift.subset"),
-        ("model.zzzzzz=1", "'model.zzzzzz'; valid: model.family, model.path"),
+        ("checkpoint.zzzz=1", "'checkpoint.zzzz'; valid: checkpoint.every, checkpoint.keep"),
     ],
 )
 def test_an_unknown_key_names_the_nearest(override, hint):
