@@ -32,6 +32,7 @@ from common.config_tables import (
     OptimizerConfig as OptimizerConfig,
     PromptsConfig as PromptsConfig,
     RewardConfig as RewardConfig,
+    RewriterConfig as RewriterConfig,
     RolloutConfig as RolloutConfig,
     RunConfig as RunConfig,
     ShapingConfig as ShapingConfig,

@@ -108,8 +108,23 @@ class AdapterConfig(Table):
     alpha: AboveZero = key(16.0, "the adapter is scaled by alpha / rank")
     init: Literal["kaiming", "gaussian"] = key("kaiming", "PEFT's names; B starts at 0")
     targets: tuple[str, ...] = key(
-        ("qkv", "o", "m1", "m2"), "last name of each adapted linear", min_length=1, strict=False
+        ("qkv", "o", "m1", "m2"),
+        "how the names of adapted linears end; unset = the family's published ones",
+        min_length=1,
+        strict=False,
     )
+
+
+class RewriterConfig(Table):
+    """`[prompts.rewriter]`: variants of each prompt, written by a language model before the run."""
+
+    model: str | None = key(
+        None, "folder or repository name of a causal language model; unset = no variants"
+    )
+    variants: Positive = key(4, "other wordings wanted of each prompt")
+    share: Unit = key(0.5, "part of each group that is drawn for a variant, others each update")
+    temperature: AboveZero = key(0.9, "of the language model's draws")
+    max_tokens: Positive = key(96, "tokens of an answer; one that is longer is not used")
 
 
 class PromptsConfig(Table):
@@ -121,14 +136,11 @@ class PromptsConfig(Table):
     names: tuple[str, ...] = key((), "only these prompts of the source; [] = all", strict=False)
     split: Literal["all", "train", "validation", "test"] = key(
         "all", "only prompts of this split, which their text alone decides"
-    variants: Positive = key(4, "other wordings wanted of each prompt")
-    share: Unit = key(0.5, "part of each group that is drawn for a variant, others each update")
-    temperature: AboveZero = key(0.9, "of the language model's draws")
-    max_tokens: Positive = key(96, "tokens of an answer; one that is longer is not used")
     )
     limit: Annotated[int, Field(ge=0)] = key(
         0, "only the first so many of them, in the order of their text's SHA-256; 0 = all"
     )
+    rewriter: RewriterConfig = RewriterConfig()
 
 
 class RolloutConfig(Table):
@@ -359,18 +371,6 @@ class Config(Table):
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
-    @model_validator(mode="after")
-    def _check(self) -> "Config":
-        keep, group = self.drift.subset.keep, self.rollout.group_size
-        if keep is not None and keep > group:
-            raise ValueError(
-                f"drift.subset.keep = {keep} is more than rollout.group_size = {group}"
-            )
-        if self.drift.shaping.gate == "above_base" and self.reward.combine == "group_zscore":
-            raise ValueError(
-                "drift.shaping.gate = 'above_base' compares with a weighted sum, which "
-                "reward.combine = 'group_zscore' is not: choose 'weighted_sum' or another gate"
-            )
     @model_validator(mode="before")
     @classmethod
     def _published_targets(cls, tables: Any) -> Any:
@@ -383,9 +383,21 @@ class Config(Table):
             return tables
         return {**tables, "adapter": {**adapter, "targets": own}}
 
-        return self
+    @model_validator(mode="after")
+    def _check(self) -> "Config":
+        keep, group = self.drift.subset.keep, self.rollout.group_size
+        if keep is not None and keep > group:
+            raise ValueError(
+                f"drift.subset.keep = {keep} is more than rollout.group_size = {group}"
+            )
         if self.adapter.kind == "full" and self.model.dtype != "float32":
             raise ValueError(
                 f"adapter.kind = 'full' needs model.dtype = 'float32': steps are too small for the "
                 f"digits of {self.model.dtype}"
             )
+        if self.drift.shaping.gate == "above_base" and self.reward.combine == "group_zscore":
+            raise ValueError(
+                "drift.shaping.gate = 'above_base' compares with a weighted sum, which "
+                "reward.combine = 'group_zscore' is not: choose 'weighted_sum' or another gate"
+            )
+        return self

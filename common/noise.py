@@ -42,6 +42,10 @@ class Purpose(IntEnum):
     """Resampling of seeds and prompts when runs are compared."""
     SHUFFLE = 12
     """Who gets whose potential in the shuffled control."""
+    REWRITE = 13
+    """Tokens of a prompt's variant, drawn from a language model."""
+    VARIANT = 14
+    """Which samples of a group see which variant of their prompt."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,188 @@
+"""Asking a causal language model: the question as tokens, the answers drawn token by token.
+
+A backend gives the logits of the next token (`LanguageModel`) and nothing else: what is asked and
+what is drawn is decided here, so that the same weights give the same answers on every backend.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from safetensors import SafetensorError
+
+FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+"""What of a repository makes the model: configuration, weights and tokenizer."""
+
+
+class LanguageModelError(ValueError):
+    """A language model that cannot be had from its name; one line that says why."""
+
+
+class LanguageModel(Protocol):
+    """A causal language model that goes on with several answers to one question at once."""
+
+    folder: Path
+    """Where its files are."""
+    tokenizer: Any
+    """The tokenizer of that folder, of the transformers library."""
+
+    def start(self, context: Sequence[int], rows: int) -> np.ndarray:
+        """Read a context, the same in every row: logits of the token after it, float32 [rows, V].
+
+        What an earlier context left is forgotten.
+        """
+        ...
+
+    def go_on(self, tokens: np.ndarray) -> np.ndarray:
+        """Append one token to each row (int [rows]): logits of the one after it [rows, V]."""
+        ...
+
+    def close(self) -> None:
+        """Give back the memory of the device; nothing may be asked afterwards."""
+        ...
+
+
+def find(model: str) -> Path:
+    """The folder of a language model: itself, or a repository's, downloaded if need be.
+
+    Raises LanguageModelError in one line: nothing of that name, no access, no network, or a
+    folder without a model.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        folder = _downloaded(model)
+    for pattern, what in (("config.json", "config.json"), ("*.safetensors", "safetensors")):
+        if not any(folder.glob(pattern)):
+            raise LanguageModelError(f"{model} is no language model: it has no {what}")
+    return folder
+
+
+def _downloaded(model: str) -> Path:
+    try:
+        from huggingface_hub import errors, snapshot_download
+    except ImportError:
+        raise LanguageModelError(
+            f"there is no folder {model}, and fetching a repository needs the Python package "
+            "huggingface_hub"
+        ) from None
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(FILES)))
+    except errors.HFValidationError:
+        why = "there is no such folder, and a repository is called OWNER/NAME"
+    except errors.GatedRepoError:
+        why = "its licence must be accepted on its page, and HF_TOKEN must hold your token"
+    except errors.RepositoryNotFoundError:
+        why = "there is no such folder and no such repository, or HF_TOKEN must hold your token"
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError):
+        why = "there is no such folder, and the repository cannot be reached; is there a network?"
+    raise LanguageModelError(f"language model {model}: {why}")
+
+
+@contextmanager
+def explained(model: str) -> Iterator[None]:
+    """Within it a library loads the model; what it finds wrong becomes one line."""
+    try:
+        yield
+    except ImportError as error:
+        raise LanguageModelError(
+            f"language model {model} needs the Python package {error.name}"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        told = " ".join(str(error).split())[:300]
+        raise LanguageModelError(f"cannot load language model {model}: {told}") from error
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 over the names and the content of the files that make the model."""
+    whole = hashlib.sha256()
+    for path in sorted({path for pattern in FILES for path in folder.glob(pattern)}):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        whole.update(f"{path.name}\n{content}\n".encode())
+    return whole.hexdigest()
+
+
+def draw(logits: np.ndarray, uniforms: np.ndarray, *, temperature: float) -> np.ndarray:
+    """Tokens of softmax(logits / temperature), by the inverse of their cumulative distribution.
+
+    Args:
+        logits: [rows, V]; minus infinity is a token that never comes.
+        uniforms: draws in [0, 1), float64 [rows].
+        temperature: above 0; below 1 sharpens.
+
+    Returns:
+        int64 [rows], computed in float64.
+
+    Raises:
+        FloatingPointError: logits that are not numbers.
+    """
+    scaled = np.asarray(logits, dtype=np.float64) / temperature
+    top = scaled.max(axis=-1, keepdims=True)
+    if not np.isfinite(top).all():
+        raise FloatingPointError("the language model's logits are not finite")
+    cumulative = np.exp(scaled - top).cumsum(axis=-1)
+    below = cumulative <= uniforms[:, None] * cumulative[:, -1:]
+    return np.minimum(below.sum(axis=-1), scaled.shape[-1] - 1)
+
+
+def ask(
+    model: LanguageModel, question: str, uniforms: np.ndarray, *, temperature: float
+) -> list[str | None]:
+    """Answers to a question, up to the end of their first line.
+
+    Args:
+        model: who is asked; its chat template, if it has one, is put around the question.
+        question: plain text.
+        uniforms: draws in [0, 1), float64 [rows, most tokens]: one row for each answer.
+        temperature: see `draw`.
+
+    Returns:
+        The text of each row; None where the tokens ran out before the answer ended.
+    """
+    rows, most = uniforms.shape
+    ends, tokenizer = _ends(model), model.tokenizer
+    written: list[list[int]] = [[] for _ in range(rows)]
+    answers: list[str | None] = [None] * rows
+    logits = model.start(_context(tokenizer, question), rows)
+    for position in range(most):
+        tokens = draw(logits, uniforms[:, position], temperature=temperature)
+        for row, token in enumerate(tokens.tolist()):
+            if answers[row] is not None:
+                continue
+            if token not in ends:
+                written[row].append(token)
+            said = tokenizer.decode(written[row], skip_special_tokens=True)
+            if token in ends or "\n" in said.lstrip():
+                answers[row] = said
+        if None not in answers:
+            break
+        if position + 1 < most:
+            logits = model.go_on(tokens)
+    return answers
+
+
+def _context(tokenizer: Any, question: str) -> list[int]:
+    if not getattr(tokenizer, "chat_template", None):
+        return list(tokenizer.encode(question))
+    asked = tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}],
+        add_generation_prompt=True,
+        tokenize=False,
+        enable_thinking=False,  # of templates that know it; the others ignore it
+    )
+    return list(tokenizer.encode(asked, add_special_tokens=False))
+
+
+def _ends(model: LanguageModel) -> frozenset[int]:
+    """The tokens that end an answer: the tokenizer's, and those of the model's configuration."""
+    found = {model.tokenizer.eos_token_id}
+    for name in ("config.json", "generation_config.json"):
+        file = model.folder / name
+        if file.is_file():
+            ids = json.loads(file.read_bytes()).get("eos_token_id")
+            found |= set(ids if isinstance(ids, list) else [ids])
+    return frozenset(found - {None})
