@@ -86,6 +86,8 @@ def scaled(
     Returns:
         Arrays of the same names, shapes and dtypes; those of `tuned` bit for bit at s = 1.
     """
+    if scale == 1.0:
+        return dict(tuned)
     if config.kind == "lora":
         return {
             name: value * value.dtype.type(scale) if name.endswith(_B) else value

@@ -48,11 +48,13 @@ def _request_errors() -> tuple[type[Exception], ...]:
     from common.prompts import PromptError
     from common.rewards import RewardNameError
     from common.run_directory import RunError
+    from common.study.records import RecordError
 
     return (
         RequestError,
         ConfigError,
         RunError,
+        RecordError,
         CheckpointError,
         PromptError,
         RewardNameError,

@@ -57,3 +57,25 @@ def test_peft_names_go_there_and_back():
     there = adapter.to_peft(values)
     assert "base_model.model.blocks.0.m2.lora_B.weight" in there
     assert adapter.from_peft(there).keys() == values.keys()
+
+
+def test_a_scaled_adapter_is_its_b_times_the_scale_and_all_weights_go_straight_to_the_base():
+    lora = {"qkv.lora_A.weight": np.float32([[2, 4]]), "qkv.lora_B.weight": np.float32([[3], [5]])}
+    half = adapter.scaled(lora, {}, AdapterConfig(), 0.5)
+    assert half["qkv.lora_A.weight"].tolist() == [[2, 4]]
+    assert half["qkv.lora_B.weight"].tolist() == [[1.5], [2.5]]
+    base, tuned = {"out": np.float32([1, 0])}, {"out": np.float32([3, 8])}
+    halfway = adapter.scaled(tuned, base, AdapterConfig(kind="full"), 0.25)["out"]
+    assert (halfway.dtype, halfway.tolist()) == (np.float32, [1.5, 2.0])
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_scale_0_is_the_base_and_scale_1_what_was_trained_to_the_bit(kind):
+    rng = np.random.default_rng(0)
+    name = "qkv.lora_B.weight" if kind == "lora" else "qkv.weight"
+    tuned = {name: np.append(rng.normal(size=99), -0.0).astype(np.float32)}
+    zeros = np.zeros(100, dtype=np.float32)
+    base = {name: zeros if kind == "lora" else rng.normal(size=100).astype(np.float32)}
+    settings = AdapterConfig(kind=kind)
+    assert (adapter.scaled(tuned, base, settings, 0.0)[name] == base[name]).all()
+    assert adapter.scaled(tuned, base, settings, 1.0)[name].tobytes() == tuned[name].tobytes()

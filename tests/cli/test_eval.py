@@ -1,0 +1,180 @@
+"""`drift eval`: measures what is missing, tells it in a table or as JSON, refuses what is wrong."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.study.records import FILE
+
+FEW = ("--prompts", 1, "--images", 2, "--steps", 1)
+TEST = (*FEW, "--split", "test")
+
+
+@pytest.fixture
+def empty(finished):
+    """A run that has no checkpoint yet."""
+    shutil.rmtree(finished / "checkpoints")
+    return finished
+
+
+def lines(run):
+    return [json.loads(line) for line in (run / FILE).read_text().splitlines()]
+
+
+def test_every_checkpoint_and_the_base_on_both_splits_by_default(drift, finished):
+    result = drift("eval", finished, *FEW)
+    assert result.exit_code == 0, result.output
+    found = [(line["variant"]["update"], line["protocol"]["split"]) for line in lines(finished)]
+    assert found == [(update, split) for update in (0, 1, 2) for split in ("train", "test")]
+    output = result.output
+    assert "measured base model on train prompts: held-out " in output
+    assert "measured update 2 on test prompts: held-out " in output
+    assert f"{finished}: 1 train prompts, 2 images of each" in output
+    heads = [line.split() for line in output.splitlines() if line.startswith("update ")]
+    assert heads[0] == heads[1]
+    assert heads[0][:4] == ["update", "held-out", "reward", "diversity"]
+    row = next(line.split() for line in output.splitlines() if line.split()[:1] == ["base"])
+    first = lines(finished)[0]["by_prompt"]
+    assert row[1] == f"{first['alignment_heldout'][0]:.2f}"
+    assert row[4] == "100%"
+    assert output.endswith(f"records  {finished / FILE}\n")
+    # The cache is beside the run, so that its siblings find it.
+    assert any((finished.parent / "evaluation-cache").iterdir())
+
+
+def test_again_measures_nothing_and_tells_the_same(drift, finished):
+    first = drift("eval", finished, *TEST)
+    before = {path: path.read_bytes() for path in (finished / "evaluation").iterdir()}
+    again = drift("eval", finished, *TEST)
+    assert again.exit_code == 0
+    assert {path: path.read_bytes() for path in (finished / "evaluation").iterdir()} == before
+    assert "measured" not in again.output
+    assert first.output.endswith(again.output)
+
+
+def test_json_for_programs(drift, finished, tmp_path):
+    words = (*TEST, "--checkpoint", "latest", "--cache", tmp_path / "elsewhere", "--json")
+    (told,) = json.loads(drift("eval", finished, *words).output)["runs"]
+    assert (told["run"], told["records"], told["new"]) == (str(finished), str(finished / FILE), 2)
+    base, latest = told["means"]
+    assert (base["update"], latest["update"], latest["scale"], latest["split"]) == (0, 2, 1, "test")
+    line = lines(finished)[1]
+    assert latest["diversity"] == line["by_prompt"]["diversity"][0]
+    assert latest["frechet"] == line["frechet"]
+    assert any((tmp_path / "elsewhere").iterdir())
+    (again,) = json.loads(drift("eval", finished, *words).output)["runs"]
+    assert (again["new"], again["means"]) == (0, told["means"])
+
+
+def test_scales_and_prompt_noise_are_rows_of_their_own(drift, finished):
+    words = (*TEST, "--checkpoint", 2, "--scale", 1, "--scale", "0.5", "--prompt-noise", "0.5")
+    result = drift("eval", finished, *words)
+    assert result.exit_code == 0, result.output
+    variants = [tuple(line["variant"].values()) for line in lines(finished)]
+    assert variants == [(0.0, 1.0, 0), (0.5, 0.5, 2), (0.5, 1.0, 2)]
+    head = next(line for line in result.output.splitlines() if line.startswith("update "))
+    assert head.split()[:4] == ["update", "scale", "noise", "held-out"]
+    assert "measured update 2 x 0.5 with prompt noise 0.5 on test prompts" in result.output
+    plain = drift("eval", finished, *TEST, "--checkpoint", "base", "--prompt-noise", "0.5")
+    assert plain.exit_code == 0
+    assert lines(finished)[-1]["variant"] == {"prompt_noise": 0.5, "scale": 1.0, "update": 0}
+
+
+def test_the_picture_holds_the_first_eight_images_of_each_prompt(drift, finished):
+    words = ("--prompts", 2, "--images", 9, "--steps", 1, "--split", "test")
+    assert drift("eval", finished, *words, "--checkpoint", "base").exit_code == 0
+    (line,) = lines(finished)
+    picture = np.asarray(Image.open(finished / "evaluation" / line["grid"]))
+    assert picture.shape == (2 * 64 + 2, 8 * 64 + 7 * 2, 3)
+    assert picture.std() > 10
+
+
+def test_several_runs_share_one_cache(drift, finished, tmp_path):
+    other = shutil.copytree(finished, tmp_path / "other")
+    result = drift("eval", finished, other, finished, *TEST, "--checkpoint", "base")
+    assert result.exit_code == 0, result.output
+    assert lines(finished) == lines(other)
+    assert len([p for p in (tmp_path / "evaluation-cache").rglob("*") if p.is_file()]) == 2
+
+
+def test_a_run_without_a_checkpoint_has_its_base(refused, drift, empty):
+    line = refused(2, "eval", empty, *TEST)
+    assert line == (
+        f"drift: {empty} has no checkpoint yet; --checkpoint base measures the model before tuning"
+    )
+    result = drift("eval", empty, *TEST, "--checkpoint", "base")
+    assert (result.exit_code, len(lines(empty))) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--checkpoint", "7"], "no checkpoint after update 7"),
+        (["--checkpoint", "7"], "there are base, 1, 2"),
+        (["--checkpoint", "last"], "--checkpoint last: write the number of an update"),
+        (["--scale", "nan"], "--scale nan: write a number"),
+        (["--prompt-noise", "nan"], "--prompt-noise nan: write a number"),
+        (["--backend", "tpu"], "no backend 'tpu'"),
+    ],
+)
+def test_wrong_requests(refused, finished, words, expected):
+    assert expected in refused(2, "eval", finished, *FEW, *words)
+    assert not (finished / "evaluation").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--images", "1"], "1 is not in the range x>=2"),
+        (["--split", "tset"], "'tset' is not one of 'train', 'validation', 'test'"),
+        (["--scale", "2.5"], "2.5 is not in the range 0.0<=x<=2.0"),
+        (["--scale", "-1"], "-1.0 is not in the range"),
+        (["--prompt-noise", "-0.1"], "-0.1 is not in the range"),
+        (["--prompts", "-1"], "-1 is not in the range x>=0"),
+        (["--steps", "0"], "0 is not in the range x>=1"),
+        (["--seed", "-1"], "-1 is not in the range"),
+        ([], "Missing argument 'RUN...'"),
+    ],
+)
+def test_values_out_of_range(drift, finished, words, expected):
+    result = drift("eval", *([finished, *words] if words else []))
+    assert result.exit_code == 2
+    assert expected in result.stderr
+
+
+def test_damaged_files_are_one_line(refused, drift, finished):
+    assert drift("eval", finished, *TEST, "--checkpoint", "base").exit_code == 0
+    file = finished / FILE
+    good = file.read_bytes()
+    file.write_bytes(b'{"variant": {"update": 0}}\n')
+    assert f"{file}, line 1: not a record of `drift eval`" in refused(2, "eval", finished, *TEST)
+    file.write_bytes(good)
+    weights = finished / "checkpoints" / "000002" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    line = refused(2, "eval", finished, *TEST, "--checkpoint", 2)
+    assert "adapter_model.safetensors has" in line
+    assert file.read_bytes() == good
+
+
+def test_what_is_no_run_is_refused(refused, tmp_path):
+    assert "no run directory nowhere: it is not there" in refused(2, "eval", "nowhere")
+
+
+def test_a_run_that_is_measured_already_is_left_alone(refused, finished):
+    import fcntl
+    import os
+
+    (finished / "evaluation").mkdir()
+    other = os.open(finished / "evaluation", os.O_RDONLY)
+    try:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert f"another process is measuring {finished}" in refused(2, "eval", finished, *TEST)
+    finally:
+        os.close(other)
+
+
+def test_help_lists_it(drift):
+    assert "\n  eval " in drift("--help").output
