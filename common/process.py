@@ -173,15 +173,15 @@ class FlowProcess(Process):
 
 @dataclass(frozen=True, kw_only=True)
 class DDIMProcess(Process):
-    """x_t = sqrt(ab) x0 + sqrt(1 - ab) epsilon at alpha_bars [T + 1], rising, and timesteps [T].
+    """x_t = sqrt(ab) x0 + sqrt(1 - ab) epsilon at alpha_bars [T + 1], rising.
 
-    prediction: what the model gives, "epsilon" or "v_prediction".
+    trained_times: the discrete timestep of each step, float64 [T]. prediction: what the model gives, "epsilon" or "v_prediction".
     """
 
     KERNELS = ("ddim",)
 
     alpha_bars: np.ndarray
-    timesteps: np.ndarray
+    trained_times: np.ndarray
     prediction: str
 
     @classmethod
@@ -204,7 +204,7 @@ class DDIMProcess(Process):
         alpha_bars = schedules.ddim_alpha_bars(count, own.alpha_bars, final=own.final, **spacing)
         return cls(
             alpha_bars=alpha_bars,
-            timesteps=timesteps.astype(np.float64),
+            trained_times=timesteps.astype(np.float64),
             prediction=prediction,
             **_settings(rollout),
         )
@@ -217,7 +217,12 @@ class DDIMProcess(Process):
     @property
     def times(self) -> np.ndarray:
         """A diffusion is told its timestep, a whole number, float64 [T]."""
-        return self.timesteps
+        return self.trained_times
+
+    @property
+    def timesteps(self) -> np.ndarray:
+        """The same, float64 [T]."""
+        return self.trained_times
 
     @property
     def sigmas(self) -> np.ndarray:

@@ -1,6 +1,7 @@
 """PyTorch as a backend: arrays, gradients, AdamW, and what the device is."""
 
 import ctypes
+import importlib
 import os
 import platform
 import resource
@@ -18,12 +19,20 @@ from common.backend import BackendUnavailableError, LossFunction, Parameters
 from common.config import AdapterConfig, ModelConfig, OptimizerConfig
 from common.cores import cores
 from common.embedded.model import check_shapes
+from common.prompts.language import LanguageModel
 from drift_torch import lora
 from drift_torch.embedded import EmbeddedPolicy, EmbeddedScorer
 
 __all__ = ["AdamW", "Backend", "cpu", "cuda"]
 
 MOMENTS = {"first": "exp_avg", "second": "exp_avg_sq"}
+POLICIES = {
+    "sd15": "drift_torch.sd15:SD15Policy",
+    "sd3": "drift_torch.sd3:SD3Policy",
+    "flux": "drift_torch.flux:FluxPolicy",
+}
+"""Model families over diffusers; each is imported when it is asked for."""
+
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -107,14 +116,35 @@ class Backend:
         return AdamW(policy, settings)
 
     def policy(self, model: ModelConfig, adapter: AdapterConfig, *, seed: int) -> protocols.Policy:
-        """Load a model and attach the adapter, initialised from the seed."""
-        return EmbeddedPolicy(model, adapter, seed=seed, device=self.device, dtype=self._dtype)
+        """Load a model and attach the adapter, initialised from the seed.
+
+        Raises ValueError in one line for a model that cannot be loaded or run here.
+        """
+        if model.family == "embedded":
+            return EmbeddedPolicy(model, adapter, seed=seed, device=self.device, dtype=self._dtype)
+        if self._dtype != torch.float32:
+            raise ValueError(f"model.family = '{model.family}' has no {self.dtype} reference")
+        module, _, name = POLICIES[model.family].partition(":")
+        try:
+            kind = getattr(importlib.import_module(module), name)
+            return kind(model, adapter, seed=seed, device=self.device)
+        except ImportError as error:
+            raise BackendUnavailableError(
+                f"model.family = '{model.family}' needs {error.name}: "
+                "pip install 'drift-toolkit[torch]'"
+            ) from None
 
     def scorer(self, name: str) -> protocols.Scorer:
         """The embedded scorer "train" or "heldout", the same one at every call."""
         if name not in self._scorers:
             self._scorers[name] = EmbeddedScorer(name, device=self.device, dtype=self._dtype)
         return self._scorers[name]
+
+    def language_model(self, name: str) -> LanguageModel:
+        """A causal language model by its folder or repository name."""
+        from drift_torch import rewriter
+
+        return rewriter.LanguageModel(name, self.device)
 
     def device_memory(self) -> dict[str, int]:
         """Bytes: `peak` since the start, and `active` on CUDA; on a CPU, of the process."""

@@ -1,8 +1,7 @@
 """The emoji model in PyTorch: a flow transformer, two image-text scorers, and their weights."""
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from common.backend import Conditioning, FlowSchedule, Prediction
 from common.config import AdapterConfig, ModelConfig
 from common.embedded import model as shared
 from common.embedded.model import DenoiserConfig, ScorerConfig
-from drift_torch import lora
+from drift_torch.policy import Tuned
 
 __all__ = ["Block", "Denoiser", "EmbeddedPolicy", "EmbeddedScorer", "ImageText"]
 
@@ -93,11 +92,12 @@ class Denoiser(nn.Module):
         return results | {"velocity": _image(out, self.config)}
 
 
-class EmbeddedPolicy:
+class EmbeddedPolicy(Tuned):
     """The emoji flow model being tuned; fulfils `common.backend.Policy`."""
 
     prediction: Prediction = "velocity"
     schedule = FlowSchedule()
+    module: Denoiser
 
     def __init__(
         self,
@@ -111,18 +111,10 @@ class EmbeddedPolicy:
         config = DenoiserConfig()
         self.latent_shape = config.latent_shape
         self.device, self.dtype = device, dtype
-        self.module = Denoiser(config)
+        module = Denoiser(config)
         weights = shared.denoiser_weights(model.path)
-        _load(self.module, weights, f"weights {model.path or 'denoiser'}")
-        self.module.to(device, dtype)
-        self._active = self.module
-        if adapter.kind == "lora":
-            self._base = None
-            lora.attach(self.module, adapter, seed=seed)
-        else:
-            self._base = copy.deepcopy(self.module).requires_grad_(False)
-            for name, parameter in self.module.named_parameters():
-                parameter.requires_grad_(name not in config.frozen)
+        _load(module, weights, f"weights {model.path or 'denoiser'}")
+        self._tune(module.to(device, dtype), adapter, seed=seed, frozen=config.frozen)
 
     def check(self, prompts: Sequence[str]) -> None:
         """Read prompts without embedding them. ValueError names a prompt it cannot read."""
@@ -154,32 +146,6 @@ class EmbeddedPolicy:
     def decode(self, x: Tensor) -> np.ndarray:
         """Latents as pixels: uint8 [B, 32, 32, 3]."""
         return shared.to_images(x.detach().cpu().numpy())
-
-    def parameters(self) -> dict[str, Tensor]:
-        """Copies of the trainable arrays as they are now, sorted by name."""
-        return {name: p.detach().clone() for name, p in lora.trainable(self.module).items()}
-
-    def load_parameters(self, values: Mapping[str, np.ndarray]) -> None:
-        """Replace every trainable array; ValueError names missing, extra or misshapen ones."""
-        parameters = lora.trainable(self.module)
-        shapes = {name: tuple(p.shape) for name, p in parameters.items()}
-        shared.check_shapes(values, shapes, "trainable parameters")
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(torch.from_numpy(np.array(values[name])))
-
-    @contextmanager
-    def reference(self) -> Iterator[None]:
-        """Within it, `predict` is the model before tuning."""
-        if self._base is None:
-            with lora.disabled(self.module):
-                yield
-            return
-        try:
-            self._active = self._base
-            yield
-        finally:
-            self._active = self.module
 
     @torch.no_grad()
     def _embed(self, tokens: np.ndarray) -> Conditioning:

@@ -10,7 +10,7 @@ from torch.nn import functional
 from common import adapter
 from common.config import AdapterConfig
 
-__all__ = ["LoRALinear", "attach", "disabled", "trainable"]
+__all__ = ["LoRALinear", "MixedLoRALinear", "attach", "disabled", "trainable"]
 
 
 class LoRALinear(nn.Module):
@@ -37,17 +37,46 @@ class LoRALinear(nn.Module):
         return functional.linear(x, weight, self.base.bias)
 
 
-def attach(module: nn.Module, config: AdapterConfig, *, seed: int) -> None:
+class MixedLoRALinear(LoRALinear):
+    """y = W x + b + (alpha / r) B (A x), with A and B in float32 whatever W's type is.
+
+    The products are computed in the type of x, as under autocast: in float32 they would need
+    their own float32 copy of every activation, and take longer than the layers they adapt. A and
+    B, their gradients and their optimizer state keep all digits. Never holds a merged weight.
+    """
+
+    def __init__(self, base: nn.Linear, rank: int, alpha: float):
+        super().__init__(base, rank, alpha)
+        self.lora_A.to(torch.float32)
+        self.lora_B.to(torch.float32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x [..., in] to [..., out]."""
+        y = self.base(x)
+        if not self.enabled:
+            return y
+        a, b = self.lora_A.weight.to(x.dtype), self.lora_B.weight.to(x.dtype)
+        return y + self.scale * functional.linear(functional.linear(x, a), b)
+
+
+def attach(
+    module: nn.Module,
+    config: AdapterConfig,
+    *,
+    seed: int,
+    linear: type[LoRALinear] = LoRALinear,
+) -> None:
     """Freeze `module` and put an adapter on each targeted linear, initialised from the seed.
 
-    Raises ValueError naming a target that matches no linear.
+    linear: how an adapted layer is computed. Raises ValueError naming a target that
+    matches no linear.
     """
     linears = {name: part for name, part in module.named_modules() if isinstance(part, nn.Linear)}
     names = adapter.targets(linears, config)
     module.requires_grad_(False)
     for name in names:
         parent, _, last = name.rpartition(".")
-        adapted = LoRALinear(linears[name], config.rank, config.alpha)
+        adapted = linear(linears[name], config.rank, config.alpha)
         setattr(module.get_submodule(parent), last, adapted)
     shapes = {name: (linears[name].out_features, linears[name].in_features) for name in names}
     parameters = trainable(module)

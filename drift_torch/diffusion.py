@@ -1,0 +1,237 @@
+"""What policies over diffusers pipelines share: loading, encoding prompts, decoding latents.
+
+A pipeline is only a container here: of a denoiser, which is tuned, and of frozen text encoders
+and a VAE. Its own sampling loop is never run. diffusers is imported when a policy is made.
+"""
+
+import warnings
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.backend import Conditioning, DiffusionSchedule, FlowSchedule, Prediction
+from common.config import AdapterConfig, ModelConfig
+from drift_torch import loading
+from drift_torch.lora import MixedLoRALinear
+from drift_torch.policy import Tuned
+
+__all__ = ["DiffusersPolicy"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+CACHE_BYTES = 2 << 30
+"""Host memory for prompts that were encoded: a thousand of SD3's, 50,000 of SD 1.5's."""
+
+
+class DiffusersPolicy(Tuned, ABC):
+    """A diffusers pipeline being tuned; fulfils `common.backend.Policy`.
+
+    Weights are in `model.dtype`, but the adapter and the VAE in float32. Latents and predictions
+    are float32 to the outside, since kernels and log-probs are.
+    """
+
+    PIPELINE: ClassVar[str]
+    """Name of the pipeline's class, which tells a family from another."""
+    DENOISER: ClassVar[str] = "transformer"
+    prediction: Prediction
+    schedule: FlowSchedule | DiffusionSchedule
+
+    def __init__(
+        self, model: ModelConfig, adapter: AdapterConfig, *, seed: int, device: torch.device
+    ):
+        self._settings, self.device, self.dtype = model, device, DTYPES[model.dtype]
+        loading.check_dtype(model.dtype, device)
+        self._pipe = loading.pipeline(model, self.PIPELINE, self.dtype, **self._parts())
+        self._vae = self._pipe.vae.requires_grad_(False)
+        self._encoders = [
+            part.requires_grad_(False)
+            for name, part in self._pipe.components.items()
+            if name.startswith("text_encoder") and part is not None
+        ]
+        if model.vae_tiling:
+            self._vae.enable_tiling()
+        if not model.offload:
+            for part in (self._vae, *self._encoders):
+                part.to(device)
+        denoiser = getattr(self._pipe, self.DENOISER).to(device)
+        self._tune(denoiser, adapter, seed=seed, linear=MixedLoRALinear)
+        if model.gradient_checkpointing:
+            denoiser.enable_gradient_checkpointing()
+        if model.compile:
+            denoiser.compile()
+        self.latent_shape = self._latent_shape()
+        self._embeddings: OrderedDict[str, Conditioning] = OrderedDict()
+        self._null: Conditioning | None = None
+
+    # --- what a family says ----------------------------------------------------------------------
+
+    def _parts(self) -> dict[str, Any]:
+        """Components that replace the pipeline's own; None leaves one out."""
+        return {}
+
+    @abstractmethod
+    def _native_resolution(self) -> int:
+        """Pixels of a side that the model was made for."""
+
+    def _patch(self) -> int:
+        """What the number of latents of a side is a multiple of."""
+        return 2
+
+    @abstractmethod
+    def _encode(self, prompt: str) -> Conditioning:
+        """Embed one prompt: a batch of one, on the device."""
+
+    @abstractmethod
+    def _readers(self) -> list[tuple[str, Any, int]]:
+        """(name, tokenizer, tokens that it reads) of each text encoder."""
+
+    @abstractmethod
+    def _forward(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
+        """The denoiser's output for x in `model.dtype`."""
+
+    @abstractmethod
+    def embed_time(self, t: np.ndarray) -> Tensor:
+        """Host times t float64 [B] as the denoiser wants them: float32 [B]."""
+
+    # --- the policy ------------------------------------------------------------------------------
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """Warn, with their number, of prompts longer than what an encoder reads of them."""
+        for name, tokenizer, limit in self._readers():
+            lengths = [len(ids) for ids in tokenizer(list(prompts)).input_ids]
+            if cut := sum(length > limit for length in lengths):
+                warnings.warn(
+                    f"{cut} of {len(prompts)} prompts are longer than the {limit} tokens that "
+                    f"{name} reads (the longest has {max(lengths)}): it does not see their ends",
+                    stacklevel=2,
+                )
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Embed clean prompts: tokens [B, L, D] and pooled [B, D'] in `model.dtype`.
+
+        Each prompt is embedded by itself and kept on the host: what it becomes must not depend
+        on its neighbours in a batch, or a resumed run would differ from an unbroken one.
+        """
+        held = {prompt: self._embeddings.get(prompt) for prompt in prompts}
+        missing = [prompt for prompt, found in held.items() if found is None]
+        if missing:
+            with torch.no_grad(), self._present(*self._encoders):
+                for prompt in missing:
+                    held[prompt] = _to(self._encode(prompt), torch.device("cpu"))
+        for prompt, found in held.items():
+            assert found is not None
+            self._embeddings[prompt] = found
+            self._embeddings.move_to_end(prompt)
+        while len(self._embeddings) > len(held) and _bytes(self._embeddings) > CACHE_BYTES:
+            self._embeddings.popitem(last=False)
+        return _to(_stacked([self._embeddings[prompt] for prompt in prompts]), self.device)
+
+    def null(self, count: int) -> Conditioning:
+        """The embedding of an empty prompt, `count` times."""
+        if self._null is None:
+            with torch.no_grad(), self._present(*self._encoders):
+                self._null = self._encode("")
+        return self._null.rows(torch.zeros(count, dtype=torch.int64, device=self.device))
+
+    def predict(
+        self, x: Tensor, time: Tensor, conditioning: Conditioning, *, constant: bool = False
+    ) -> Tensor:
+        """The denoiser's output like x, float32, differentiable unless `constant`."""
+        with torch.no_grad() if constant else nullcontext():
+            return self._forward(x.to(self.dtype), time, conditioning).to(x.dtype)
+
+    def trace(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> dict[str, Tensor]:
+        """Results of the denoiser's parts and blocks, by name in order, then the prediction."""
+        results: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Any:
+            def hook(_: nn.Module, __: Any, output: Any) -> None:
+                first = output[0] if isinstance(output, tuple) else output
+                if isinstance(first, Tensor):
+                    results[name] = first
+
+            return hook
+
+        parts = [(name, part) for name, part in self._active.named_modules() if name.count(".") < 2]
+        hooks = [part.register_forward_hook(keep(name)) for name, part in parts if name]
+        try:
+            prediction = self.predict(x, time, conditioning)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return results | {"prediction": prediction}
+
+    @torch.no_grad()
+    def decode(self, x: Tensor) -> np.ndarray:
+        """Latents as pixels: uint8 [B, H, W, 3]. FloatingPointError when one is not finite."""
+        finite = torch.isfinite(x).flatten(1).all(1)
+        if not finite.all():
+            raise FloatingPointError(f"{int((~finite).sum())} of {len(x)} latents are not finite")
+        config = self._vae.config
+        latents = x.detach() / config.scaling_factor + (config.get("shift_factor") or 0.0)
+        size = 1 if self._settings.vae_slicing else len(x)
+        with self._present(self._vae), loading.tf32(self.dtype != torch.float32):
+            images = [_pixels(self._vae.decode(part).sample) for part in latents.split(size)]
+        return np.concatenate(images)
+
+    # --- helpers ---------------------------------------------------------------------------------
+
+    def _latent_shape(self) -> tuple[int, int, int]:
+        """[C, H, W] of one latent. ValueError for a resolution that it cannot have."""
+        channels = self._vae.config.latent_channels
+        scale = 2 ** (len(self._vae.config.block_out_channels) - 1)
+        pixels, multiple = (
+            self._settings.resolution or self._native_resolution(),
+            scale * self._patch(),
+        )
+        if pixels % multiple:
+            down = max(pixels // multiple, 1) * multiple
+            raise ValueError(
+                f"model.resolution = {pixels} must be a multiple of {multiple}, as {down} or "
+                f"{down + multiple}"
+            )
+        return channels, pixels // scale, pixels // scale
+
+    @contextmanager
+    def _present(self, *parts: nn.Module) -> Iterator[None]:
+        """Within it the parts are on the device; with `model.offload` only within it."""
+        if not self._settings.offload:
+            yield
+            return
+        try:
+            for part in parts:
+                part.to(self.device)
+            yield
+        finally:
+            for part in parts:
+                part.to("cpu")
+
+
+def _pixels(images: Tensor) -> np.ndarray:
+    """Images [B, 3, H, W] in [-1, 1] as uint8 [B, H, W, 3], rounded as diffusers does."""
+    scaled = (images / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float()
+    return (scaled * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def _to(conditioning: Conditioning, device: torch.device) -> Conditioning:
+    pooled = conditioning.pooled
+    pooled = None if pooled is None else pooled.to(device)
+    return Conditioning(conditioning.tokens.to(device), pooled, conditioning.blocks)
+
+
+def _stacked(parts: Sequence[Conditioning]) -> Conditioning:
+    pooled = [part.pooled for part in parts if part.pooled is not None]
+    tokens = torch.cat([part.tokens for part in parts])
+    return Conditioning(tokens, torch.cat(pooled) if pooled else None, parts[0].blocks)
+
+
+def _bytes(embeddings: "OrderedDict[str, Conditioning]") -> int:
+    first = next(iter(embeddings.values()))
+    arrays = [first.tokens, *([] if first.pooled is None else [first.pooled])]
+    return len(embeddings) * sum(array.nbytes for array in arrays)

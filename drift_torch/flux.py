@@ -1,0 +1,98 @@
+"""FLUX.1 as a policy: a flow transformer over packed latents, told by a T5 and a pooled CLIP."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.backend import Conditioning, FlowSchedule, Prediction
+from common.config import AdapterConfig, ModelConfig
+from drift_torch.diffusion import DiffusersPolicy
+
+__all__ = ["FluxPolicy"]
+
+NATIVE = 128
+"""Latents of a side that FLUX.1 was made for: 1024 pixels."""
+
+
+class FluxPolicy(DiffusersPolicy):
+    """FLUX.1-dev, which is told its guidance scale, and FLUX.1-schnell."""
+
+    PIPELINE = "FluxPipeline"
+    prediction: Prediction = "velocity"
+
+    def __init__(
+        self, model: ModelConfig, adapter: AdapterConfig, *, seed: int, device: torch.device
+    ):
+        super().__init__(model, adapter, seed=seed, device=device)
+        _, height, width = self.latent_shape
+        self.schedule = schedule(self._pipe.scheduler.config, (height // 2) * (width // 2))
+        rows, columns = torch.arange(height // 2), torch.arange(width // 2)
+        grid = torch.cartesian_prod(rows, columns).to(device, self.dtype)
+        self._image_ids = torch.cat([torch.zeros_like(grid[:, :1]), grid], dim=1)
+        self._text_ids = torch.zeros(model.max_tokens, 3, dtype=self.dtype, device=device)
+
+    def embed_time(self, t: np.ndarray) -> Tensor:
+        """Sigma itself, float32 [B]: the network multiplies it by 1000."""
+        return torch.tensor(t, dtype=torch.float32, device=self.device)
+
+    def _native_resolution(self) -> int:
+        return NATIVE * self._pipe.vae_scale_factor
+
+    def _encode(self, prompt: str) -> Conditioning:
+        tokens, pooled, _ = self._pipe.encode_prompt(
+            prompt, None, device=self.device, max_sequence_length=self._settings.max_tokens
+        )
+        return Conditioning(tokens.to(self.dtype), pooled.to(self.dtype))
+
+    def _readers(self) -> list[tuple[str, Any, int]]:
+        return [
+            ("CLIP", self._pipe.tokenizer, self._pipe.tokenizer_max_length),
+            ("T5", self._pipe.tokenizer_2, self._settings.max_tokens),
+        ]
+
+    def _forward(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
+        guidance = None
+        if self._active.config.guidance_embeds:
+            guidance = torch.full_like(time, self._settings.guidance_embedding)
+        packed = self._active(
+            hidden_states=pack(x),
+            timestep=time,
+            guidance=guidance,
+            pooled_projections=conditioning.pooled,
+            encoder_hidden_states=conditioning.tokens,
+            txt_ids=self._text_ids,
+            img_ids=self._image_ids,
+            return_dict=False,
+        )[0]
+        return unpack(packed, *x.shape[2:])
+
+
+def pack(x: Tensor) -> Tensor:
+    """Latents [B, C, H, W] as tokens of 2 x 2 patches: [B, (H/2)(W/2), 4 C], as (c, py, px)."""
+    B, C, H, W = x.shape
+    x = x.reshape(B, C, H // 2, 2, W // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return x.reshape(B, (H // 2) * (W // 2), 4 * C)
+
+
+def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
+    """The inverse of `pack`: [B, (H/2)(W/2), 4 C] to [B, C, H, W]."""
+    B = len(tokens)
+    x = tokens.reshape(B, height // 2, width // 2, -1, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return x.reshape(B, -1, height, width)
+
+
+def schedule(scheduler: Any, length: int) -> FlowSchedule:
+    """FLUX's spacing of noise levels for `length` image tokens.
+
+    Evenly spaced and shifted once by e^mu, where mu is linear in the number of tokens; schnell's
+    scheduler has no such dynamic shift. scheduler: a FlowMatchEulerDiscreteScheduler's settings.
+    """
+    if not scheduler.get("use_dynamic_shifting"):
+        return FlowSchedule("shift", float(scheduler.get("shift", 1.0)))
+    short, long = scheduler.get("base_image_seq_len", 256), scheduler.get("max_image_seq_len", 4096)
+    low, high = scheduler.get("base_shift", 0.5), scheduler.get("max_shift", 1.15)
+    mu = low + (high - low) * (length - short) / (long - short)
+    return FlowSchedule("shift", math.exp(mu))

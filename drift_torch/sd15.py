@@ -1,0 +1,82 @@
+"""Stable Diffusion 1 and 2 as a policy: a UNet that predicts noise or v, told by a CLIP."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.algorithm.schedules import scaled_linear_alpha_bars
+from common.backend import Conditioning, DiffusionSchedule
+from common.config import AdapterConfig, ModelConfig
+from drift_torch.diffusion import DiffusersPolicy
+
+__all__ = ["SD15Policy"]
+
+PREDICTIONS = ("epsilon", "v_prediction")
+
+
+class SD15Policy(DiffusersPolicy):
+    """SD 1.4, 1.5 and 2.x (Rombach et al. 2022, arXiv:2112.10752).
+
+    Which of noise and v the UNet predicts, its scheduler's configuration says.
+    """
+
+    PIPELINE = "StableDiffusionPipeline"
+    DENOISER = "unet"
+
+    def __init__(
+        self, model: ModelConfig, adapter: AdapterConfig, *, seed: int, device: torch.device
+    ):
+        super().__init__(model, adapter, seed=seed, device=device)
+        config = self._pipe.scheduler.config
+        if config.prediction_type not in PREDICTIONS:
+            raise ValueError(
+                f"model.path = '{model.path}': its scheduler's prediction_type is "
+                f"'{config.prediction_type}'; valid: {', '.join(PREDICTIONS)}"
+            )
+        self.prediction = config.prediction_type
+        self.schedule = schedule(config, str(model.path))
+
+    def embed_time(self, t: np.ndarray) -> Tensor:
+        """The timestep, a whole number as float32 [B]."""
+        return torch.tensor(t, dtype=torch.float32, device=self.device)
+
+    def _parts(self) -> dict[str, Any]:
+        # Rewards judge the images; a safety checker would only make some of them black.
+        return {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+
+    def _patch(self) -> int:
+        return 2 ** (len(self._pipe.unet.config.block_out_channels) - 1)
+
+    def _native_resolution(self) -> int:
+        return self._pipe.unet.config.sample_size * self._pipe.vae_scale_factor
+
+    def _encode(self, prompt: str) -> Conditioning:
+        tokens, _ = self._pipe.encode_prompt(prompt, self.device, 1, False)
+        return Conditioning(tokens.to(self.dtype))
+
+    def _readers(self) -> list[tuple[str, Any, int]]:
+        return [("CLIP", self._pipe.tokenizer, self._pipe.tokenizer.model_max_length)]
+
+    def _forward(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
+        return self._active(x, time, encoder_hidden_states=conditioning.tokens, return_dict=False)[
+            0
+        ]
+
+
+def schedule(scheduler: Any, path: str) -> DiffusionSchedule:
+    """The noise that a Stable Diffusion was trained with, from its scheduler's configuration."""
+    shape = scheduler.get("beta_schedule")
+    if shape != "scaled_linear" or scheduler.get("rescale_betas_zero_snr"):
+        raise ValueError(
+            f"model.path = '{path}': the noise schedule '{shape}' of its scheduler is none of "
+            "Stable Diffusion's; valid: scaled_linear, not rescaled to zero signal"
+        )
+    alpha_bars = scaled_linear_alpha_bars(
+        beta_start=scheduler.beta_start,
+        beta_end=scheduler.beta_end,
+        train_steps=scheduler.num_train_timesteps,
+    )
+    final = 1.0 if scheduler.get("set_alpha_to_one", True) else float(alpha_bars[0])
+    return DiffusionSchedule(alpha_bars, int(scheduler.get("steps_offset", 0)), final)
