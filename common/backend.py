@@ -16,6 +16,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from common.config import AdapterConfig, ModelConfig, OptimizerConfig
+    from common.prompts.language import LanguageModel
 
 Array = Any
 """An array of the backend's library; it follows the Python array API."""
@@ -229,6 +230,13 @@ class Backend(Protocol):
 
     def scorer(self, name: str) -> Scorer:
         """The embedded scorer of that name, "train" or "heldout": the same one at every call."""
+        ...
+
+    def language_model(self, name: str) -> "LanguageModel":
+        """A causal language model by its folder or repository name.
+
+        Raises common.prompts.language.LanguageModelError, in one line, when it cannot be had.
+        """
         ...
 
     def device_memory(self) -> dict[str, int]:

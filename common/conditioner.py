@@ -4,7 +4,7 @@ The rollout and the update ask for the conditioning of (sample, step) pairs and 
 arrays, because the noise of a pair is addressed by its key (`common.noise`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -38,13 +38,19 @@ class Conditioner:
         prompts: list[Prompt],
         update: int,
         clock: Clock,
+        texts: Sequence[Sequence[str]] | None = None,
     ) -> None:
+        """texts: what each sample is drawn for, [P][G]; None is its group's prompt."""
         self._config, self._backend, self._clock = config, backend, clock
         self._ids = np.array([prompt.id for prompt in prompts])
         self._update = update
         settings = config.drift.noise
+        texts = texts or [[prompt.text] * config.rollout.group_size for prompt in prompts]
+        by_sample = [text for group in texts for text in group]
+        rows = {text: row for row, text in enumerate(dict.fromkeys(by_sample))}
+        self._row = np.array([rows[text] for text in by_sample])
         with backend.inference():
-            self._clean = policy.encode([prompt.text for prompt in prompts])
+            self._clean = policy.encode(list(rows))
         backend.evaluate(self._clean.tokens)
         self._intensity = intensities(settings, process)
         self._noisy = round(settings.share * config.rollout.group_size)
@@ -56,7 +62,7 @@ class Conditioner:
     def conditioning(self, samples: np.ndarray, steps: np.ndarray) -> Conditioning:
         """Perturbed conditioning of samples (int [B]) at denoising steps (int [B])."""
         settings, size = self._config.drift.noise, self._config.rollout.group_size
-        clean = self._clean.rows(self._backend.asarray(samples // size))
+        clean = self._clean.rows(self._backend.asarray(self._row[samples]))
         intensity = np.where(samples % size < self._noisy, self._intensity[steps], 0.0)
 
         def draws(purpose: Purpose, count: int) -> Array:

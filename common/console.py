@@ -153,6 +153,11 @@ class RunDisplay:
             lines.append(Text(self.STOPPING, style="yellow"))
         return Group(*lines)
 
+    def rewritten(self, done: int, total: int) -> None:
+        """Say so at each tenth of the prompts."""
+        if done * 10 // total > (done - 1) * 10 // total:
+            say(f"prompts with variants: {done} of {total}")
+
     def started(self, plan: dict[str, Any]) -> None:
         """Print what will happen, and raise the board."""
         plan = dict(plan)

@@ -20,16 +20,23 @@ from common.ema import MovingAverage
 from common.evaluate import Evaluator
 from common.noise import NoiseKey, Purpose
 from common.process import process_of
-from common.prompts import Prompt, batch, load as load_prompts
+from common.prompts import Prompt, batch, load as load_prompts, rewrite
 from common.report import pictures
 from common.rewards import RewardError, RewardSuite, combine, finite_mean
 from common.rollout import Sampler, Trajectories, plan_steps
 from common.run_directory import RunDirectory
 from common.update import Learner
 
+SMALL = 64
+"""Images of fewer pixels a side are enlarged in pictures."""
+
 
 class Observer(Protocol):
     """Who watches a run: the terminal, a test, a notebook."""
+
+    def rewritten(self, done: int, total: int) -> None:
+        """Before the run begins: the variants of so many prompts are there."""
+        ...
 
     def started(self, plan: dict[str, Any]) -> None:
         """The run begins or goes on; plan: derived sizes, see `Trainer.plan`."""
@@ -50,6 +57,9 @@ class Observer(Protocol):
 
 class Silent:
     """An observer that watches nothing; a base for those that watch one thing."""
+
+    def rewritten(self, done: int, total: int) -> None:
+        """Nothing to do."""
 
     def started(self, plan: dict[str, Any]) -> None:
         """Nothing to do."""
@@ -88,9 +98,18 @@ class Trainer:
         self._prompts = load_prompts(config.prompts)
         _check_prompts(config, len(self._prompts))
         self._rewards = RewardSuite(config.reward.terms, backend, config.reward)
+        rewriter, seed = config.prompts.rewriter, config.run.seed
+        self._variants = rewrite.prepare(
+            self._prompts,
+            rewriter,
+            seed=seed,
+            load=backend.language_model,
+            run=run.path,
+            told=observer.rewritten,
+        )
         self._policy = backend.policy(config.model, config.adapter, seed=config.run.seed)
         self._process = process_of(self._policy, config.rollout)
-        self._policy.check([prompt.text for prompt in self._prompts])
+        self._policy.check([p.text for p in self._prompts] + self._variants.all_texts())
         self._optimizer = backend.optimizer(self._policy, config.optimizer)
         self._average = self._make_average()
         self._learner = Learner(
@@ -107,6 +126,7 @@ class Trainer:
         )
         self._update = 0
         self._restore()
+        rewrite.keep(self._variants, rewriter, seed=seed, run=run.path)
 
     def plan(self) -> dict[str, Any]:
         """Sizes that follow from the configuration, for people to read before they wait."""
@@ -153,8 +173,10 @@ class Trainer:
             self._prompts, count=config.rollout.prompts, seed=config.run.seed, update=update
         )
         plan = plan_steps(config.rollout, seed=config.run.seed, update=update)
+        size, seed = config.rollout.group_size, config.run.seed
+        texts = [self._variants.texts(p, size, seed=seed, update=update) for p in prompts]
         conditioner = Conditioner(
-            config, self._backend, self._policy, self._process, prompts, update, clock
+            config, self._backend, self._policy, self._process, prompts, update, clock, texts
         )
         sampler = Sampler(self._policy, self._backend, self._process, conditioner, plan, clock)
         with clock("rollout"):
@@ -178,6 +200,7 @@ class Trainer:
             "seconds": time.perf_counter() - start,
             "images": float(len(trajectories.images)),
             **assigned.metrics,
+            **self._variants.metrics(texts, prompts),
             **{f"reward/term/{name}": float(finite_mean(v)) for name, v in terms.items()},
             **learned,
             **{f"time/{name}": seconds for name, seconds in clock.seconds.items()},
@@ -255,9 +278,9 @@ class Trainer:
             return
         evaluation = self._evaluator(self._policy, self._average)
         columns = evaluation.record["columns"]
-        path = self._run.save_picture(
-            f"{update:06d}", pictures.grid(evaluation.images[:, :columns], scale=2)
-        )
+        shown = evaluation.images[:, :columns]
+        scale = 2 if shown.shape[2] < SMALL else 1
+        path = self._run.save_picture(f"{update:06d}", pictures.grid(shown, scale=scale))
         record = {"update": update, **evaluation.record, "grid": path.name}
         self._run.append_evaluation(record)
         self._observer.evaluated(record)

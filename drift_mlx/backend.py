@@ -20,6 +20,7 @@ from common.backend import BackendUnavailableError, LossFunction, Parameters
 from common.config import AdapterConfig, ModelConfig, OptimizerConfig
 from common.cores import cores
 from common.embedded.model import check_shapes
+from common.prompts.language import LanguageModel
 from drift_mlx import OPENBLAS, lora
 from drift_mlx.embedded import EmbeddedPolicy, EmbeddedScorer
 
@@ -113,6 +114,12 @@ class Backend:
         if name not in self._scorers:
             self._scorers[name] = EmbeddedScorer(name)
         return self._scorers[name]
+
+    def language_model(self, name: str) -> LanguageModel:
+        """A causal language model by its folder or repository name."""
+        from drift_mlx import rewriter
+
+        return rewriter.LanguageModel(name)
 
     def device_memory(self) -> dict[str, int]:
         """Bytes that MLX holds: `peak` since the start, and `active`."""

@@ -6,7 +6,7 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -97,15 +97,13 @@ class Backend:
         self, policy: protocols.Policy, loss: LossFunction
     ) -> Callable[..., tuple[Tensor, dict[str, Tensor], Parameters]]:
         """A function (*arrays) -> (loss, auxiliary, gradients by parameter name)."""
-        module = _module(policy)
+        module, half = _module(policy), getattr(policy, "dtype", None) == torch.float16
 
         def run(*arrays: Tensor) -> tuple[Tensor, dict[str, Tensor], Parameters]:
             parameters = lora.trainable(module)
             with torch.enable_grad():
                 value, auxiliary = loss(*arrays)
-            gradients = torch.autograd.grad(
-                value, list(parameters.values()), allow_unused=True, materialize_grads=True
-            )
+            gradients = _gradients(value, list(parameters.values()), half=half)
             detached = {name: array.detach() for name, array in auxiliary.items()}
             return value.detach(), detached, dict(zip(parameters, gradients, strict=True))
 
@@ -230,6 +228,29 @@ class AdamW:
             for moment, key in MOMENTS.items():
                 held[key] = torch.tensor(state[f"{moment}/{name}"]).to(parameter)
             self._optimizer.state[parameter] = held
+
+
+def _gradients(value: Tensor, parameters: list[nn.Parameter], *, half: bool) -> list[Tensor]:
+    """Gradients of a scalar, in the parameters' own type; zeros for those that it does not use.
+
+    half: some of the way is in float16, where what is below 6e-8 vanishes. The loss is then
+    multiplied by the largest power of two whose gradients are finite, found anew each time: a
+    scale carried along (as by GradScaler) would have to be part of every checkpoint.
+    """
+    found: Sequence[Tensor] = ()
+    for exponent in (16, 12, 8, 4, 0) if half else (0,):
+        found = torch.autograd.grad(
+            value * 2.0**exponent if half else value,
+            parameters,
+            retain_graph=exponent > 0,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        if exponent:
+            found = [gradient / 2.0**exponent for gradient in found]
+            if all(bool(torch.isfinite(gradient).all()) for gradient in found):
+                break
+    return list(found)
 
 
 def _module(policy: protocols.Policy) -> nn.Module:

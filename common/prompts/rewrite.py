@@ -77,11 +77,19 @@ class Variants:
         """Every variant there is, for a policy to check that it can read them."""
         return [text for variants in self.by_text.values() for text in variants]
 
+    def metrics(
+        self, texts: Sequence[Sequence[str]], prompts: Sequence[Prompt]
+    ) -> dict[str, float]:
+        """Of the samples of an update, texts [P][G]: the part that is drawn for a variant.
 
-def varied_share(groups: Sequence[Sequence[str]], prompts: Sequence[Prompt]) -> float:
-    """The part of the samples, texts [P][G], that are drawn for a variant of their prompt."""
-    pairs = [(text, p.text) for p, group in zip(prompts, groups, strict=True) for text in group]
-    return float(np.mean([text != own for text, own in pairs]))
+        Nothing where a run has no variants at all.
+        """
+        if not self.by_text:
+            return {}
+        groups = zip(texts, prompts, strict=True)
+        return {
+            "prompts/varied": float(np.mean([t != p.text for group, p in groups for t in group]))
+        }
 
 
 def prepare(

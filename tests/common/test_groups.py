@@ -5,11 +5,11 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 
-from common.backend import Conditioning
+from common.backend import Conditioning, FlowSchedule
 from common.clock import Clock
 from common.conditioner import Conditioner
 from common.config import parse
-from common.process import FlowProcess
+from common.process import process_of
 from common.prompts import Prompt
 from common.rollout import Sampler, plan_steps
 
@@ -34,6 +34,7 @@ class Short:
     """A policy that encodes the first 77 words of a prompt, and draws towards grey."""
 
     prediction = "velocity"
+    schedule = FlowSchedule()
     latent_shape = (2, 2)
 
     def encode(self, texts):
@@ -43,7 +44,7 @@ class Short:
     def embed_time(self, t):
         return t
 
-    def predict(self, x, time, conditioning):
+    def predict(self, x, time, conditioning, *, constant=False):
         return x + conditioning.tokens.mean(axis=(1, 2))[:, None, None]
 
     def decode(self, x):
@@ -62,7 +63,7 @@ def conditioner():
             "drift": {"noise": {"strength": 0.5, "schedule": "constant"}},
         }
     )
-    process = FlowProcess.of(config.rollout)
+    process = process_of(Short(), config.rollout)
     return config, Conditioner(config, Numpy(), Short(), process, PROMPTS, 0, Clock())
 
 
@@ -74,7 +75,7 @@ def test_prompts_that_share_what_is_encoded_share_no_noise(conditioner):
     assert len({row.tobytes() for row in noised}) == 2 * GROUP
 
     plan = plan_steps(config.rollout, seed=0, update=0)
-    sampler = Sampler(Short(), Numpy(), FlowProcess.of(config.rollout), made, plan, Clock())
+    sampler = Sampler(Short(), Numpy(), process_of(Short(), config.rollout), made, plan, Clock())
     found = sampler.sample(PROMPTS, config.rollout, seed=0, update=0, keep_predicted=False)
     assert len({start.tobytes() for start in found.latents[:, 0]}) == 2 * GROUP
 
@@ -82,7 +83,7 @@ def test_prompts_that_share_what_is_encoded_share_no_noise(conditioner):
 def test_the_id_alone_addresses_the_noise(conditioner):
     config, made = conditioner
     renamed = [Prompt(4, "a horse"), Prompt(11, PROMPTS[1].text)]
-    process = FlowProcess.of(config.rollout)
+    process = process_of(Short(), config.rollout)
     other = Conditioner(config, Numpy(), Short(), process, renamed, 0, Clock())
     samples, steps = np.arange(2 * GROUP), np.zeros(2 * GROUP, int)
     mine, theirs = made.conditioning(samples, steps).tokens, other.conditioning(samples, steps)
@@ -92,3 +93,28 @@ def test_the_id_alone_addresses_the_noise(conditioner):
     original = mine[:GROUP] - Short().encode([PROMPTS[0].text]).tokens
     np.testing.assert_allclose(moved, original, rtol=1e-4, atol=1e-6)
     assert not np.allclose(mine[GROUP:], theirs.tokens[GROUP:])
+
+
+def test_a_sample_is_conditioned_on_its_own_text_and_keeps_its_noise():
+    values = {"rollout": {"prompts": 2, "group_size": GROUP, "steps": 3}}
+    config = parse({**values, "drift": {"noise": {"strength": 0.5, "schedule": "constant"}}})
+    texts = [[PROMPTS[0].text, "a kitten", "a cat"], [PROMPTS[1].text, "a hound", "a kitten"]]
+    process = process_of(Short(), config.rollout)
+
+    def made(config, texts=None):
+        return Conditioner(config, Numpy(), Short(), process, PROMPTS, 0, Clock(), texts)
+
+    samples = np.array([5, 0, 4, 1, 3, 2])
+    steps = np.zeros(6, int)
+    clean = Short().encode([text for group in texts for text in group]).tokens[samples]
+    plain = parse(values)
+    assert np.array_equal(made(plain, texts).conditioning(samples, steps).tokens, clean)
+    assert not np.array_equal(made(plain).conditioning(samples, steps).tokens, clean)
+    noisy = made(config, texts).conditioning(samples, steps).tokens
+    own = made(config).conditioning(samples, steps).tokens
+    kept = [0, 3]  # samples that see their own prompt
+    assert np.array_equal(noisy[np.isin(samples, kept)], own[np.isin(samples, kept)])
+    spread = clean.std(axis=(1, 2), keepdims=True)
+    own_clean = Short().encode([PROMPTS[n // GROUP].text for n in samples]).tokens
+    own_spread = own_clean.std(axis=(1, 2), keepdims=True)
+    np.testing.assert_allclose((noisy - clean) / spread, (own - own_clean) / own_spread, rtol=1e-4)

@@ -271,7 +271,8 @@ def test_a_share_of_the_group_sees_variants_evenly():
         assert texts == variants.texts(PROMPTS[0], 12, seed=1, update=update)
         assert texts.count("a red cat") == 6
         assert [texts.count(variant) for variant in "bcd"] == [2, 2, 2]
-    assert rewrite.varied_share([texts], PROMPTS[:1]) == 0.5
+    assert variants.metrics([texts], PROMPTS[:1]) == {"prompts/varied": 0.5}
+    assert Variants().metrics([texts], PROMPTS[:1]) == {}
 
 
 def test_which_samples_vary_changes_with_update_prompt_and_seed():

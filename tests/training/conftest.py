@@ -31,6 +31,9 @@ class Record:
     def __init__(self):
         self.plan, self.updates, self.evaluations, self.paths = {}, [], [], []
 
+    def rewritten(self, done, total):
+        self.rewrote = done, total
+
     def started(self, plan):
         self.plan = plan
 
