@@ -117,8 +117,7 @@ def _facts(summary: Summary) -> list[str]:
         f"{words.count(len(protocol.prompts), f'{protocol.split} prompt')}",
         f"{words.count(protocol.images, 'image')} of each",
         f"{words.count(len(summary.seeds), 'seed')}",
-        f"{NAMES[summary.alignment]}",
-        f"{NAMES[summary.diversity]}",
+        f"{NAMES[summary.alignment]} against {NAMES[summary.diversity]}",
     ]
 
 

@@ -5,7 +5,9 @@ Drawn from a summary alone: as inline SVG for a page, as SVG and PNG files.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from common.report import figure, words
 from common.report.figure import HUES, PAGE, Colours
@@ -158,23 +160,25 @@ def _draw(axes: "Axes", summary: Summary, colours: Colours) -> None:
     from matplotlib.ticker import MaxNLocator
 
     _guides(axes, summary, colours)
-    for number, (method, mark) in reversed(
-        list(enumerate(zip(summary.methods, marks(summary), strict=True)))
-    ):
-        colour = colours[mark.colour]
-        rest = [summary.axes(point) for point in method.points if not point.front]
-        if rest:
-            axes.plot(
-                *zip(*rest, strict=True),
-                ls="", marker=mark.shape, ms=3, color=colour, alpha=0.4, gid=f"class-m{number}",
-            )  # fmt: skip
+    pairs = list(zip(summary.methods, marks(summary), strict=True))
+    for number, (method, mark) in reversed(list(enumerate(pairs))):  # the baseline on top
+        look: dict[str, Any] = {
+            "color": colours[mark.colour],
+            "marker": mark.shape,
+            "gid": f"class-m{number}",
+        }
+        if rest := [summary.axes(point) for point in method.points if not point.front]:
+            axes.plot(*zip(*rest, strict=True), ls="", ms=3, alpha=0.4, **look)
         for i, line in enumerate(_lines(summary, method)):
             axes.plot(
                 *zip(*line, strict=True),
-                color=colour, ls=(0, (4, 2)) if mark.dashed else "-", lw=1.6,
-                marker=mark.shape, ms=4.5, markevery=slice(1, None), gid=f"class-m{number}",
-                label=method.name if i == 0 else None, zorder=3,
-            )  # fmt: skip
+                ls=(0, (4, 2)) if mark.dashed else "-",
+                ms=4.5,
+                markevery=slice(int(line[0] == summary.origin), None),  # the base has its own
+                label=method.name if i == 0 else None,
+                zorder=3,
+                **look,
+            )
     axes.plot(
         *([x] for x in summary.origin),
         marker="o", ms=10, mew=1.8, ls="", color=colours["ink"],
@@ -203,20 +207,22 @@ def _guides(axes: "Axes", summary: Summary, colours: Colours) -> None:
     """Where gains are read: alignments of the baseline above, diversities of the base right."""
     levels = {(g.statistic, g.share): g.level for g in summary.gains if g.level is not None}
     line = {"color": colours["rule"], "lw": 0.9, "ls": (0, (1, 2)), "zorder": 1}
+    text: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7.5}
+    points = [summary.axes(point)[0] for method in summary.methods for point in method.points]
+    inches = axes.figure.bbox.width / axes.figure.dpi
+    label = 0.35 / inches * float(np.ptp(points))
+    told: list[float] = []
     for (statistic, share), level in levels.items():
         if statistic == "diversity":
             axes.axvline(level, **line)
-            at = (level, 1.0)
-            axes.annotate(
-                f"{share:.0%}", at, (0, 2), xycoords=("data", "axes fraction"),
-                textcoords="offset points", ha="center", va="bottom", fontsize=7.5,
-            )  # fmt: skip
+            if all(abs(level - other) > label for other in told):  # else they would overlap
+                told.append(level)
+                above = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "bottom"}
+                axes.annotate(f"{share:.0%}", (level, 1.0), (0, 2), **text, **above)
         elif statistic == "alignment":
             axes.axhline(level, **line)
-            axes.annotate(
-                f"{share:.0%}", (1.0, level), (3, 0), xycoords=("axes fraction", "data"),
-                textcoords="offset points", ha="left", va="center", fontsize=7.5,
-            )  # fmt: skip
+            right = {"xycoords": ("axes fraction", "data"), "ha": "left", "va": "center"}
+            axes.annotate(f"{share:.0%}", (1.0, level), (3, 0), **text, **right)
     axes.grid(False)
 
 

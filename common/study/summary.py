@@ -371,11 +371,11 @@ def _gain(
 
 def _why(ours: Curves, theirs: Curves, level: float, axis: int) -> str:
     """Why there is no ratio at a level, in words."""
-    for who, curves in (("the method", ours), ("the baseline", theirs)):
+    for who, curves in (("", ours), ("the baseline ", theirs)):
         if curves.at(level, axis) is None:
             what = ("aligned", "diverse")[axis]
             above = min(line[:, axis].min() for line in curves.lines) > level
-            return f"{who} {'stays more' if above else 'is never as'} {what}"
+            return f"{who}{'stays more' if above else 'is never as'} {what}"
     return "the baseline gained nothing over the base model there"
 
 

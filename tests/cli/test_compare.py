@@ -33,7 +33,7 @@ def test_it_prints_tables_and_writes_four_files(drift, runs, tmp_path):
     gain = summary.gain("emoji", "diversity", 0.75)
     row = next(line for line in lines if line.startswith("emoji"))
     assert f"{gain.estimate:+.0%} ({gain.low:+.0%} to {gain.high:+.0%})" in row
-    assert "not reached (the method stays more diverse)" in result.stdout
+    assert "not reached (stays more diverse)" in result.stdout
     assert "one seed" not in result.stdout
     names = ["compare.html", "front.png", "front.svg", "compare.json"]
     assert lines[-4:] == [f"out/here/{name}" for name in names]
