@@ -137,10 +137,19 @@ class PromptsConfig(Table):
     split: Literal["all", "train", "validation", "test"] = key(
         "all", "only prompts of this split, which their text alone decides"
     )
+    held_out: tuple[Unit, Unit] = key(
+        (0.1, 0.1), "shares of the prompts that are for validation and for test", strict=False
+    )
     limit: Annotated[int, Field(ge=0)] = key(
         0, "only the first so many of them, in the order of their text's SHA-256; 0 = all"
     )
     rewriter: RewriterConfig = RewriterConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> "PromptsConfig":
+        if sum(self.held_out) >= 1:
+            raise ValueError(f"held_out = {list(self.held_out)} leaves no prompts to train on")
+        return self
 
 
 class RolloutConfig(Table):

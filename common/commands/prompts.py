@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from common.prompts import PromptSet
 
 SPLITS = ("train", "validation", "test")
+EMOJI = {
+    "emoji": "names of emoji: the embedded model's words",
+    "emoji-animals": "names of animals among them",
+}
 
 
 @click.command(short_help="List the sets of prompts, or print one of them.")
@@ -35,7 +39,8 @@ def prompts(source: str | None, split: str, limit: int, as_json: bool) -> None:
 
     SET is a name of the list, or a .txt or .jsonl file; a recipe names it as prompts.source. Each
     prompt is shown with its id, its split and what it tells rewards. The text of a prompt alone
-    decides its split: 80 % train, 10 % validation, 10 % test.
+    decides its split: 80 % train, 10 % validation, 10 % test, as long as a recipe's
+    prompts.held_out says nothing else.
     """
     from common.config import PromptsConfig
     from common.prompts import load
@@ -76,7 +81,7 @@ def _about(name: str) -> dict[str, Any]:
         **{each: splits.count(each) for each in SPLITS},
         "example": found[len(found) // 2].text,
         "metadata": list(known.metadata) if known else [],
-        "description": known.description if known else "names of emoji: the embedded model's words",
+        "description": known.description if known else EMOJI[name],
     }
 
 

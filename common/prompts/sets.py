@@ -7,18 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, overload
 
-import numpy as np
-
 from common import noise
 from common.config import PromptsConfig, closest
-from common.embedded.model import FOLDER
 from common.noise import NoiseKey, Purpose
+from common.prompts import emoji
 from common.prompts.generated import GENERATED
 
-NAMED = ("emoji", *GENERATED)
+NAMED = ("emoji", "emoji-animals", *GENERATED)
 """The sets that ship, as `prompts.source` calls them."""
 
 Split = Literal["train", "validation", "test"]
+Shares = tuple[float, float]
+
+HELD_OUT: Shares = PromptsConfig().held_out
+"""Shares of validation and test where nothing else is said."""
 
 
 class PromptError(ValueError):
@@ -73,18 +75,20 @@ class PromptSet(Sequence[Prompt]):
 def load(config: PromptsConfig) -> PromptSet:
     """The prompts of a configuration.
 
-    Sources: "emoji", the 849 names that the embedded model was trained on; a set of
-    `common.prompts.generated`; a .txt file with one prompt a line (blank lines and lines that
-    start with # are skipped); a .jsonl file with an object a line, whose "prompt" is the text and
-    whose other keys are metadata for rewards.
+    Sources: "emoji", the 849 names that the embedded model was trained on; "emoji-animals", those
+    of animals among them; a set of `common.prompts.generated`; a .txt file with one prompt a line
+    (blank lines and lines that start with # are skipped); a .jsonl file with an object a line,
+    whose "prompt" is the text and whose other keys are metadata for rewards.
 
     Raises:
         PromptError: unknown source, unreadable or malformed file, no prompts, a duplicate, or a
             name that is not in the source.
     """
     source = Path(config.source)
-    if config.source == "emoji":
-        prompts = _emoji()
+    if config.source in ("emoji", "emoji-animals"):
+        prompts = [Prompt(index, text) for text, index in emoji.drawn().items()]
+        if config.source == "emoji-animals":
+            prompts = [prompt for prompt in prompts if prompt.text in emoji.ANIMALS]
     elif config.source in GENERATED:
         worded = GENERATED[config.source].prompts()
         prompts = [Prompt(index, text, about) for index, (text, about) in enumerate(worded)]
@@ -102,11 +106,16 @@ def load(config: PromptsConfig) -> PromptSet:
     found = PromptSet(prompts, config.source)
     chosen = found.only(config.names) if config.names else found
     if config.names:  # a name of another split is a mistake, never a prompt left out in silence
-        _check_names(chosen, config.split)
-    return of_split(chosen, config.split, config.limit)
+        _check_names(chosen, config.split, config.held_out)
+    return of_split(chosen, config.split, config.limit, config.held_out)
 
 
-def of_split(prompts: PromptSet, split: Split | Literal["all"], limit: int = 0) -> PromptSet:
+def of_split(
+    prompts: PromptSet,
+    split: Split | Literal["all"],
+    limit: int = 0,
+    held_out: Shares = HELD_OUT,
+) -> PromptSet:
     """The prompts of a split, each with its id.
 
     Args:
@@ -115,13 +124,14 @@ def of_split(prompts: PromptSet, split: Split | Literal["all"], limit: int = 0) 
         limit: 0 keeps all in their order; N > 0 keeps the first N (or as many as there are) in
             the order of the SHA-256 of their text. That order has nothing to do with what the
             prompts mean or where they stand, and those of a smaller limit come first in a larger.
+        held_out: shares of validation and test, as `split` takes them.
 
     Raises:
         PromptError: the split holds none of the prompts, or limit is below 0.
     """
     if limit < 0:
         raise PromptError(f"prompts.limit = {limit} must be at least 0")
-    chosen = [prompt for prompt in prompts if split in ("all", _split_of(prompt.text))]
+    chosen = [prompt for prompt in prompts if split in ("all", _split_of(prompt.text, held_out))]
     if not chosen:
         raise PromptError(
             f"none of the {len(prompts)} prompts of {prompts.source} is a {split} prompt"
@@ -158,10 +168,16 @@ def batch(prompts: Sequence[Prompt], *, count: int, seed: int, update: int) -> l
     return [prompts[int(i)] for i in order[position * count : (position + 1) * count]]
 
 
-def split(prompt_text: str) -> Split:
-    """The split of a prompt, 80/10/10: from its text alone, so it never moves to another."""
+def split(prompt_text: str, held_out: Shares = HELD_OUT) -> Split:
+    """The split of a prompt: from its text alone, so it never moves to another.
+
+    held_out: shares of validation and test. Test prompts of a share are also those of a larger one.
+    """
+    validation, test = held_out
     share = int.from_bytes(_digest(prompt_text)[:8], "big") / 2**64
-    return "train" if share < 0.8 else "validation" if share < 0.9 else "test"
+    return (
+        "train" if share < 1 - validation - test else "validation" if share < 1 - test else "test"
+    )
 
 
 _split_of = split  # where an argument is called split
@@ -171,21 +187,13 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def _check_names(named: PromptSet, wanted: str) -> None:
+def _check_names(named: PromptSet, wanted: str, held_out: Shares) -> None:
     for prompt in named:
-        if wanted not in ("all", found := split(prompt.text)):
+        if wanted not in ("all", found := split(prompt.text, held_out)):
             raise PromptError(
                 f"prompts.names: '{prompt.text}' is a {found} prompt, but prompts.split = "
                 f"'{wanted}'; leave it out, or set prompts.names=[] to take the whole split"
             )
-
-
-def _emoji() -> list[Prompt]:
-    """Names that have images; the two that have none are no prompts, but keep their ids."""
-    names = json.loads((FOLDER / "names.json").read_text(encoding="utf-8"))["names"]
-    with np.load(FOLDER / "emoji32.npz") as data:
-        drawn = np.unique(data["name_index"])
-    return [Prompt(int(index), names[index].replace("-", " ")) for index in drawn]
 
 
 def _json_lines(source: Path) -> list[Prompt]:

@@ -332,9 +332,8 @@ def _prompts(run: RunDirectory, split: Split, limit: int) -> Sequence[Prompt]:
             f"{run.path}: the run trains on every prompt of {trained.source}, so none is left "
             f"for --split {split}; evaluate it with --split train"
         )
-    return of_split(
-        PromptSet(unseen, f"{trained.source} that the run does not train on"), split, limit
-    )
+    source = PromptSet(unseen, f"{trained.source} that the run does not train on")
+    return of_split(source, split, limit, run.config.prompts.held_out)
 
 
 @contextmanager

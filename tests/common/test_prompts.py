@@ -166,6 +166,30 @@ def test_split_shares_are_80_10_10():
         assert abs(count[name] - number) < 4 * np.sqrt(number * (1 - number / 5000))
 
 
+def test_a_larger_held_out_share_keeps_what_was_held_out():
+    texts = [f"prompt number {i}" for i in range(2000)]
+    tests = [{t for t in texts if prompts.split(t, (0.2, n)) == "test"} for n in (0.1, 0.25)]
+    assert tests[0] < tests[1]
+    assert len(tests[1]) == pytest.approx(500, abs=4 * np.sqrt(375))
+    validation = [t for t in texts if prompts.split(t, (0.2, 0.25)) == "validation"]
+    assert len(validation) == pytest.approx(400, abs=4 * np.sqrt(320))
+
+
+def test_animals_are_emoji_with_their_ids_and_split_as_the_study_splits_them():
+    everything = {p.text: p.id for p in load("emoji")}
+    assert all(everything[p.text] == p.id for p in load("emoji-animals"))
+    sizes = [
+        len(prompts.load(PromptsConfig(source="emoji-animals", split=name, held_out=(0.2, 0.25))))
+        for name in ("train", "validation", "test")
+    ]
+    assert sizes == [41, 19, 21]
+
+
+def test_held_out_must_leave_something_to_train_on():
+    with pytest.raises(ValueError, match=r"held_out = \[0\.5, 0\.5\] leaves no prompts"):
+        PromptsConfig(held_out=(0.5, 0.5))
+
+
 @pytest.mark.parametrize("name", ["train", "validation", "test"])
 def test_of_split_keeps_a_split_with_its_ids_in_the_order_of_the_source(name):
     everything = load("emoji")
