@@ -6,6 +6,7 @@ pictures, so that it can be stored with a project and the tables and plots be ma
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 import numpy as np
@@ -240,17 +241,8 @@ def summarise(
     }
     config = first.strengths[0].config
     reference = settings(config)
-    base = _means(first)[0]
-    protocol = study.protocol
     return Summary(
-        protocol=Protocol(
-            split=protocol.split,
-            prompts=list(protocol.prompts),
-            images=protocol.images,
-            steps=protocol.steps,
-            seed=protocol.seed,
-            model=protocol.model,
-        ),
+        protocol=Protocol.model_validate(asdict(study.protocol)),
         reward=config.reward.terms,
         seeds=list(study.seeds),
         alignment=alignment,
@@ -261,7 +253,7 @@ def summarise(
         gain_shares=list(gain_shares),
         diversity_shares=list(diversity_shares),
         baseline=baseline,
-        base=base,
+        base=_means(first)[0],
         methods=[_method(m, samples[m.name].values, reference) for m in methods],
         gains=[
             _gain(name, interval, curves, baseline, levels) for name, interval in intervals.items()

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from common.commands import compare as command
+from common.study import summary as summaries
 from common.study.records import FILE
 from common.study.summary import from_json
 
@@ -63,6 +65,11 @@ def test_options_say_what_is_compared_and_where(drift, runs):
     assert (summary.alignment, summary.diversity) == ("reward", "vendi")
     assert {gain.share for gain in summary.gains} == {None, 0.3, 0.7, 0.9}
     assert summary.gain("emoji-grpo", "diversity", 0.3).estimate < 0
+
+
+def test_the_options_offer_what_a_summary_knows():
+    assert command.ALIGNMENTS == summaries.ALIGNMENTS
+    assert command.DIVERSITIES == summaries.DIVERSITIES
 
 
 def test_one_seed_claims_no_interval(drift, runs):
