@@ -76,10 +76,10 @@ def coverage(real: np.ndarray, fake: np.ndarray, k: int) -> np.ndarray:
 
 
 def mode_count(labels: np.ndarray, classes: int) -> np.ndarray:
-    """How many different classes each group's labels hold: int64 [...] in [1, classes].
+    """How many different classes each group's labels hold: int64 [...] in [0, classes].
 
     Args:
-        labels: int [..., n], each in [0, classes).
+        labels: int [..., n], each in [0, classes), or -1 for a sample of no class.
         classes: how many there are.
 
     Raises:
@@ -88,7 +88,7 @@ def mode_count(labels: np.ndarray, classes: int) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.dtype.kind not in "iu" or labels.ndim == 0:
         raise ValueError(f"labels must be int [..., n], not {labels.dtype} {list(labels.shape)}")
-    if labels.size and not 0 <= labels.min() <= labels.max() < classes:
+    if labels.size and not -1 <= labels.min() <= labels.max() < classes:
         raise ValueError(f"labels from {labels.min()} to {labels.max()} for {classes} classes")
     return (labels[..., None] == np.arange(classes)).any(axis=-2).sum(axis=-1)
 

@@ -22,10 +22,10 @@ from common.backend import Backend
 from common.embedded.model import FOLDER, denoiser_weights
 from common.evaluate import ALIGNMENT_SCALE, sample_images
 from common.process import FlowProcess
-from common.prompts import Prompt, PromptError, PromptSet, load as load_prompts, of_split
+from common.prompts import PromptError, PromptSet, emoji, load as load_prompts, of_split
 from common.report import pictures
 from common.rewards import RewardError, RewardSuite, combine, finite_mean
-from common.run_directory import RunDirectory
+from common.run_directory import RunDirectory, RunError
 from common.study import cads, records, style
 from common.study.cache import Cache
 from common.study.records import Protocol, Record, RecordError, Split, Variant
@@ -49,8 +49,15 @@ def protocol(
     belong to the split and that the run was never trained on. Of each the first `prompts` (0 =
     all) in the order of their text's SHA-256.
 
-    Raises PromptError when there are none, and ValueError when the model cannot be read.
+    Raises PromptError when there are none, RunError when the run tunes another model than the
+    embedded one, whose images the scorers and styles here are made for, and ValueError when its
+    weights cannot be read.
     """
+    if (family := run.config.model.family) != "embedded":
+        raise RunError(
+            f"{run.path} tunes a model of family '{family}'; only runs of the embedded model can "
+            "be measured, since the held-out scorer and the styles are those of emoji"
+        )
     chosen = _prompts(run, split, prompts)
     return Protocol(
         images=images,
@@ -306,13 +313,12 @@ def real_images(prompts: Sequence[str]) -> np.ndarray:
 
     Prompts of a file need not be names of emoji; the real images then stand for the domain.
     """
-    names = json.loads((FOLDER / "names.json").read_text(encoding="utf-8"))["names"]
-    wanted = {name.replace("-", " "): index for index, name in enumerate(names)}
+    known = emoji.drawn()
     with np.load(FOLDER / "emoji32.npz") as data:
         images, name_index = data["images"], data["name_index"]
-    if not all(text in wanted for text in prompts):
+    if not all(text in known for text in prompts):
         return images
-    return images[np.isin(name_index, [wanted[text] for text in prompts])]
+    return images[np.isin(name_index, [known[text] for text in prompts])]
 
 
 def _source(run: RunDirectory) -> PromptSet:
@@ -321,7 +327,7 @@ def _source(run: RunDirectory) -> PromptSet:
     return load_prompts(whole)
 
 
-def _prompts(run: RunDirectory, split: Split, limit: int) -> Sequence[Prompt]:
+def _prompts(run: RunDirectory, split: Split, limit: int) -> PromptSet:
     trained = load_prompts(run.config.prompts)
     if split == "train":
         return of_split(trained, "all", limit)
@@ -332,8 +338,8 @@ def _prompts(run: RunDirectory, split: Split, limit: int) -> Sequence[Prompt]:
             f"{run.path}: the run trains on every prompt of {trained.source}, so none is left "
             f"for --split {split}; evaluate it with --split train"
         )
-    source = PromptSet(unseen, f"{trained.source} that the run does not train on")
-    return of_split(source, split, limit, run.config.prompts.held_out)
+    whole = PromptSet(unseen, f"{trained.source} that the run does not train on")
+    return of_split(whole, split, limit, run.config.prompts.held_out)
 
 
 @contextmanager

@@ -184,9 +184,10 @@ def test_modes_are_the_different_labels_of_a_group():
     assert mode_count(labels, 7).tolist() == [1, 2, 3, 4]
     assert mode_count(labels.T, 7).tolist() == [3, 4, 2, 4]
     assert mode_count(labels[0], 7) == 1
+    assert mode_count(np.array([[-1, -1, -1], [-1, 2, 2]]), 7).tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("labels", [np.array([0, 7]), np.array([-1, 0]), np.array([0.5, 1.0])])
+@pytest.mark.parametrize("labels", [np.array([0, 7]), np.array([-2, 0]), np.array([0.5, 1.0])])
 def test_labels_outside_the_classes_are_refused(labels):
     with pytest.raises(ValueError, match="labels"):
         mode_count(labels, 7)
