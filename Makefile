@@ -1,6 +1,7 @@
 # make run    set up everything and fine-tune the embedded model with DRIFT
 # make test   set up everything and run the tests
 # make check  lint, format, types, import contracts
+# make results  rebuild docs/results.md from the comparisons stored beside it
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -19,7 +20,7 @@ LIBRARY := $(if $(filter Darwin-arm64,$(PLATFORM)),mlx,torch)
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test check clean
+.PHONY: run test check results clean
 run: $(VENV)/.run
 	$(BIN)/drift run $(ARGS)
 
@@ -49,6 +50,9 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/.made
 	$(PIP) --no-deps diffusionkit==0.5.2 argmaxtools==0.1.23
 	$(PIP) beartype jaxtyping sentencepiece regex
 	touch $@
+
+results: $(VENV)/.test
+	$(BIN)/python scripts/make_results.py
 
 clean:
 	rm -rf $(VENV)

@@ -1,0 +1,85 @@
+"""The results page: its tables and plots are those of the stored comparisons, and nothing else."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from common.study.methods import gather
+from common.study.summary import from_json, summarise, to_json
+from scripts import make_results
+from tests.common.synthetic_study import better_curve, make_run
+
+DOCS = Path(make_results.DOCS)
+PAGE = """# Results
+<!-- results: main protocol -->
+<!-- end -->
+<!-- results: main gains -->
+old
+<!-- end -->
+<!-- results: main points -->
+<!-- end -->
+<!-- results: main front -->
+<!-- end -->
+the end
+"""
+
+
+@pytest.fixture
+def docs(tmp_path):
+    for seed in (0, 1):
+        make_run(tmp_path / "runs" / f"a{seed}", seed=seed)
+        make_run(tmp_path / "runs" / f"b{seed}", better_curve, recipe="emoji", seed=seed)
+    study = gather(sorted((tmp_path / "runs").iterdir()), "test")
+    summary = summarise(study, "emoji-grpo", replicas=100)
+    folder = tmp_path / "docs" / "results"
+    folder.mkdir(parents=True)
+    (folder / "main.json").write_text(to_json(summary))
+    (folder.parent / "results.md").write_text(PAGE)
+    return folder.parent
+
+
+def run(*arguments):
+    return CliRunner().invoke(make_results.main, [str(a) for a in arguments])
+
+
+def test_the_page_is_filled_and_then_stays_as_it_is(docs):
+    assert run("--check", "--docs", docs).exit_code == 1
+    assert run("--docs", docs).exit_code == 0
+    text = (docs / "results.md").read_text()
+    summary = from_json((docs / "results" / "main.json").read_bytes())
+    gain = summary.gain("emoji", "diversity", 0.75)
+    assert f"| {gain.estimate:+.0%} ({gain.low:+.0%} to {gain.high:+.0%}".replace("-", "−") in text
+    assert "old" not in text
+    assert text.startswith("# Results\n") and text.endswith("the end\n")
+    points = re.findall(r"^\| (?:emoji|emoji-grpo) \| update \d+ \|", text, re.MULTILINE)
+    assert len(points) == sum(len(method.points) for method in summary.methods)
+    assert (docs / "results" / "main.svg").read_bytes().startswith(b"<?xml")
+    assert run("--check", "--docs", docs).exit_code == 0
+
+
+def test_other_data_makes_another_page(docs):
+    run("--docs", docs)
+    file = docs / "results" / "main.json"
+    summary = from_json(file.read_bytes())
+    gain = summary.gain("emoji", "diversity", 0.75)
+    file.write_text(file.read_text().replace(f'"estimate": {gain.estimate}', '"estimate": 9.87'))
+    assert run("--check", "--docs", docs).exit_code == 1
+    run("--docs", docs)
+    assert "+987%" in (docs / "results.md").read_text()
+
+
+def test_a_part_that_there_is_not_is_named(docs):
+    page = docs / "results.md"
+    page.write_text(page.read_text().replace("main gains", "main gain"))
+    result = run("--docs", docs)
+    assert result.exit_code == 1
+    assert "'gain' is none of front, gains, points, protocol" in result.output
+
+
+@pytest.mark.skipif(not (DOCS / "results.md").exists(), reason="no results are published yet")
+def test_the_published_page_is_that_of_its_data(tmp_path):
+    copy = shutil.copytree(DOCS, tmp_path / "docs")
+    assert run("--check", "--docs", copy).exit_code == 0
