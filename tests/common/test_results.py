@@ -53,7 +53,8 @@ def test_the_page_is_filled_and_then_stays_as_it_is(docs):
     gain = summary.gain("emoji", "diversity", 0.75)
     assert f"| {gain.estimate:+.0%} ({gain.low:+.0%} to {gain.high:+.0%}".replace("-", "−") in text
     assert "old" not in text
-    assert text.startswith("# Results\n") and text.endswith("the end\n")
+    assert text.startswith("# Results\n")
+    assert text.endswith("the end\n")
     points = re.findall(r"^\| (?:emoji|emoji-grpo) \| update \d+ \|", text, re.MULTILINE)
     assert len(points) == sum(len(method.points) for method in summary.methods)
     assert (docs / "results" / "main.svg").read_bytes().startswith(b"<?xml")
