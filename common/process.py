@@ -175,7 +175,8 @@ class FlowProcess(Process):
 class DDIMProcess(Process):
     """x_t = sqrt(ab) x0 + sqrt(1 - ab) epsilon at alpha_bars [T + 1], rising.
 
-    trained_times: the discrete timestep of each step, float64 [T]. prediction: what the model gives, "epsilon" or "v_prediction".
+    trained_times: the discrete timestep of each step, float64 [T]. prediction: what the model
+    gives, "epsilon" or "v_prediction".
     """
 
     KERNELS = ("ddim",)

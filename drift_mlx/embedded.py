@@ -11,7 +11,7 @@ import numpy as np
 from mlx import nn
 from mlx.utils import tree_flatten
 
-from common.backend import Conditioning, FlowSchedule, Prediction
+from common.backend import Conditioning, DiffusionSchedule, FlowSchedule, Prediction
 from common.config import AdapterConfig, ModelConfig
 from common.embedded import model as shared
 from common.embedded.model import DenoiserConfig, ScorerConfig
@@ -106,7 +106,7 @@ class EmbeddedPolicy:
     """The emoji flow model being tuned; fulfils `common.backend.Policy`."""
 
     prediction: Prediction = "velocity"
-    schedule = FlowSchedule()
+    schedule: FlowSchedule | DiffusionSchedule = FlowSchedule()
 
     def __init__(self, model: ModelConfig, adapter: AdapterConfig, *, seed: int):
         config = DenoiserConfig()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.backend import Conditioning, FlowSchedule, Prediction
+from common.backend import Conditioning, DiffusionSchedule, FlowSchedule, Prediction
 from common.config import AdapterConfig, ModelConfig
 from common.embedded import model as shared
 from common.embedded.model import DenoiserConfig, ScorerConfig
@@ -96,8 +96,7 @@ class EmbeddedPolicy(Tuned):
     """The emoji flow model being tuned; fulfils `common.backend.Policy`."""
 
     prediction: Prediction = "velocity"
-    schedule = FlowSchedule()
-    module: Denoiser
+    schedule: FlowSchedule | DiffusionSchedule = FlowSchedule()
 
     def __init__(
         self,

@@ -27,6 +27,7 @@ class FluxPolicy(DiffusersPolicy):
         self, model: ModelConfig, adapter: AdapterConfig, *, seed: int, device: torch.device
     ):
         super().__init__(model, adapter, seed=seed, device=device)
+        self._told = self.module.config.guidance_embeds
         _, height, width = self.latent_shape
         self.schedule = schedule(self._pipe.scheduler.config, (height // 2) * (width // 2))
         rows, columns = torch.arange(height // 2), torch.arange(width // 2)
@@ -55,7 +56,7 @@ class FluxPolicy(DiffusersPolicy):
 
     def _forward(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
         guidance = None
-        if self._active.config.guidance_embeds:
+        if self._told:
             guidance = torch.full_like(time, self._settings.guidance_embedding)
         packed = self._active(
             hidden_states=pack(x),

@@ -20,6 +20,9 @@ FAMILIES = {
 }
 """The family of each pipeline class that is known here."""
 
+OPTIONAL = ("safety_checker", "feature_extractor", "image_encoder")
+"""Components that text-to-image does without."""
+
 INDEX = "model_index.json"
 REPOSITORY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
@@ -52,8 +55,7 @@ def pipeline(model: ModelConfig, expected: str, dtype: torch.dtype, **parts: Any
         family = FAMILIES.get(found)
         hint = f": model.family = '{family}'" if family else f"; '{model.family}' is {expected}"
         raise ValueError(f"model.path = '{path}' holds a {found}, not a {expected}{hint}")
-    if folder.is_dir():
-        _check_components(folder, path, index, parts)
+    _check_components(folder if folder.is_dir() else None, path, index, parts)
     import diffusers
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
@@ -106,12 +108,15 @@ def _index(path: str, folder: Path) -> dict[str, Any]:
 
 
 def _check_components(
-    folder: Path, path: str, index: dict[str, Any], parts: dict[str, Any]
+    folder: Path | None, path: str, index: dict[str, Any], parts: dict[str, Any]
 ) -> None:
+    """Raise ValueError for a component that the index says is none, or that the folder lacks."""
     for name, entry in sorted(index.items()):
-        wanted = isinstance(entry, list) and entry[0] is not None and name not in parts
-        if wanted and not (folder / name).is_dir():
-            raise ValueError(f"model.path = '{path}': its component '{name}' is missing")
+        if not isinstance(entry, list) or name in OPTIONAL or name in parts:
+            continue
+        if entry[0] is None or (folder and not (folder / name).is_dir()):
+            hint = "; model.text_encoder_3 = false does without" if name.endswith("_3") else ""
+            raise ValueError(f"model.path = '{path}': its component '{name}' is missing{hint}")
 
 
 @contextmanager

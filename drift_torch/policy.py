@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ class Tuned:
     where every weight is trained.
     """
 
-    module: nn.Module
+    module: Any
 
     def _tune(
         self,
@@ -34,8 +35,8 @@ class Tuned:
         linear: type[lora.LoRALinear] = lora.LoRALinear,
     ) -> None:
         """Make `module` trainable as `adapter` says; frozen: parameters that no tuning changes."""
-        self.module = self._active = module
-        self._base: nn.Module | None = None
+        self.module, self._active = module, module
+        self._base: Any = None
         if adapter.kind == "lora":
             lora.attach(module, adapter, seed=seed, linear=linear)
             return
