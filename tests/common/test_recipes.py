@@ -10,6 +10,7 @@ from common.config import ConfigError, load, read_recipe, to_tables
 from common.run_directory import RunDirectory
 
 NAMES = config.recipe_names()
+BASES = {"emoji-grpo", "sd15-aesthetic-ddpo", "sd35m-pickscore-grpo", "flux-dev-pickscore-grpo"}
 
 OFF = {
     "noise": ("drift.noise.strength", 0.0),
@@ -108,7 +109,7 @@ def test_every_recipe_says_what_it_is_and_where_it_is_from(name):
     recipe = read_recipe(name)
     assert 3 < len(recipe.description.split()) < 16
     assert len(recipe.source.split()) > 1
-    assert recipe.extends == () or recipe.extends[-1] == "emoji-grpo"
+    assert recipe.extends[-1] in BASES if recipe.extends else name in BASES
 
 
 def test_all_variants_are_there():

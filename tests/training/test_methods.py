@@ -9,6 +9,7 @@ import pytest
 from common import backends, config as configuration
 
 HALF = "drift.noise.strength=0.5"
+RECIPES = [name for name in configuration.recipe_names() if name.startswith("emoji")]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def one_update(cpu, tiny_settings, train, final_bytes):
     return call
 
 
-@pytest.mark.parametrize("recipe", configuration.recipe_names())
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_makes_an_update(one_update, recipe):
     row, _ = one_update(recipe)
     assert np.isfinite(row["objective/loss"])
@@ -49,7 +50,7 @@ def test_every_recipe_makes_an_update(one_update, recipe):
 
 
 def test_methods_are_different_but_for_the_strict_control(one_update):
-    found = {name: one_update(name)[1] for name in configuration.recipe_names()}
+    found = {name: one_update(name)[1] for name in RECIPES}
     # Strict shaping is inert: DRIFT with it is DRIFT without shaping.
     assert found["emoji-strict"] == found.pop("emoji-noise-subset")
     # One update starts at the reference, where the KL has no gradient.
