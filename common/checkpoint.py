@@ -136,10 +136,10 @@ def _write(folder: Path, snapshot: Snapshot, adapter: AdapterConfig) -> None:
         metadata["lora_adapter_metadata"] = json.dumps(short, sort_keys=True)
         weights, parameters, ema = ADAPTER, to_peft(parameters), to_peft(ema) if ema else ema
         contents[ADAPTER_CONFIG] = iter([_json(settings, ADAPTER_CONFIG)])
-    contents[weights] = _safetensors(parameters, metadata)
+    contents[weights] = safetensors_bytes(parameters, metadata)
     if ema is not None:
-        contents[EMA] = _safetensors(ema, metadata)
-    contents[OPTIMIZER] = _safetensors(snapshot.optimizer, {"format": "pt"})
+        contents[EMA] = safetensors_bytes(ema, metadata)
+    contents[OPTIMIZER] = safetensors_bytes(snapshot.optimizer, {"format": "pt"})
     contents[STATE] = iter([_json({"update": snapshot.update, "state": snapshot.state}, STATE)])
     entries = {}
     for name in sorted(contents):
@@ -163,7 +163,9 @@ def _publish(temporary: Path, final: Path) -> None:
         _remove(holder)
 
 
-def _safetensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Iterator[bytes]:
+def safetensors_bytes(
+    arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> Iterator[bytes]:
     """The safetensors format, by hand: the library writes its metadata in random order.
 
     Eight bytes of header length, the JSON header padded to eight bytes, then the data; wider

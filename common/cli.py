@@ -4,6 +4,7 @@ Nothing heavy is imported here, so that `drift --help` answers at once.
 """
 
 import errno
+import warnings
 from typing import Any
 
 import click
@@ -13,6 +14,7 @@ from common.commands.compare import compare
 from common.commands.doctor import doctor
 from common.commands.errors import INTERRUPTED, explain
 from common.commands.eval import evaluate
+from common.commands.export import export
 from common.commands.parity import parity
 from common.commands.prompts import prompts
 from common.commands.recipes import recipes
@@ -39,7 +41,9 @@ class DriftGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; turn what it raises into one line and an exit code."""
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _tell
+                return super().invoke(ctx)
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
         except KeyboardInterrupt:
@@ -55,6 +59,11 @@ class DriftGroup(click.Group):
             code, message = explain(error)
             click.echo(f"drift: {message}", err=True)
             ctx.exit(code)
+
+
+def _tell(message: Warning | str, *_: Any) -> None:
+    """A warning as one line, without the place in the code that it came from."""
+    click.echo(f"drift: warning: {' '.join(str(message).split())}", err=True)
 
 
 def _debug_switch() -> click.Option:
@@ -96,7 +105,19 @@ def drift() -> None:
     """
 
 
-for _command in (run, evaluate, compare, sample, sweep, doctor, recipes, prompts, rewards, parity):
+for _command in (
+    run,
+    evaluate,
+    compare,
+    sample,
+    export,
+    sweep,
+    doctor,
+    recipes,
+    prompts,
+    rewards,
+    parity,
+):
     drift.add_command(_command)
 
 

@@ -1,6 +1,7 @@
 """What the command shows: one rich console, and a run as a live board or as plain lines."""
 
 import io
+import math
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -86,7 +87,7 @@ def results(base: Mapping[str, Any], tuned: Mapping[str, Any]) -> None:
     """
     rows = []
     for key, (name, form) in MEASURES.items():
-        if key in base and key in tuned:
+        if _known(base, key) and _known(tuned, key):
             before, after = base[key], tuned[key]
             change = _of_base(after, before) if key == RATIO else f"{after - before:+{form}}"
             row = {"": name, "base": f"{before:{form}}", "tuned": f"{after:{form}}"}
@@ -223,7 +224,13 @@ def _print(grid: Table) -> None:
 
 def _words(record: Mapping[str, Any], shown: Shown) -> list[str]:
     """What there is in a record of what is shown, each as "name value"."""
-    return [f"{name} {record[key]:{form}}" for key, (name, form) in shown.items() if key in record]
+    known = {key: how for key, how in shown.items() if _known(record, key)}
+    return [f"{name} {record[key]:{form}}" for key, (name, form) in known.items()]
+
+
+def _known(record: Mapping[str, Any], key: str) -> bool:
+    """Whether a record has it: a scorer that cannot read the prompts leaves NaN."""
+    return key in record and not math.isnan(record[key])
 
 
 def _of_base(value: float, base: float) -> str:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from common.backend import Backend, Policy
     from common.run_directory import RunDirectory
 
-SCALE = 3
+SIDE = 96
+"""Pixels: smaller images are enlarged to about this size."""
 
 
 @click.command(short_help="Draw images from a checkpoint.")
@@ -63,7 +64,7 @@ def sample(
     """
     from common import files
     from common.evaluate import sample_images
-    from common.process import FlowProcess
+    from common.process import process_of
     from common.report import pictures
     from common.run_directory import RunDirectory
 
@@ -76,17 +77,17 @@ def sample(
         engine = backend_of(backend, run)
         policy = engine.policy(settings.model, settings.adapter, seed=settings.run.seed)
         label = _restore(policy, run, checkpoint)
-        policy.encode(prompts)
+        policy.check(prompts)
     images = sample_images(
         policy,
         engine,
-        FlowProcess.of(settings.rollout, settings.evaluate.steps),
+        process_of(policy, settings.rollout, settings.evaluate.steps),
         prompts,
         count,
         seed=seed,
         batch_size=settings.rollout.batch_size,
     )
-    picture = pictures.grid(images, scale=SCALE)
+    picture = pictures.grid(images, scale=max(1, SIDE // images.shape[2]))
     if out is None:
         out = run.save_picture(f"{_slug(prompts[0])}-{label}-seed{seed}", picture)
     else:
@@ -119,6 +120,16 @@ def _restore(policy: "Policy", run: "RunDirectory", which: str) -> str:
 
     if which == "base":
         return which
+    path = checkpoint_of(run, which)
+    snapshot = checkpoint.load(path)
+    policy.load_parameters(snapshot.ema or snapshot.parameters)
+    return path.name
+
+
+def checkpoint_of(run: "RunDirectory", which: str) -> Path:
+    """The checkpoint that `--checkpoint` names: after an update, or the latest."""
+    from common import checkpoint
+
     path = checkpoint.latest(run.checkpoints)
     if which != "latest":
         if not which.isdecimal():
@@ -132,9 +143,7 @@ def _restore(policy: "Policy", run: "RunDirectory", which: str) -> str:
             )
     if path is None:
         raise RequestError(f"{run.path} has no checkpoint yet; --checkpoint base is there")
-    snapshot = checkpoint.load(path)
-    policy.load_parameters(snapshot.ema or snapshot.parameters)
-    return path.name
+    return path
 
 
 def _there(run: "RunDirectory") -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from common import config
 from common.algorithm import advantage, annealing, kernels, prompt_noise, schedules, shaping, subset
+from common.process import DDIMProcess, FlowProcess
 
 KNOWN = {
     (config.SubsetConfig, "rule"): subset.RULES,
@@ -22,8 +23,8 @@ KNOWN = {
     (config.ShapingConfig, "scaling"): shaping.SCALINGS,
     (config.ShapingConfig, "gate"): shaping.GATES,
     (config.ObjectiveConfig, "statistics"): advantage.STATISTICS,
-    (config.RolloutConfig, "kernel"): tuple(kernels.FLOW_KERNELS),
-    (config.RolloutConfig, "schedule"): tuple(schedules.FLOW_SCHEDULES),
+    (config.RolloutConfig, "kernel"): (*FlowProcess.KERNELS, *DDIMProcess.KERNELS),
+    (config.RolloutConfig, "schedule"): (*schedules.FLOW_SCHEDULES, "model"),
 }
 
 
@@ -35,7 +36,7 @@ def test_the_configuration_offers_what_the_algorithm_knows(table, key):
 
 
 def test_every_kernel_has_its_log_density():
-    assert kernels.FLOW_KERNELS.keys() <= kernels.LOG_PROBS.keys()
+    assert {*FlowProcess.KERNELS, *DDIMProcess.KERNELS} == kernels.LOG_PROBS.keys()
 
 
 @pytest.mark.parametrize("rule", subset.RULES)

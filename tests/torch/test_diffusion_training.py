@@ -9,8 +9,11 @@ import threading
 
 import numpy as np
 import pytest
+import safetensors.numpy
+from click.testing import CliRunner
 
-from common import backends, config as configuration, report
+from common import backends, config as configuration, diffusers_lora, report
+from common.cli import drift
 from common.run_directory import RunDirectory
 from common.trainer import Silent, Trainer
 
@@ -165,3 +168,69 @@ def test_the_report_of_such_a_run_is_written(trained):
     page = report.build(trained("sd3")).read_text(encoding="utf-8")
     assert "an owl in the snow" in page
     assert not re.search(r">\s*nan\b", page)
+
+
+@pytest.mark.parametrize("name", ["sd15", "sd3", "flux"])
+def test_an_exported_adapter_gives_the_same_image_in_plain_diffusers(
+    name, backend, trained, tmp_path
+):
+    import diffusers
+    import torch
+
+    run, out = trained(name), tmp_path / "exported"
+    result = CliRunner().invoke(drift, ["export", str(run.path), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    config = run.config
+    policy = backend.policy(config.model, config.adapter, seed=0)
+    # Two updates move little: what is exported here is moved more, under the same names.
+    values = {k: backend.to_numpy(v) for k, v in policy.parameters().items()}
+    for key, value in values.items():
+        if "lora_B" in key:
+            values[key] = np.random.default_rng(0).normal(0, 0.2, value.shape).astype("float32")
+    policy.load_parameters(values)
+    arrays, metadata = diffusers_lora.encode(
+        values, config.adapter, "unet" if name == "sd15" else "transformer"
+    )
+    assert arrays.keys() == safetensors.numpy.load_file(out / diffusers_lora.FILE).keys()
+    safetensors.numpy.save_file(arrays, out / diffusers_lora.FILE, metadata)
+
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(config.model.path)
+    pipeline.load_lora_weights(out)
+    pipeline.set_progress_bar_config(disable=True)
+    module = pipeline.unet if name == "sd15" else pipeline.transformer
+    own, policy._active = policy._active, module
+    x = torch.randn(1, *policy.latent_shape, generator=torch.Generator().manual_seed(0))
+    time, conditioning = policy.embed_time(np.array([0.5])), policy.encode(["a red fox"])
+    with torch.no_grad():
+        theirs = policy.predict(x, time, conditioning)
+        policy._active = own
+        ours = policy.predict(x, time, conditioning)
+        with policy.reference():
+            base = policy.predict(x, time, conditioning)
+    assert (ours - base).abs().max() > 0.01
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
+
+
+def test_what_cannot_be_exported_is_one_line(backend, settings, tmp_path):
+    full = RunDirectory.create(tmp_path / "full", settings("sd15", "adapter.kind=full"), {})
+    result = CliRunner().invoke(drift, ["export", str(full.path)])
+    assert result.exit_code == 2
+    assert "trained all weights" in result.output
+    emoji = RunDirectory.create(tmp_path / "emoji", configuration.load("emoji"), {})
+    result = CliRunner().invoke(drift, ["export", str(emoji.path)])
+    assert result.exit_code == 2
+    assert "'embedded', which diffusers does not know" in result.output
+    new = RunDirectory.create(tmp_path / "new", settings("sd3"), {})
+    result = CliRunner().invoke(drift, ["export", str(new.path)])
+    assert result.exit_code == 2
+    assert "has no checkpoint yet" in result.output
+
+
+@pytest.mark.filterwarnings("default")
+def test_drawing_from_such_a_run_warns_of_long_prompts_in_one_line(trained, tmp_path):
+    out = str(tmp_path / "fox.png")
+    words = ["sample", str(trained("sd3").path), "--prompt", "fox " * 40, "--count", "2"]
+    result = CliRunner().invoke(drift, [*words, "--out", out])
+    assert result.exit_code == 0, result.output
+    assert "drift: warning: 1 of 1 prompts are longer than the 77 tokens" in result.output
+    assert ".py" not in result.output

@@ -1,0 +1,80 @@
+"""`drift export`: a run's adapter in a form that other programs load."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from common.commands.errors import RequestError, preparing
+from common.commands.sample import checkpoint_of
+
+if TYPE_CHECKING:
+    from common.run_directory import RunDirectory
+
+
+@click.command(short_help="Write the adapter for diffusers.")
+@click.argument("directory", metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--to",
+    "target",
+    type=click.Choice(["diffusers"]),
+    default="diffusers",
+    show_default=True,
+    help="Who is to load it.",
+)
+@click.option(
+    "--checkpoint",
+    "which",
+    default="latest",
+    show_default=True,
+    metavar="N|latest",
+    help="After which update.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder to write into.  [default: RUN/diffusers]",
+)
+def export(directory: Path, target: str, which: str, out: Path | None) -> None:
+    """Write the adapter of a checkpoint of RUN as a file that plain diffusers loads.
+
+    `pipe.load_lora_weights(DIR)` then gives the images that `drift sample` draws: the strength
+    that the adapter was trained at is in the file. The moving average is taken where there is one.
+    """
+    from common import checkpoint, diffusers_lora, files
+    from common.run_directory import RunDirectory
+
+    with preparing():
+        run = RunDirectory.open(directory)
+        component = _component(run)
+        if which == "base":
+            raise RequestError("--checkpoint base: the model before tuning has no adapter")
+        path = checkpoint_of(run, which)
+        snapshot = checkpoint.load(path)
+    arrays, metadata = diffusers_lora.encode(
+        snapshot.ema or snapshot.parameters, run.config.adapter, component
+    )
+    file = (out or run.path / target) / diffusers_lora.FILE
+    with files.explained(f"write {file}"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        files.write_whole(file, b"".join(checkpoint.safetensors_bytes(arrays, metadata)))
+    click.echo(file)
+
+
+def _component(run: "RunDirectory") -> str:
+    """Which part of a pipeline the run tuned. RequestError where there is nothing to export."""
+    from common.diffusers_lora import COMPONENTS
+
+    family, kind = run.config.model.family, run.config.adapter.kind
+    if family not in COMPONENTS:
+        raise RequestError(
+            f"{run.path} tunes model.family = '{family}', which diffusers does not know; "
+            f"valid: {', '.join(COMPONENTS)}"
+        )
+    if kind != "lora":
+        raise RequestError(
+            f"{run.path} trained all weights (adapter.kind = '{kind}'): there is no adapter to "
+            "export; its checkpoints hold the weights under the names of diffusers"
+        )
+    return COMPONENTS[family]
