@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,9 +120,8 @@ def prepare(
     wanted = {"seed": seed, **settings.model_dump(mode="json", exclude={"share"})}
     found = _read(run / KEPT, wanted)
     if found is None or any(prompt.text not in found for prompt in prompts):
-        with closing(load(settings.model)) as model:
-            cache = run.absolute().parent / CACHE
-            found = _write_all(prompts, model, settings, seed, cache, told)
+        cache = run.absolute().parent / CACHE
+        found = _write_all(prompts, settings, seed, load, cache, told)
     return Variants({prompt.text: found[prompt.text] for prompt in prompts}, settings.share)
 
 
@@ -166,31 +165,37 @@ def _letters(text: str) -> str:
 
 def _write_all(
     prompts: Sequence[Prompt],
-    model: LanguageModel,
     settings: RewriterConfig,
     seed: int,
+    load: Callable[[str], LanguageModel],
     cache: Path,
     told: Told,
 ) -> dict[str, list[str]]:
+    """Variants from the cache, the others from the model, which is loaded only then."""
+    name = str(settings.model)
     about = {
         "instruction": INSTRUCTION,
-        "model": language.digest(model.folder),
+        "model": language.digest(language.find(name)),
         "seed": seed,
         **settings.model_dump(mode="json", exclude={"model", "share"}),
     }
     found: dict[str, list[str]] = {}
-    for done, prompt in enumerate(prompts, start=1):
-        made_from = {**about, "prompt": prompt.text}
-        address = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
-        path = cache / address[:2] / f"{address}.json"
-        known = _read(path, made_from)
-        if known is None:
-            known = {prompt.text: write(prompt.text, model, settings, seed)}
-            with files.explained(f"write to the cache {cache}"):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                _save(path, made_from, known)
-        found |= known
-        told(done, len(prompts))
+    with ExitStack() as until_written:
+        model: LanguageModel | None = None
+        for done, prompt in enumerate(prompts, start=1):
+            made_from = {**about, "prompt": prompt.text}
+            address = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+            path = cache / address[:2] / f"{address}.json"
+            known = _read(path, made_from)
+            if known is None:
+                if model is None:
+                    model = until_written.enter_context(closing(load(name)))
+                known = {prompt.text: write(prompt.text, model, settings, seed)}
+                with files.explained(f"write to the cache {cache}"):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    _save(path, made_from, known)
+            found |= known
+            told(done, len(prompts))
     return found
 
 

@@ -94,6 +94,7 @@ def test_the_backend_is_asked_for_the_model_and_the_run_keeps_what_it_wrote(
         backend, "language_model", lambda name: asked.append(name) or Model(), raising=False
     )
     monkeypatch.setattr(rewrite, "write", write)
+    monkeypatch.setattr(rewrite.language, "find", lambda name: None)
     monkeypatch.setattr(rewrite.language, "digest", lambda folder: "d")
     directory, record, _ = train(tiny(MODEL), backend)
     assert asked == ["/gone", "closed"]
