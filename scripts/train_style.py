@@ -3,7 +3,7 @@
     python scripts/train_style.py [--out common/embedded/style.safetensors]    trains, then tells
     python scripts/train_style.py --table                                      tells of the file
 
-About four minutes of one CPU core. The images are split by name: a fifth of the names, those of
+Two to four minutes of one CPU core. The images are split by name: a fifth of the names, those of
 the prompt splits validation and test, are never trained on. Of the file in the package, on them:
 
     74.3 % of 1,068 drawings right (rows: drawn by, columns: told; in the order of the rows)

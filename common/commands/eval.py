@@ -210,7 +210,9 @@ class _Progress:
             transient=True,
             disable=quiet or not console.is_terminal,
         )
-        self._task = self._bar.add_task(f"measuring {escape(str(run.path))}", total=total)
+        self._task = self._bar.add_task(
+            f"measuring {escape(run.path.absolute().name)}", total=total
+        )
 
     def __enter__(self) -> Self:
         self._start = time.perf_counter()
@@ -276,12 +278,27 @@ def _print_tables(run: "RunDirectory", protocols: Sequence["Protocol"]) -> None:
     for how in protocols:
         say(f"\n{run.path}: {len(how.prompts)} {how.split} prompts, {how.images} images of each\n")
         found = _measured(run, how)
-        rows = [_row(record, found[0]) for record in found]
-        usual = {"scale": "1", "noise": "0"}  # columns that are the same in every row say nothing
-        plain = [key for key, value in usual.items() if all(row[key] == value for row in rows)]
-        rows = [{k: v for k, v in row.items() if k not in plain} for row in rows]
-        table(rows, right=rows[0])
+        for rows in _fitting([_row(record, found[0]) for record in found]):
+            table(rows, right=rows[0])
     say(f"\nrecords  {run.path / FILE}")
+
+
+def _fitting(rows: list[dict[str, str]]) -> list[list[dict[str, str]]]:
+    """The rows as one table, or as two where a terminal is too narrow for all columns.
+
+    Scale and noise are left out where they are the same in every row and so say nothing.
+    """
+    from common.console import console
+
+    usual = {"scale": "1", "noise": "0"}
+    plain = [key for key, value in usual.items() if all(row[key] == value for row in rows)]
+    names = [key for key in ("update", *usual) if key not in plain]
+    measures = [key for key in rows[0] if key not in ("update", *usual)]
+    width = sum(3 + max(len(key), *(len(row[key]) for row in rows)) for key in [*names, *measures])
+    parts = [measures]
+    if console.is_terminal and width - 3 > console.width:
+        parts = [measures[: len(measures) // 2 + 1], measures[len(measures) // 2 + 1 :]]
+    return [[{key: row[key] for key in [*names, *part]} for row in rows] for part in parts]
 
 
 def _row(record: "Record", base: "Record") -> dict[str, str]:

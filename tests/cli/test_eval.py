@@ -6,7 +6,9 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
+from common import console
 from common.study.records import FILE
 
 FEW = ("--prompts", 1, "--images", 2, "--steps", 1)
@@ -174,6 +176,23 @@ def test_a_run_that_is_measured_already_is_left_alone(refused, finished):
         assert f"another process is measuring {finished}" in refused(2, "eval", finished, *TEST)
     finally:
         os.close(other)
+
+
+@pytest.mark.parametrize(("columns", "tables"), [(80, 2), (140, 1)])
+def test_a_narrow_terminal_gets_two_tables_and_whole_numbers(
+    drift, finished, monkeypatch, columns, tables
+):
+    assert drift("eval", finished, *TEST, "--checkpoint", "base").exit_code == 0
+    terminal = Console(force_terminal=True, width=columns, color_system=None, highlight=False)
+    monkeypatch.setattr(console, "console", terminal)
+    output = drift("eval", finished, *TEST, "--checkpoint", "base").output
+    shown = [line for line in output.splitlines() if line.split()[:1] in (["base"], ["update"])]
+    assert len(shown) == 2 * tables
+    assert max(map(len, shown)) <= columns
+    words = " ".join(shown).split()
+    (line,) = lines(finished)
+    for name, form in {"diversity": ".3f", "high_frequency": ".4f", "coverage": ".2f"}.items():
+        assert format(line["by_prompt"][name][0], form) in words
 
 
 def test_help_lists_it(drift):
