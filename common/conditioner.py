@@ -156,7 +156,7 @@ def intensities(settings: NoiseConfig, process: Process) -> np.ndarray:
     """The noise intensity u = 1 - g(tau) of every denoising step: float64 [T]."""
     taus = annealing.taus(
         settings.axis,
-        sigmas=process.sigmas,
+        sigmas=process.noise_shares,
         timesteps=process.timesteps.tolist(),
     )
     levels = [

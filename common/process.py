@@ -67,6 +67,11 @@ class Process(ABC):
     def timesteps(self) -> np.ndarray:
         """The times on the scale of 1000 training steps, float64 [T]."""
 
+    @property
+    @abstractmethod
+    def noise_shares(self) -> np.ndarray:
+        """How much of the latents is noise, in [0, 1], before and after each step: [T + 1]."""
+
     @abstractmethod
     def transition(self, x: Array, prediction: Array, levels: Levels) -> kernels.Transition:
         """The Gaussian of one stochastic denoising step."""
@@ -151,6 +156,11 @@ class FlowProcess(Process):
         """1000 sigma, float64 [T]."""
         return schedules.flow_timesteps(self.sigmas)
 
+    @property
+    def noise_shares(self) -> np.ndarray:
+        """The sigmas, float64 [T + 1]."""
+        return self.sigmas
+
     def transition(self, x: Array, prediction: Array, levels: Levels) -> kernels.Transition:
         """The Gaussian of one stochastic step, Flow-SDE, CPS or Dance-SDE."""
         return kernels.FLOW_KERNELS[self.kernel](
@@ -226,8 +236,8 @@ class DDIMProcess(Process):
         return self.trained_times
 
     @property
-    def sigmas(self) -> np.ndarray:
-        """Noise shares sqrt(1 - ab), float64 [T + 1]."""
+    def noise_shares(self) -> np.ndarray:
+        """sqrt(1 - ab), float64 [T + 1]."""
         return np.sqrt(1.0 - self.alpha_bars)
 
     def transition(self, x: Array, prediction: Array, levels: Levels) -> kernels.Transition:

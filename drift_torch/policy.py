@@ -35,7 +35,8 @@ class Tuned:
         linear: type[lora.LoRALinear] = lora.LoRALinear,
     ) -> None:
         """Make `module` trainable as `adapter` says; frozen: parameters that no tuning changes."""
-        self.module, self._active = module, module
+        self.module = module
+        self._active: Any = module
         self._base: Any = None
         if adapter.kind == "lora":
             lora.attach(module, adapter, seed=seed, linear=linear)

@@ -77,7 +77,7 @@ def test_ddim_of_stable_diffusion_at_50_steps(t, golden):
     mean, _ = process.transition(0 * x, epsilon + 1, levels)
     back = np.sqrt((1 - share) / share)  # what of epsilon x0 takes away
     assert mean.item() == pytest.approx(direction - root * back, abs=2e-4 * max(1, back))
-    assert process.sigmas[step] == pytest.approx(np.sqrt(1 - share), abs=1e-6)
+    assert process.noise_shares[step] == pytest.approx(np.sqrt(1 - share), abs=1e-6)
 
 
 def test_v_is_the_same_process_in_other_words():
