@@ -137,6 +137,12 @@ def test_siblings_share_the_images_and_features_of_their_base(copy, cpu, tmp_pat
     second = evaluate(two, cpu, tmp_path / "cache", variants=base, how=protocols(two, "test"))
     assert len(sampled) == 3
     assert first == second
+    # What decides the images decides what is shared.
+    for changes in ({"seed": 8}, {"images": 4}, {"steps": 3}):
+        how = protocols(two, "test", **changes)
+        (record, _), *_ = evaluate(two, cpu, tmp_path / "cache", variants=base[:1], how=how)
+        assert record.by_prompt["pixel_distance"] != first[0][0].by_prompt["pixel_distance"]
+    assert len(sampled) == 9
 
 
 def test_a_damaged_cache_is_made_anew(copy, cpu, tmp_path, sampled):
@@ -166,7 +172,7 @@ def test_two_processes_do_not_measure_one_run(copy, cpu, tmp_path):
     (run.path / "evaluation").mkdir()
     other = os.open(run.path / "evaluation", os.O_RDONLY)
     try:
-        fcntl.flock(other, fcntl.LOCK_EX)
+        fcntl.flock(other, fcntl.LOCK_SH)  # even beside a reader it must be alone
         with pytest.raises(RecordError, match=f"another process is measuring {run.path}"):
             evaluate(run, cpu, tmp_path / "cache")
         with run.held():  # but one may train in it
