@@ -45,7 +45,7 @@ _QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»"}
 _QUOTED = re.compile(r'"[^"]+"')
 
 Told = Callable[[int, int], None]
-"""(prompts done, prompts in all)"""
+"""(prompts that are done, prompts in all)"""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def prepare(
         seed: the run's.
         load: a backend's `language_model`; called only where something must be written.
         run: the run directory; `keep` puts the variants into it.
-        told: called after each prompt.
+        told: called after each prompt that is written now.
 
     Raises:
         LanguageModelError: the model cannot be had.
@@ -194,8 +194,8 @@ def _write_all(
                 with files.explained(f"write to the cache {cache}"):
                     path.parent.mkdir(parents=True, exist_ok=True)
                     _save(path, made_from, known)
+                told(done, len(prompts))
             found |= known
-            told(done, len(prompts))
     return found
 
 

@@ -175,6 +175,7 @@ def test_a_chat_template_is_put_around_the_question(model):
 def test_variants_are_seeded_different_and_asked_for_by_the_instruction(model, run):
     found = prepare(run, lambda name: model)
     assert model.closed
+    assert model.starts == len(PROMPTS)  # all that are wanted at once, each with its own draws
     assert model.tokenizer.asked == INSTRUCTION.format(prompt="a cat sits")
     assert set(found.by_text) == {"a red cat", "a cat sits"}
     for prompt, variants in found.by_text.items():
