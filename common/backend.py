@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from common.config import AdapterConfig, ModelConfig, OptimizerConfig
+    from common.config import AdapterConfig, Config, ModelConfig, OptimizerConfig
+    from common.process import Process
     from common.prompts.language import LanguageModel
 
 Array = Any
@@ -226,6 +227,15 @@ class Backend(Protocol):
 
     def policy(self, model: "ModelConfig", adapter: "AdapterConfig", *, seed: int) -> Policy:
         """Load a model and attach the adapter, initialised from the seed (the same everywhere)."""
+        ...
+
+    def estimate(
+        self, policy: Policy, process: "Process", config: "Config", prompt: str
+    ) -> dict[str, int]:
+        """Bytes on the device at the peak of each stage of an update; {} where it cannot be told.
+
+        Computes nothing. prompt: one that the policy can read.
+        """
         ...
 
     def scorer(self, name: str) -> Scorer:

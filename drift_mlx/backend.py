@@ -17,9 +17,10 @@ from mlx.utils import tree_unflatten
 
 from common import backend as protocols
 from common.backend import BackendUnavailableError, LossFunction, Parameters
-from common.config import AdapterConfig, ModelConfig, OptimizerConfig
+from common.config import AdapterConfig, Config, ModelConfig, OptimizerConfig
 from common.cores import cores
 from common.embedded.model import check_shapes
+from common.process import Process
 from common.prompts.language import LanguageModel
 from drift_mlx import OPENBLAS, lora
 from drift_mlx.embedded import EmbeddedPolicy, EmbeddedScorer
@@ -108,6 +109,12 @@ class Backend:
                 "embedded (with --backend cuda or cpu every family runs)"
             )
         return EmbeddedPolicy(model, adapter, seed=seed)
+
+    def estimate(
+        self, policy: protocols.Policy, process: Process, config: Config, prompt: str
+    ) -> dict[str, int]:
+        """Nothing: MLX has no arrays without content."""
+        return {}
 
     def scorer(self, name: str) -> protocols.Scorer:
         """The embedded scorer "train" or "heldout", the same one at every call."""

@@ -7,7 +7,7 @@ and a VAE. Its own sampling loop is never run. diffusers is imported when a poli
 import warnings
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
 
@@ -179,6 +179,21 @@ class DiffusersPolicy(Tuned, ABC):
         with self._present(self._vae), loading.tf32(self.dtype != torch.float32):
             images = [_pixels(self._vae.decode(part).sample) for part in latents.split(size)]
         return np.concatenate(images)
+
+    def resident(self) -> list[nn.Module]:
+        """The denoiser, and what else stays on the device."""
+        others = [] if self._settings.offload else [self._vae, *self._encoders]
+        return [*super().resident(), *others]
+
+    def passing(self, batch: int) -> dict[str, tuple[nn.Module, Callable[[], Any]]]:
+        """Decoding latents into images."""
+        size = 1 if self._settings.vae_slicing else batch
+
+        def decode() -> Any:
+            latents = torch.zeros(size, *self.latent_shape, device=self.device)
+            return self._vae.decode(latents).sample
+
+        return {"decoding": (self._vae, decode)}
 
     # --- helpers ---------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """What every policy on PyTorch shares: its trainable arrays, and the model before tuning."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -57,6 +57,14 @@ class Tuned:
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(torch.from_numpy(np.array(values[name])))
+
+    def resident(self) -> list[nn.Module]:
+        """The modules whose weights are on the device all the time."""
+        return [self.module] if self._base is None else [self.module, self._base]
+
+    def passing(self, batch: int) -> dict[str, tuple[nn.Module, Callable[[], Any]]]:
+        """Other parts that work now and then: stage -> (module, its work for `batch` samples)."""
+        return {}
 
     @contextmanager
     def reference(self) -> Iterator[None]:

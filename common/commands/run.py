@@ -41,6 +41,9 @@ SHOW_CURSOR = b"\x1b[?25h"
     help="The run directory.  [default: runs/RECIPE-BACKEND-seedN]",
 )
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@click.option(
+    "--dry-run", is_flag=True, help="Check everything, show sizes and memory, and do nothing."
+)
 @click.pass_context
 def run(
     ctx: click.Context,
@@ -49,6 +52,7 @@ def run(
     overrides: tuple[str, ...],
     out: Path | None,
     resume: bool,
+    dry_run: bool,
 ) -> None:
     """Fine-tune a model as RECIPE says: a name that `drift recipes` lists, or a TOML file.
 
@@ -60,6 +64,9 @@ def run(
         overrides = (*overrides, f"run.backend={backend}")
     from common.console import console
 
+    if dry_run:
+        _rehearse(recipe, overrides, resume=resume)
+        return
     stop = threading.Event()
     with ExitStack() as until_done:
         with preparing(), console.status("loading"):
@@ -121,6 +128,28 @@ def _reopen(
             f"run.updates = {config.run.updates} lies behind it"
         )
     return directory, engine, config
+
+
+def _rehearse(recipe: str | None, overrides: Iterable[str], *, resume: bool) -> None:
+    """Load all that a run needs, and tell how large it is."""
+    from tempfile import TemporaryDirectory
+
+    from common.console import console, pairs
+    from common.trainer import Silent, Trainer
+
+    if resume:
+        raise RequestError("--dry-run is about a new run; leave out --resume")
+    with TemporaryDirectory(prefix="drift-dry-run-") as folder:
+        with preparing(), console.status("loading"):
+            directory, engine, config = _create(recipe, overrides, Path(folder) / "run")
+            trainer = Trainer(config, engine, directory, observer=Silent(), stop=threading.Event())
+        with console.status("estimating memory"):
+            memory = trainer.memory()
+    plan = trainer.plan()
+    del plan["update"]
+    sizes = {f"memory, {stage}": f"{size / 1e9:.2f} GB" for stage, size in memory.items()}
+    peak = {"memory at its peak": f"{max(memory.values()) / 1e9:.2f} GB"} if memory else {}
+    pairs({"recipe": config.run.recipe, "backend": engine.name, **plan, **sizes, **peak})
 
 
 def _backend(name: str) -> "Backend":

@@ -151,6 +151,8 @@ def test_numbers_of_purposes_never_change():
         "DATA": 10,
         "BOOTSTRAP": 11,
         "SHUFFLE": 12,
+        "REWRITE": 13,
+        "VARIANT": 14,
     }
 
 

@@ -95,8 +95,9 @@ def gradients_of(policy, guided=None):
     return backends.load("cpu").value_and_grad(policy, guided or loss)()[2]
 
 
-@pytest.mark.parametrize("guidance", [1.0, 4.5])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("shape", "guidance"), [*((shape, 4.5) for shape in SHAPES), *((s, 1.0) for s in FAMILIES)]
+)
 def test_without_noise_sampling_is_the_pipeline(shape, guidance, backend, settings):
     import diffusers
 

@@ -1,0 +1,120 @@
+"""The memory that a dry run tells is what PyTorch's allocator is asked for, within 20 %.
+
+The estimate runs on tensors without content; the truth is the profiler's record of every
+allocation and release of a real step on the CPU.
+"""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch.profiler import ProfilerActivity, profile
+
+from common import backends, config as configuration
+from common.cli import drift
+from common.process import process_of
+from drift_torch import estimate
+
+BATCH = 4
+
+MODELS = {
+    "sd15": ("rollout.kernel=ddim",),
+    "sd3": ("rollout.schedule=model", "model.max_tokens=20"),
+    "flux": ("rollout.schedule=model", "model.max_tokens=20", "model.resolution=32"),
+}
+
+
+def allocated(work):
+    """Peak bytes that a function's allocations add up to."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        work()
+    events = record.profiler.kineto_results.events()
+    memory = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    return max(np.cumsum([size for _, size in memory]))
+
+
+def step(backend, policy, process, *, gradients):
+    """One denoising step of the policy, as the rollout or the update computes it."""
+    conditioning = policy.encode(["owl"]).rows(torch.zeros(BATCH, dtype=torch.int64))
+    policy.null(1)
+    trained = [p for p in policy.module.parameters() if p.requires_grad]
+
+    def work():
+        x = torch.zeros(BATCH, *policy.latent_shape)
+        levels = process.levels(backend, policy, np.zeros(BATCH, dtype=int))
+        with torch.set_grad_enabled(gradients):
+            prediction = process.predict(policy, x, levels, conditioning)
+        if gradients:
+            kept = torch.autograd.grad(prediction.square().mean(), trained, allow_unused=True)
+            del kept
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("embedded", ("rollout.guidance=3.0",)),
+        ("sd15", ("model.gradient_checkpointing=true", "model.dtype=bfloat16")),
+        ("sd3", ()),
+        ("flux", ("rollout.guidance=3.0", "rollout.guidance_gradient=conditional")),
+    ],
+)
+def test_the_estimate_is_what_is_allocated(family, changes, checkpoint):
+    own = ()
+    if family != "embedded":
+        own = (f"model.family={family}", f"model.path={checkpoint(family)}", *MODELS[family])
+    config = configuration.load("emoji-grpo", [*own, *changes])
+    backend = backends.load("cpu")
+    policy = backend.policy(config.model, config.adapter, seed=0)
+    process = process_of(policy, config.rollout)
+    before = {name: value.sum() for name, value in policy.parameters().items()}
+    for gradients, told in (
+        (False, estimate.inference(policy, process, BATCH, "owl")),
+        (True, estimate.training(policy, process, BATCH, "owl")),
+    ):
+        real = allocated(step(backend, policy, process, gradients=gradients))
+        assert told == pytest.approx(real, rel=0.2)
+    after = {name: value.sum() for name, value in policy.parameters().items()}
+    assert before == after  # the policy has its own arrays back
+
+
+def test_offloading_and_checkpointing_show(checkpoint):
+    backend = backends.load("cpu")
+
+    def stages(*changes):
+        own = (f"model.path={checkpoint('sd3')}", "model.family=sd3", *MODELS["sd3"])
+        config = configuration.load("emoji-grpo", [*own, *changes])
+        policy = backend.policy(config.model, config.adapter, seed=0)
+        process = process_of(policy, config.rollout)
+        return backend.estimate(policy, process, config, "owl"), policy
+
+    plain, policy = stages()
+    assert plain.keys() == {"rollout", "decoding", "update"}
+    others = estimate.stored([policy._vae, *policy._encoders])
+    spared, _ = stages("model.offload=true")
+    assert plain["update"] - spared["update"] == others
+    assert plain["decoding"] - spared["decoding"] == others - estimate.stored([policy._vae])
+    recomputed, _ = stages("model.gradient_checkpointing=true")
+    assert recomputed["update"] < 0.8 * plain["update"]
+    assert recomputed["rollout"] == plain["rollout"]
+
+
+def test_a_dry_run_tells_sizes_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(drift, ["run", "emoji", "--backend", "cpu", "--dry-run"])
+    assert result.exit_code == 0, result.output
+    rows = dict(line.rsplit("  ", 1) for line in result.output.splitlines())
+    rows = {name.strip(): value.strip() for name, value in rows.items()}
+    assert rows["images per update"] == "96"
+    assert rows["optimizer steps per update"] == "1"
+    assert rows["forwards per image"] == "22"
+    assert float(rows["memory at its peak"].split()[0]) > 0.1
+    assert list(tmp_path.iterdir()) == []
+    wrong = CliRunner().invoke(drift, ["run", "emoji", "--dry-run", "--set", "rollout.prompts=9"])
+    assert wrong.exit_code == 2
+    again = CliRunner().invoke(drift, ["run", "--dry-run", "--resume", "--out", "x"])
+    assert again.exit_code == 2
+    assert json.dumps(again.output).count("\\n") == 1
