@@ -36,8 +36,6 @@ class DiffusersPolicy(Tuned, ABC):
     are float32 to the outside, since kernels and log-probs are.
     """
 
-    PIPELINE: ClassVar[str]
-    """Name of the pipeline's class, which tells a family from another."""
     DENOISER: ClassVar[str] = "transformer"
     prediction: Prediction
     schedule: FlowSchedule | DiffusionSchedule
@@ -47,7 +45,7 @@ class DiffusersPolicy(Tuned, ABC):
     ):
         self._settings, self.device, self.dtype = model, device, DTYPES[model.dtype]
         loading.check_dtype(model.dtype, device)
-        self._pipe = loading.pipeline(model, self.PIPELINE, self.dtype, **self._parts())
+        self._pipe = loading.pipeline(model, self.dtype, **self._parts())
         self._vae = self._pipe.vae.requires_grad_(False)
         self._encoders = [
             part.requires_grad_(False)

@@ -20,7 +20,6 @@ NATIVE = 128
 class FluxPolicy(DiffusersPolicy):
     """FLUX.1-dev, which is told its guidance scale, and FLUX.1-schnell."""
 
-    PIPELINE = "FluxPipeline"
     prediction: Prediction = "velocity"
 
     def __init__(

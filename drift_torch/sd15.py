@@ -22,7 +22,6 @@ class SD15Policy(DiffusersPolicy):
     Which of noise and v the UNet predicts, its scheduler's configuration says.
     """
 
-    PIPELINE = "StableDiffusionPipeline"
     DENOISER = "unet"
 
     def __init__(

@@ -21,7 +21,6 @@ class SD3Policy(DiffusersPolicy):
     width, then T5's. Pooled: both CLIPs'. Without T5 its tokens are zeros.
     """
 
-    PIPELINE = "StableDiffusion3Pipeline"
     prediction: Prediction = "velocity"
 
     def __init__(

@@ -1,0 +1,125 @@
+"""Diffusers pipelines as folders or repositories: which family, which parts, or why not.
+
+A pipeline's `model_index.json` names its class and its components; each component is a folder of
+its own. Both backends read the same ones.
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from common.config import ModelConfig
+
+__all__ = ["FAMILIES", "INDEX", "PIPELINES", "check", "explained", "index"]
+
+FAMILIES = {
+    "StableDiffusionPipeline": "sd15",
+    "StableDiffusion3Pipeline": "sd3",
+    "FluxPipeline": "flux",
+}
+"""The family of each pipeline class that is known here."""
+
+PIPELINES = {family: name for name, family in FAMILIES.items()}
+"""The pipeline class of each family."""
+
+OPTIONAL = ("safety_checker", "feature_extractor", "image_encoder")
+"""Components that text-to-image does without."""
+
+INDEX = "model_index.json"
+REPOSITORY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
+
+def index(path: str) -> dict[str, Any]:
+    """What the `model_index.json` of a folder or repository says.
+
+    Raises ValueError in one line where there is none, or the hub cannot be reached or refuses.
+    """
+    folder = Path(path).expanduser()
+    file = folder / INDEX
+    if not folder.is_dir():
+        if not REPOSITORY.fullmatch(path):
+            raise ValueError(f"model.path = '{path}': no such folder, and no repository name")
+        from huggingface_hub import hf_hub_download
+
+        with explained(path):
+            file = Path(hf_hub_download(path, INDEX))
+    elif not file.is_file():
+        raise ValueError(f"model.path = '{path}' is no diffusers pipeline: {INDEX} is missing")
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"model.path = '{path}': {INDEX} is damaged")
+    return found
+
+
+def check(model: ModelConfig, without: Collection[str] = ()) -> dict[str, Any]:
+    """The index of the pipeline at `model.path`, which is one of its family and complete.
+
+    Args:
+        model: path and family of the pipeline.
+        without: components that it may lack.
+
+    Raises:
+        ValueError: in one line, for what `index` refuses, for another family, and for a component
+            that the index says is none or that the folder lacks.
+    """
+    path, expected = str(model.path), PIPELINES[model.family]
+    found = index(path)
+    kind = str(found.get("_class_name"))
+    if kind != expected:
+        family = FAMILIES.get(kind)
+        hint = f": model.family = '{family}'" if family else f"; '{model.family}' is {expected}"
+        raise ValueError(f"model.path = '{path}' holds a {kind}, not a {expected}{hint}")
+    folder = Path(path).expanduser()
+    for name, entry in sorted(found.items()):
+        if not isinstance(entry, list) or name in OPTIONAL or name in without:
+            continue
+        if entry[0] is None or (folder.is_dir() and not (folder / name).is_dir()):
+            hint = "; model.text_encoder_3 = false does without" if name.endswith("_3") else ""
+            raise ValueError(f"model.path = '{path}': its component '{name}' is missing{hint}")
+    return found
+
+
+@contextmanager
+def explained(path: str) -> Iterator[None]:
+    """Within it, errors of the hub and of reading files become one line on `model.path`."""
+    from huggingface_hub import errors
+
+    where = f"model.path = '{path}'"
+    try:
+        yield
+    except errors.GatedRepoError:
+        raise ValueError(
+            f"{where}: its licence must be accepted on the hub first; then `hf auth login`, or set "
+            "HF_TOKEN"
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise ValueError(
+            f"{where}: the hub has no such repository; if it is private, `hf auth login`"
+        ) from None
+    except errors.EntryNotFoundError as error:
+        if isinstance(error, errors.LocalEntryNotFoundError):
+            raise ValueError(_unreachable(where)) from None
+        raise ValueError(f"{where}: {_line(error)}") from None
+    except errors.OfflineModeIsEnabled:
+        raise ValueError(_unreachable(where)) from None
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ValueError(f"{where} cannot be loaded: {_line(error)}") from None
+
+
+def _unreachable(where: str) -> str:
+    return (
+        f"{where} is not a folder here nor in the cache, and the hub cannot be reached; download "
+        "it where there is a network, with `hf download`, and give its folder"
+    )
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
