@@ -16,7 +16,6 @@ import numpy as np
 
 if TYPE_CHECKING:
     from common.config import AdapterConfig, Config, ModelConfig, OptimizerConfig
-    from common.process import Process
     from common.prompts.language import LanguageModel
 
 Array = Any
@@ -229,9 +228,7 @@ class Backend(Protocol):
         """Load a model and attach the adapter, initialised from the seed (the same everywhere)."""
         ...
 
-    def estimate(
-        self, policy: Policy, process: "Process", config: "Config", prompt: str
-    ) -> dict[str, int]:
+    def estimate(self, policy: Policy, config: "Config", prompt: str) -> dict[str, int]:
         """Bytes on the device at the peak of each stage of an update; {} where it cannot be told.
 
         Computes nothing. prompt: one that the policy can read.

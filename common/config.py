@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from common import config_errors
 from common.config_errors import ConfigError as ConfigError, closest as closest
+from common.config_model import AdapterConfig as AdapterConfig, ModelConfig as ModelConfig
 from common.config_recipes import (
     RECIPES as RECIPES,
     Recipe as Recipe,
@@ -21,12 +22,10 @@ from common.config_recipes import (
     recipe_names as recipe_names,
 )
 from common.config_tables import (
-    AdapterConfig as AdapterConfig,
     CheckpointConfig as CheckpointConfig,
     Config as Config,
     DriftConfig as DriftConfig,
     EvaluateConfig as EvaluateConfig,
-    ModelConfig as ModelConfig,
     NoiseConfig as NoiseConfig,
     ObjectiveConfig as ObjectiveConfig,
     OptimizerConfig as OptimizerConfig,
@@ -37,8 +36,8 @@ from common.config_tables import (
     RunConfig as RunConfig,
     ShapingConfig as ShapingConfig,
     SubsetConfig as SubsetConfig,
-    Table as Table,
 )
+from common.config_types import Table as Table
 
 
 def load(recipe: str, overrides: Iterable[str] = ()) -> Config:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -95,7 +95,41 @@ def results(base: Mapping[str, Any], tuned: Mapping[str, Any]) -> None:
     table(rows, right=("base", "tuned", "change"))
 
 
-class RunDisplay:
+class Standing:
+    """What is shown in place on a terminal from `stand` on, until its context ends."""
+
+    _live: Live | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    @property
+    def live(self) -> bool:
+        """Whether it stands; never where the output is no terminal."""
+        return self._live is not None
+
+    def stand(self, per_second: float) -> None:
+        """Show it from now on, drawn anew that often."""
+        if console.is_terminal and not console.is_dumb_terminal:
+            self._live = Live(
+                cast(RenderableType, self),
+                console=console,
+                refresh_per_second=per_second,
+                transient=True,
+            )
+            self._live.start()
+
+
+class RunDisplay(Standing):
     """Shows a run as it goes: a live board on a terminal, else a line for each update.
 
     It fulfils the trainer's `Observer`. Use it as a context manager: the board stands from
@@ -123,24 +157,6 @@ class RunDisplay:
         self.latest: Mapping[str, Any] = evaluations[-1] if evaluations else {}
         self._seconds: list[float] = []
         self._images = 0
-        self._live: Live | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    @property
-    def live(self) -> bool:
-        """Whether the board stands on a terminal."""
-        return self._live is not None
 
     def __rich__(self) -> RenderableType:
         done = int(self.record.get("update", 0))
@@ -164,9 +180,7 @@ class RunDisplay:
         plan = dict(plan)
         done = plan.pop("update", 0)
         pairs({**self.facts, **({"going on after update": done} if done else {}), **plan})
-        if console.is_terminal and not console.is_dumb_terminal:
-            self._live = Live(self, console=console, refresh_per_second=4, transient=True)
-            self._live.start()
+        self.stand(per_second=4)
 
     def updated(self, record: dict[str, float]) -> None:
         """Take in one update's metrics."""

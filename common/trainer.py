@@ -153,7 +153,7 @@ class Trainer:
     def memory(self) -> dict[str, int]:
         """Bytes on the device at the peak of each stage; {} where the backend cannot tell."""
         prompt = self._prompts[0].text
-        return self._backend.estimate(self._policy, self._process, self._config, prompt)
+        return self._backend.estimate(self._policy, self._config, prompt)
 
     def run(self) -> bool:
         """Train to the last update. False when a stop was asked for: saved, ready to resume."""

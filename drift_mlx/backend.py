@@ -20,7 +20,6 @@ from common.backend import BackendUnavailableError, LossFunction, Parameters
 from common.config import AdapterConfig, Config, ModelConfig, OptimizerConfig
 from common.cores import cores
 from common.embedded.model import check_shapes
-from common.process import Process
 from common.prompts.language import LanguageModel
 from drift_mlx import OPENBLAS, lora
 from drift_mlx.embedded import EmbeddedPolicy, EmbeddedScorer
@@ -110,9 +109,7 @@ class Backend:
             )
         return EmbeddedPolicy(model, adapter, seed=seed)
 
-    def estimate(
-        self, policy: protocols.Policy, process: Process, config: Config, prompt: str
-    ) -> dict[str, int]:
+    def estimate(self, policy: protocols.Policy, config: Config, prompt: str) -> dict[str, int]:
         """Nothing: MLX has no arrays without content."""
         return {}
 

@@ -19,7 +19,6 @@ from common.backend import BackendUnavailableError, LossFunction, Parameters
 from common.config import AdapterConfig, Config, ModelConfig, OptimizerConfig
 from common.cores import cores
 from common.embedded.model import check_shapes
-from common.process import Process
 from common.prompts.language import LanguageModel
 from drift_torch import lora
 from drift_torch.embedded import EmbeddedPolicy, EmbeddedScorer
@@ -134,15 +133,13 @@ class Backend:
                 "pip install 'drift-toolkit[torch]'"
             ) from None
 
-    def estimate(
-        self, policy: protocols.Policy, process: Process, config: Config, prompt: str
-    ) -> dict[str, int]:
+    def estimate(self, policy: protocols.Policy, config: Config, prompt: str) -> dict[str, int]:
         """Bytes on the device at the peak of each stage of an update."""
         from drift_torch import estimate
 
         if not isinstance(policy, Tuned):
             return {}
-        return estimate.stages(policy, process, config, prompt)
+        return estimate.stages(policy, config, prompt)
 
     def scorer(self, name: str) -> protocols.Scorer:
         """The embedded scorer "train" or "heldout", the same one at every call."""

@@ -16,8 +16,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from common.backend import Policy
 from common.config import Config
-from common.process import Levels, Process
+from common.process import Levels, Process, process_of
 from drift_torch.policy import Tuned
 
 __all__ = ["Ledger", "inference", "stages", "stored", "training"]
@@ -60,11 +61,12 @@ class Ledger(TorchDispatchMode):
         self.live -= size
 
 
-def stages(policy: Tuned, process: Process, config: Config, prompt: str) -> dict[str, int]:
+def stages(policy: Tuned, config: Config, prompt: str) -> dict[str, int]:
     """Bytes on the device at the peak of each stage of an update, the optimizer's state included.
 
     prompt: one that the policy can read. What an allocator keeps to itself comes on top.
     """
+    process = process_of(cast(Policy, policy), config.rollout)
     resident = stored(policy.resident())
     trained = sum(value.nbytes for value in policy.parameters().values())
     always = resident + 2 * trained  # AdamW's two moments

@@ -4,23 +4,21 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Group, RenderableType
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from common.console import UPDATE, clock, console, say
+from common.console import UPDATE, Standing, clock, say
 from common.study.jobs import Outcome, Step, Task
 from common.study.sweep import latest_metrics
 
 EVALUATING = "evaluating"
 
 
-class Board:
+class Board(Standing):
     """Shows a sweep; it fulfils the `Observer` of `jobs.run`. Use it as a context manager."""
 
     STOPPING = "letting the running ones finish their update and save (once more aborts at once)"
@@ -35,29 +33,12 @@ class Board:
         self._done_before = len(updates) - len(tasks)
         self._outcomes: Counter[Outcome] = Counter()
         self._running: dict[str, tuple[Step, float]] = {}
-        self._live: Live | None = None
 
     def __enter__(self) -> Self:
         if self._done_before:
             say(f"{self._done_before} of {len(self._updates)} runs are done")
-        if console.is_terminal and not console.is_dumb_terminal:
-            self._live = Live(self, console=console, refresh_per_second=2, transient=True)
-            self._live.start()
+        self.stand(per_second=2)
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    @property
-    def live(self) -> bool:
-        """Whether the table stands on a terminal."""
-        return self._live is not None
 
     def __rich__(self) -> RenderableType:
         grid = Table.grid(padding=(0, 2))

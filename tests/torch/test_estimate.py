@@ -88,8 +88,7 @@ def test_offloading_and_checkpointing_show(checkpoint):
         own = (f"model.path={checkpoint('sd3')}", "model.family=sd3", *MODELS["sd3"])
         config = configuration.load("emoji-grpo", [*own, *changes])
         policy = backend.policy(config.model, config.adapter, seed=0)
-        process = process_of(policy, config.rollout)
-        return backend.estimate(policy, process, config, "owl"), policy
+        return backend.estimate(policy, config, "owl"), policy
 
     plain, policy = stages()
     assert plain.keys() == {"rollout", "decoding", "update"}

@@ -1,0 +1,87 @@
+"""The tables `[model]` and `[adapter]`: what is tuned, and which of its arrays are trained."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from common.config_types import AboveZero, NonNegative, Positive, Table, key
+
+
+class ModelConfig(Table):
+    """`[model]`: the generative model being tuned."""
+
+    family: Literal["embedded", "sd15", "sd3", "flux"] = key(
+        "embedded", "model family; sd15 is every Stable Diffusion 1 and 2, sd3 also 3.5"
+    )
+    path: str | None = key(
+        None, "folder or repository name of a diffusers pipeline; of embedded, a weights file"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = key(
+        "float32", "of the frozen weights; a low-rank adapter and the kernels stay float32"
+    )
+    resolution: Positive | None = key(None, "pixels of a side; unset = what the model was made for")
+    max_tokens: Annotated[int, Field(ge=1, le=512)] = key(256, "tokens of a prompt that T5 reads")
+    text_encoder_3: bool = key(True, "load SD3's T5; without it its tokens are zeros")
+    guidance_embedding: NonNegative = key(3.5, "guidance scale that FLUX.1-dev is told")
+    gradient_checkpointing: bool = key(False, "recompute activations in the backward pass")
+    compile: bool = key(False, "torch.compile the denoiser")
+    vae_slicing: bool = key(True, "decode one image at a time")
+    vae_tiling: bool = key(False, "decode large images in tiles, which may show at their seams")
+    offload: bool = key(False, "text encoders and VAE are on the device only while needed")
+
+    @model_validator(mode="after")
+    def _check(self) -> "ModelConfig":
+        for name, families in _ONLY.items():
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].default and self.family not in families:
+                raise ValueError(
+                    f"{name} = {value} is for family = {' or '.join(map(repr, families))}, "
+                    f"not '{self.family}'"
+                )
+        if self.family != "embedded" and not self.path:
+            raise ValueError(
+                f"family = '{self.family}' needs path: a diffusers folder or repository name"
+            )
+        return self
+
+
+_DIFFUSERS = ("sd15", "sd3", "flux")
+_ONLY = {
+    "dtype": _DIFFUSERS,
+    "resolution": _DIFFUSERS,
+    "max_tokens": ("sd3", "flux"),
+    "text_encoder_3": ("sd3",),
+    "guidance_embedding": ("flux",),
+    "gradient_checkpointing": _DIFFUSERS,
+    "compile": _DIFFUSERS,
+    "vae_slicing": _DIFFUSERS,
+    "vae_tiling": _DIFFUSERS,
+    "offload": _DIFFUSERS,
+}
+"""Keys of `[model]` that only some families have a use for."""
+
+_ATTENTION = ("to_k", "to_out.0", "to_q", "to_v")
+_JOINT = ("add_k_proj", "add_q_proj", "add_v_proj", "to_add_out", *_ATTENTION)
+_MLP = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
+
+TARGETS = {
+    "sd15": _ATTENTION,
+    "sd3": tuple(f"attn.{name}" for name in _JOINT),
+    "flux": (*(f"attn.{name}" for name in _JOINT), *_MLP),
+}
+"""What is adapted unless `adapter.targets` says otherwise: DDPO's targets, and Flow-GRPO's."""
+
+
+class AdapterConfig(Table):
+    """`[adapter]`: which parameters are trained."""
+
+    kind: Literal["lora", "full"] = key("lora", "low-rank adapter, or every weight")
+    rank: Positive = key(8, "rank of the low-rank adapter")
+    alpha: AboveZero = key(16.0, "the adapter is scaled by alpha / rank")
+    init: Literal["kaiming", "gaussian"] = key("kaiming", "PEFT's names; B starts at 0")
+    targets: tuple[str, ...] = key(
+        ("qkv", "o", "m1", "m2"),
+        "how the names of adapted linears end; unset = the family's published ones",
+        min_length=1,
+        strict=False,
+    )
