@@ -1,0 +1,125 @@
+"""Run the study of docs/results.md: train, measure, compare, and store the comparisons.
+
+    python scripts/run_study.py RUNS [--backend cpu] [--jobs 2] [PART...]
+
+Every part may be stopped and started again: finished runs and measured checkpoints are kept. Test
+prompts are measured here and nowhere else; strengths were chosen on validation prompts before.
+"""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+RESULTS = Path(__file__).parent.parent / "docs" / "results"
+
+COMMON = (
+    "prompts.names=[]",
+    "prompts.source=emoji-animals",
+    "prompts.split=train",
+    "prompts.held_out=[0.2,0.25]",
+    "adapter.kind=full",
+    "optimizer.learning_rate=5e-5",
+    "optimizer.ema_decay=0.9",
+    "optimizer.ema_every=1",
+    "checkpoint.every=20",
+    "evaluate.every=1000",
+    "evaluate.prompts=4",
+)
+"""Of every run: animals, 41 of them to train on; full tuning, which reaches unseen prompts."""
+
+LEVELS = ("--level", "0.25,0.5,0.75,0.9", "--diversity-level", "0.95,0.9,0.8,0.6")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Runs of recipes that share their settings."""
+
+    recipes: Sequence[str]
+    seeds: str
+    updates: int
+    settings: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """Sweeps into one folder, and the comparisons made of them: name -> options."""
+
+    folder: str
+    sweeps: Sequence[Sweep]
+    comparisons: dict[str, Sequence[str]]
+    also: Sequence[str] = ()
+    """Runs of other parts that these are compared with."""
+
+
+FACTORIAL = (
+    "emoji-subset",
+    "emoji-noise",
+    "emoji-shaping",
+    "emoji-subset-shaping",
+    "emoji-noise-shaping",
+    "emoji-noise-subset",
+)
+BASELINES = ("emoji-kl", "emoji-gardo", "emoji-pods")
+CONTROLS = ("emoji-random", "emoji-strict", "emoji-shuffled")
+
+JPEG = ("reward.terms={jpeg_compressibility=1.0}",)
+
+PARTS = {
+    "main": Part(
+        "main",
+        [Sweep(["emoji-grpo"], "0,1,2,3,4", 80), Sweep(["emoji"], "0,1,2,3,4", 120)],
+        {"main": ("--split", "test"), "main-train": ("--split", "train")},
+    ),
+    "ablation": Part(
+        "ablation",
+        [Sweep([*FACTORIAL, *BASELINES, *CONTROLS], "0", 40)],
+        {"ablation": ("--split", "test")},
+        also=["main/emoji-grpo-seed0", "main/emoji-seed0"],
+    ),
+    "jpeg": Part(
+        "jpeg",
+        [Sweep(["emoji-grpo", "emoji"], "0", 40, JPEG)],
+        {"jpeg": ("--split", "test", "--alignment", "reward")},
+    ),
+}
+
+
+@click.command()
+@click.argument("runs", type=click.Path(path_type=Path))
+@click.argument("parts", nargs=-1, type=click.Choice(list(PARTS)))
+@click.option("--backend", default="auto", show_default=True)
+@click.option("--jobs", default=2, show_default=True, help="Runs at a time.")
+def main(runs: Path, parts: Sequence[str], backend: str, jobs: int) -> None:
+    """Do PARTS (all of them by default) in the folder RUNS."""
+    for name in parts or PARTS:
+        part = PARTS[name]
+        folder = runs / part.folder
+        for sweep in part.sweeps:
+            settings = (*COMMON, f"run.updates={sweep.updates}", *sweep.settings)
+            changes = [word for setting in settings for word in ("--set", setting)]
+            options = ["--seeds", sweep.seeds, "--out", folder, "--backend", backend]
+            drift("sweep", *sweep.recipes, *options, "--jobs", jobs, *changes)
+        measured = [path.parent for path in sorted(folder.glob("*/config.toml"))]
+        drift("eval", *measured)
+        for comparison, options in part.comparisons.items():
+            out = folder / f"compare-{comparison}"
+            others = [runs / path for path in part.also]
+            drift("compare", *measured, *others, *options, *LEVELS, "--out", out)
+            RESULTS.mkdir(exist_ok=True)
+            shutil.copy(out / "compare.json", RESULTS / f"{comparison}.json")
+
+
+def drift(*words: object) -> None:
+    """Run the command, or end as it did."""
+    command = [str(Path(sys.executable).with_name("drift")), *map(str, words)]
+    if code := subprocess.run(command, check=False).returncode:
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
