@@ -10,15 +10,20 @@ A comparison is what `drift compare --out DIR` writes as DIR/compare.json. In th
     <!-- end -->
 
 stands for a part of docs/results/NAME.json: `gains` (every table of the comparison), `points`
-(each method's checkpoints), `protocol` (how it was measured) or `front` (the plot).
+(each method's checkpoints), `protocol` (how it was measured) or `front` (the plot). Two more parts
+are of files of their own: `search`, strengths tried on validation prompts, and `backends`, the same
+run on two of them.
 """
 
+import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
+import numpy as np
 
 from common import files
 from common.report import comparison, front, words
@@ -38,26 +43,27 @@ def main(check: bool, docs: Path) -> None:
     after = filled(before, docs / "results")
     if check:
         sys.exit(before != after)
-    for name in names(before):
+    for name in names(before, "front"):
         plot = front.files(read(docs / "results", name))["svg"]
         files.write_whole(docs / "results" / f"{name}.svg", plot)
     files.write_whole(page, after.encode())
 
 
-def names(text: str) -> list[str]:
-    """The comparisons that a page shows, sorted."""
-    return sorted({match[2] for match in BLOCK.finditer(text)})
+def names(text: str, kind: str) -> list[str]:
+    """The stored results that a page shows in that way, sorted."""
+    return sorted({match[2] for match in BLOCK.finditer(text) if match[3] == kind})
 
 
 def filled(text: str, folder: Path) -> str:
     """The page with every block made anew from the comparisons in the folder."""
-    return BLOCK.sub(
-        lambda match: match[1] + part(read(folder, match[2]), match[2], match[3]) + match[4], text
-    )
+    return BLOCK.sub(lambda match: match[1] + part(folder, match[2], match[3]) + match[4], text)
 
 
-def part(summary: Summary, name: str, kind: str) -> str:
+def part(folder: Path, name: str, kind: str) -> str:
     """One block. Raises click.ClickException for a kind that there is not."""
+    if kind in OTHERS:
+        return OTHERS[kind](json.loads((folder / f"{name}.json").read_bytes()))
+    summary = read(folder, name)
     if kind == "front":
         return f"![{front.spoken(summary)}](results/{name}.svg)\n"
     if kind not in PARTS:
@@ -127,6 +133,51 @@ def protocol(summary: Summary) -> str:
     return "".join(f"- {name}: {value}\n" for name, value in facts.items())
 
 
+def search(found: dict[str, Any]) -> str:
+    """Every checkpoint of a search, and its diversity against plain GRPO's at equal alignment.
+
+    Plain GRPO is read off between its checkpoints along the path, and never beyond its ends.
+    """
+    baseline = next(run for run in found["runs"] if run["setting"] == found["baseline"])
+    path = sorted((p["alignment"], p["diversity"]) for p in [found["base"], *baseline["points"]])
+    known, diversities = zip(*path, strict=True)
+    rows = []
+    for run in found["runs"]:
+        for point in run["points"]:
+            at = point["alignment"]
+            inside = known[0] <= at <= known[-1] and run is not baseline
+            gain = point["diversity"] / np.interp(at, known, diversities) - 1
+            rows.append(
+                [
+                    run["setting"],
+                    str(point["update"]),
+                    f"{at:.2f}",
+                    f"{point['diversity']:.3f}",
+                    f"{gain:+.1%}".replace("-", "−") if inside else "",
+                    f"{point['high_frequency']:.4f}",
+                ]
+            )
+    base = found["base"]
+    first = ["base model", "", f"{base['alignment']:.2f}", f"{base['diversity']:.3f}", ""]
+    header = ["setting", "updates", "held-out alignment", "diversity", "at equal alignment"]
+    rows = [[*first, f"{base['high_frequency']:.4f}"], *rows]
+    return found["protocol"] + "\n\n" + markdown([*header, "high frequency"], rows)
+
+
+def twins(found: dict[str, Any]) -> str:
+    """The same run on two backends: the largest difference of its curves, and where it ends."""
+    (one, first), (other, second) = found.items()
+    rows = []
+    for key, values in first["curves"].items():
+        a, b = np.array(values), np.array(second["curves"][key])
+        rows.append([key, f"{np.max(np.abs(a - b) / np.abs(a)):.1e}"])
+    updates = len(first["curves"]["reward/mean"])
+    curves = markdown([f"curve of {updates} updates", "largest relative difference"], rows)
+    names = list(first["point"])
+    points = [[name, *(f"{found[name]['point'][k]:.4f}" for k in names)] for name in (one, other)]
+    return curves + "\n" + markdown(["backend", *(n.replace("_", " ") for n in names)], points)
+
+
 def markdown(header: list[str], rows: list[list[str]]) -> str:
     """A table."""
     lines = [header, ["---"] * len(header), *rows]
@@ -138,6 +189,7 @@ PARTS: dict[str, Callable[[Summary], str]] = {
     "points": points,
     "protocol": protocol,
 }
+OTHERS: dict[str, Callable[[dict[str, Any]], str]] = {"search": search, "backends": twins}
 
 if __name__ == "__main__":
     main()

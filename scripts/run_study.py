@@ -6,14 +6,19 @@ Every part may be stopped and started again: finished runs and measured checkpoi
 prompts are measured here and nowhere else; strengths were chosen on validation prompts before.
 """
 
+import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
+import numpy as np
+
+from common.study import measured
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 
@@ -89,14 +94,21 @@ PARTS = {
 }
 
 
+CURVES = ("reward/mean", "diversity/group", "objective/gradient_norm")
+POINT = ("alignment_heldout", "diversity")
+
+
 @click.command()
 @click.argument("runs", type=click.Path(path_type=Path))
-@click.argument("parts", nargs=-1, type=click.Choice(list(PARTS)))
+@click.argument("parts", nargs=-1, type=click.Choice([*PARTS, "backends"]))
 @click.option("--backend", default="auto", show_default=True)
 @click.option("--jobs", default=2, show_default=True, help="Runs at a time.")
 def main(runs: Path, parts: Sequence[str], backend: str, jobs: int) -> None:
     """Do PARTS (all of them by default) in the folder RUNS."""
-    for name in parts or PARTS:
+    for name in parts or [*PARTS, "backends"]:
+        if name == "backends":
+            twins(runs / "backends")
+            continue
         part = PARTS[name]
         folder = runs / part.folder
         for sweep in part.sweeps:
@@ -112,6 +124,35 @@ def main(runs: Path, parts: Sequence[str], backend: str, jobs: int) -> None:
             drift("compare", *measured, *others, *options, *LEVELS, "--out", out)
             RESULTS.mkdir(exist_ok=True)
             shutil.copy(out / "compare.json", RESULTS / f"{comparison}.json")
+
+
+def twins(folder: Path) -> None:
+    """The same run on MLX and on PyTorch: its curves, and where it lands on the plane."""
+    changes = [word for setting in (*COMMON, "run.updates=20") for word in ("--set", setting)]
+    found: dict[str, dict[str, Any]] = {}
+    for backend in ("cpu", "mlx"):
+        drift(
+            "sweep",
+            "emoji",
+            "--seeds",
+            0,
+            "--out",
+            folder / backend,
+            "--backend",
+            backend,
+            *changes,
+        )
+        run = folder / backend / "emoji-seed0"
+        # Both are drawn by one backend: what is compared is what was learnt.
+        drift("eval", run, "--split", "test", "--checkpoint", "latest", "--backend", "cpu")
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        _, runs = measured.read([run], "test")
+        latest = next(r for v, r in runs[0].records.items() if v != measured.BASE)
+        found[backend] = {
+            "curves": {key: [row[key] for row in rows] for key in CURVES},
+            "point": {key: float(np.mean(latest.by_prompt[key])) for key in POINT},
+        }
+    (RESULTS / "backends.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 def drift(*words: object) -> None:

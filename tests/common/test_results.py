@@ -80,6 +80,29 @@ def test_a_part_that_there_is_not_is_named(docs):
     assert "'gain' is none of front, gains, points, protocol" in result.output
 
 
+def test_a_search_is_read_against_the_baseline_at_equal_alignment():
+    def point(alignment, diversity):
+        return {
+            "update": 20,
+            "alignment": alignment,
+            "diversity": diversity,
+            "high_frequency": 0.03,
+        }
+
+    found = {
+        "protocol": "how",
+        "baseline": "plain",
+        "base": point(1.0, 0.5),
+        "runs": [
+            {"setting": "plain", "points": [point(2.0, 0.3), point(3.0, 0.2)]},
+            {"setting": "other", "points": [point(1.5, 0.5), point(3.5, 0.9), point(2.5, 0.2)]},
+        ],
+    }
+    rows = [line.split(" | ") for line in make_results.search(found).splitlines()[5:]]
+    assert [row[0][2:] for row in rows] == ["plain", "plain", "other", "other", "other"]
+    assert [row[4] for row in rows] == ["", "", "+25.0%", "", "\N{MINUS SIGN}20.0%"]
+
+
 @pytest.mark.skipif(not (DOCS / "results.md").exists(), reason="no results are published yet")
 def test_the_published_page_is_that_of_its_data(tmp_path):
     copy = shutil.copytree(DOCS, tmp_path / "docs")
