@@ -39,6 +39,9 @@ from common.config_tables import (
 )
 from common.config_types import Table as Table
 
+NAMED_BY_REWARD = ("reward.terms", "reward.floors", "reward.ceilings")
+"""Tables whose keys are names of rewards."""
+
 
 def load(recipe: str, overrides: Iterable[str] = ()) -> Config:
     """The configuration of a recipe (a shipped name or a path to a TOML file) with overrides.
@@ -101,18 +104,21 @@ def _override(values: dict[str, Any], text: str) -> None:
 
 
 def split_key(key: str) -> list[str]:
-    """The parts of a dotted key; a reward's name after `reward.terms.` may itself hold dots."""
-    prefix = "reward.terms."
-    if key.startswith(prefix):
-        return ["reward", "terms", key.removeprefix(prefix).strip("\"'")]
+    """The parts of a dotted key; a reward's name may itself hold dots."""
+    for table in NAMED_BY_REWARD:
+        if key.startswith(prefix := f"{table}."):
+            return [*table.split("."), key.removeprefix(prefix).strip("\"'")]
+    if key.startswith(prefix := "reward.options."):
+        name, _, last = key.removeprefix(prefix).rpartition(".")
+        return ["reward", "options", name.strip("\"'"), last]
     return key.split(".")
 
 
 def flatten(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables by dotted key; `reward.terms`, whose keys are names, stays one value."""
+    """Nested tables by dotted key; those whose keys are names of rewards stay one value."""
     flat: dict[str, Any] = {}
     for key, value in tables.items():
-        if isinstance(value, Mapping) and prefix + key != "reward.terms":
+        if isinstance(value, Mapping) and prefix + key not in (*NAMED_BY_REWARD, "reward.options"):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value

@@ -240,8 +240,19 @@ class RewardConfig(Table):
     """`[reward]`: what is maximised."""
 
     terms: dict[str, Finite] = key({"embedded": 10.0}, "reward name -> weight")
-    combine: Literal["weighted_sum", "group_zscore"] = key(
-        "weighted_sum", "group_zscore scales each term by its group first (GDPO)"
+    combine: Literal["weighted_sum", "group_zscore", "minimum"] = key(
+        "weighted_sum",
+        "group_zscore scales each term by its group first (GDPO); minimum is the worst term",
+    )
+    floors: dict[str, Finite] = key(
+        {}, "reward name -> a sample below it is worth the least of its group"
+    )
+    ceilings: dict[str, Finite] = key({}, "reward name -> more than this is not rewarded")
+    options: dict[str, dict[str, Any]] = key(
+        {}, "reward name -> its own settings, which `drift rewards NAME` lists"
+    )
+    cache: str | None = key(
+        None, "SQLite file that keeps scores of exact rewards between runs; unset = memory only"
     )
     timeout: AboveZero = key(300.0, "seconds that one call of a reward may take")
     on_error: Literal["fail", "drop"] = key(
@@ -252,6 +263,11 @@ class RewardConfig(Table):
     def _check(self) -> "RewardConfig":
         if not self.terms or all(weight == 0 for weight in self.terms.values()):
             raise ValueError("terms needs at least one reward with a weight other than 0")
+        for table in ("floors", "ceilings", "options"):
+            if strange := sorted(getattr(self, table).keys() - self.terms.keys()):
+                raise ValueError(
+                    f"{table}.{strange[0]}: no such term; terms has {', '.join(sorted(self.terms))}"
+                )
         return self
 
 

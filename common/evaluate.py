@@ -16,7 +16,7 @@ from common.ema import MovingAverage
 from common.noise import NoiseKey, Purpose
 from common.process import Process, process_of
 from common.prompts import Prompt
-from common.rewards import RewardSuite, combine, finite_mean
+from common.rewards import RewardSuite, finite_mean
 
 Perturb = Callable[[Conditioning, Sequence[NoiseKey], int], Conditioning]
 """(conditioning of B samples, the keys of their initial noise, step) -> another conditioning."""
@@ -129,10 +129,10 @@ class Evaluator:
         by_group = {name: values.reshape(prompts, count) for name, values in scores.items()}
         train, heldout = (_alignment(each, flat, words) for each in (self._train, self._heldout))
         distance = self._diversity(self._heldout, flat, prompts)
-        total = combine(by_group, self._rewards.terms, method="weighted_sum")
+        total = self._rewards.reported(by_group)
         return {
             "reward": float(finite_mean(total)),
-            **{f"reward/term/{name}": float(finite_mean(v)) for name, v in scores.items()},
+            **self._rewards.metrics(scores),
             "reward_by_prompt": _listed(finite_mean(total, axis=1)),
             "alignment_train": float(train.mean()),
             "alignment_heldout": float(heldout.mean()),

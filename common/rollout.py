@@ -1,5 +1,6 @@
 """Prompts to trajectories: sampling with the stochastic process, keeping what is trained on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,8 +85,13 @@ class Sampler:
         seed: int,
         update: int,
         keep_predicted: bool,
+        finished: Callable[[np.ndarray], None] | None = None,
     ) -> Trajectories:
-        """Trajectories of G samples of each prompt. keep_predicted: also decode every step."""
+        """Trajectories of G samples of each prompt.
+
+        keep_predicted: also decode every step. finished: given the images of each batch, in the
+        order of the samples, before the next batch is begun.
+        """
         size = rollout.group_size
         root = NoiseKey(seed, Purpose.INITIAL, update=update)
         keys = [root.at(prompt=p.id, sample=g) for p in prompts for g in range(size)]
@@ -94,6 +100,8 @@ class Sampler:
             for start in range(0, len(keys), rollout.batch_size):
                 samples = np.arange(start, min(start + rollout.batch_size, len(keys)))
                 parts.append(self._batch(samples, [keys[n] for n in samples], keep_predicted))
+                if finished is not None:
+                    finished(parts[-1].images)
         return _join(parts)
 
     def _batch(

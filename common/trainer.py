@@ -22,7 +22,7 @@ from common.noise import NoiseKey, Purpose
 from common.process import process_of
 from common.prompts import Prompt, batch, load as load_prompts, rewrite
 from common.report import pictures
-from common.rewards import RewardError, RewardSuite, combine, finite_mean
+from common.rewards import RewardError, RewardSuite, Scoring
 from common.rollout import Sampler, Trajectories, plan_steps
 from common.run_directory import RunDirectory
 from common.update import Learner
@@ -184,17 +184,22 @@ class Trainer:
             config, self._backend, self._policy, self._process, prompts, update, clock, texts
         )
         sampler = Sampler(self._policy, self._backend, self._process, conditioner, plan, clock)
-        with clock("rollout"):
-            trajectories = sampler.sample(
-                prompts,
-                config.rollout,
-                seed=config.run.seed,
-                update=update,
-                keep_predicted=config.drift.shaping.mode == "per_step",
-            )
-        with clock("reward"):
-            rewards, terms = self._score(prompts, trajectories)
-            assigned = self._assign(prompts, trajectories, rewards, plan.trained)
+        spent = dict(self._rewards.seconds)
+        with self._scoring(prompts) as scoring:
+            with clock("rollout"):
+                trajectories = sampler.sample(
+                    prompts,
+                    config.rollout,
+                    seed=config.run.seed,
+                    update=update,
+                    keep_predicted=config.drift.shaping.mode == "per_step",
+                    finished=scoring.add,
+                )
+            with clock("reward"):
+                terms = scoring.result()
+                by_group = {name: v.reshape(len(prompts), size) for name, v in terms.items()}
+                rewards = self._rewards.total(by_group)
+                assigned = self._assign(prompts, trajectories, rewards, plan.trained)
         with clock("update"):
             learned = self._learner.update(
                 trajectories, assigned, plan.trained, conditioner, update
@@ -206,27 +211,22 @@ class Trainer:
             "images": float(len(trajectories.images)),
             **assigned.metrics,
             **self._variants.metrics(texts, prompts),
-            **{f"reward/term/{name}": float(finite_mean(v)) for name, v in terms.items()},
+            **self._rewards.metrics(terms),
             **learned,
             **{f"time/{name}": seconds for name, seconds in clock.seconds.items()},
+            **self._rewards.times(spent),
         }
         self._run.append_metrics(record)
         return record
 
-    def _score(
-        self, prompts: list[Prompt], trajectories: Trajectories
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def _scoring(self, prompts: list[Prompt]) -> Scoring:
         size = self._config.rollout.group_size
         repeated = [prompt for prompt in prompts for _ in range(size)]
-        scores = self._rewards.score(
-            trajectories.images,
+        return self._rewards.begin(
             [prompt.text for prompt in repeated],
             [prompt.metadata for prompt in repeated],
             describe=lambda n: f"prompt '{repeated[n].text}', sample {n % size}",
         )
-        by_group = {name: values.reshape(-1, size) for name, values in scores.items()}
-        method = self._config.reward.combine
-        return combine(by_group, self._rewards.terms, method=method), scores
 
     def _assign(
         self,

@@ -18,7 +18,7 @@ from common.parity.bench import Bench, draw, emoji, emoji_of, settings
 from common.parity.measure import CHANGE, EXACT, ROLLOUT, SINGLE, UPDATES, Measured
 from common.process import FlowProcess
 from common.prompts import Prompt, batch, load as load_prompts
-from common.rewards import RewardSuite, combine
+from common.rewards import RewardSuite
 from common.rollout import Sampler, Trajectories, plan_steps
 from common.run_directory import RunDirectory
 from common.trainer import Silent, Trainer
@@ -141,7 +141,7 @@ def _score(
     )
     by_group = {name: values.reshape(-1, size) for name, values in scores.items()}
     features = backend.scorer("train").features(images)
-    rewards = combine(by_group, suite.terms, method=config.reward.combine)
+    rewards = suite.total(by_group)
     return rewards, features.reshape(*rewards.shape, -1)
 
 

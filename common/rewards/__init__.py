@@ -1,9 +1,11 @@
 """Rewards: their names, the built-in ones, calling them safely and adding them up."""
 
-from common.rewards import image as image  # registers the built-in rewards
-from common.rewards.combine import RewardSuite, combine, finite_mean
+from common.rewards import image as image, ocr as ocr  # they register the built-in rewards
+from common.rewards.combine import combine, finite_mean
 from common.rewards.guard import RewardError, score
 from common.rewards.registry import (
+    FEATURES,
+    REWARDS,
     Reward,
     RewardInfo,
     RewardNameError,
@@ -11,13 +13,22 @@ from common.rewards.registry import (
     create,
     register,
 )
+from common.rewards.spec import Affine, Options, Spec, TorchOptions
+from common.rewards.suite import RewardSuite, Scoring
 
 __all__ = [
+    "FEATURES",
+    "REWARDS",
+    "Affine",
+    "Options",
     "Reward",
     "RewardError",
     "RewardInfo",
     "RewardNameError",
     "RewardSuite",
+    "Scoring",
+    "Spec",
+    "TorchOptions",
     "available",
     "combine",
     "create",

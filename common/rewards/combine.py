@@ -1,14 +1,11 @@
-"""Several rewards as one: weights, group-wise scaling, and the suite that a run scores with."""
+"""Several rewards as one: weights, group-wise scaling, the worst of them, floors and ceilings."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Literal, get_args
 
 import numpy as np
 
-from common.backend import Backend
-from common.config import RewardConfig
-from common.rewards import guard
-from common.rewards.registry import create
+Method = Literal["weighted_sum", "group_zscore", "minimum"]
 
 ROUNDING = 1e-6
 """Spread relative to size below which the scores of a group are equal: they come from float32."""
@@ -18,18 +15,26 @@ def combine(
     scores: Mapping[str, np.ndarray],
     weights: Mapping[str, float],
     *,
-    method: Literal["weighted_sum", "group_zscore"],
+    method: Method,
+    floors: Mapping[str, float] | None = None,
+    ceilings: Mapping[str, float] | None = None,
 ) -> np.ndarray:
-    """One reward r = sum over terms k of w_k s_k (or of w_k z_k) for every sample.
+    """One reward r = sum over terms k of w_k s_k, of w_k z_k, or min_k w_k s_k for every sample.
 
     `group_zscore` is the decoupled normalisation of GDPO: z = (s - mean) / std over the finite
     samples of the group (population std), so that a weight means the same whatever a term's
-    scale. A term that is equal all over a group says nothing about it: z = 0 there.
+    scale. A term that is equal all over a group says nothing about it: z = 0 there. `minimum`
+    is as good as the worst term. A ceiling c makes s_k = min(s_k, c) before all else: more than
+    enough is not rewarded. A sample with s_k below a floor is worth no more than the least of its
+    group: r = min of r over the group's finite samples. Floors and ceilings are this toolkit's
+    choice.
 
     Args:
         scores: float64 [P, G] by term; not finite where there is no score.
         weights: by term, with the same names.
-        method: "weighted_sum" or "group_zscore".
+        method: "weighted_sum", "group_zscore" or "minimum".
+        floors: least score of some of the terms.
+        ceilings: highest score that counts, of some of the terms.
 
     Returns:
         float64 [P, G]; NaN wherever any term is not finite, also one of weight 0.
@@ -37,19 +42,23 @@ def combine(
     Raises:
         ValueError: unknown method, names that differ, or shapes that are not all one [P, G].
     """
-    if method not in ("weighted_sum", "group_zscore"):
-        raise ValueError(f"method = '{method}': valid are weighted_sum, group_zscore")
+    if method not in get_args(Method):
+        raise ValueError(f"method = '{method}': valid are {', '.join(get_args(Method))}")
     if scores.keys() != weights.keys() or not scores:
         raise ValueError(f"scores of {sorted(scores)} do not fit weights of {sorted(weights)}")
     shapes = {np.shape(values) for values in scores.values()}
-    if len(shapes) != 1 or len(shape := shapes.pop()) != 2:
+    if len(shapes) != 1 or len(shapes.pop()) != 2:
         raise ValueError("scores of every term must have the same shape [P, G]")
-    total = np.zeros(shape)
+    parts, fails = [], False
     for name, weight in weights.items():
-        values = np.asarray(scores[name], dtype=np.float64)
-        values = np.where(np.isfinite(values), values, np.nan)
-        total += weight * (_group_zscore(values) if method == "group_zscore" else values)
-    return total
+        s = np.asarray(scores[name], dtype=np.float64)
+        s = np.where(np.isfinite(s), s, np.nan)
+        fails = fails | (s < (floors or {}).get(name, -np.inf))
+        s = np.minimum(s, (ceilings or {}).get(name, np.inf))
+        parts.append(weight * (_group_zscore(s) if method == "group_zscore" else s))
+    total = np.min(parts, axis=0) if method == "minimum" else np.sum(parts, axis=0)
+    least = np.where(np.isfinite(total), total, np.inf).min(axis=1, keepdims=True)
+    return np.where(fails & np.isfinite(total), least, total)
 
 
 def finite_mean(values: np.ndarray, axis: int | None = None) -> np.ndarray:
@@ -58,41 +67,6 @@ def finite_mean(values: np.ndarray, axis: int | None = None) -> np.ndarray:
     total = np.where(finite, values, 0.0).sum(axis=axis)
     count = finite.sum(axis=axis)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-class RewardSuite:
-    """The rewards of a run: made once, then called on every rollout."""
-
-    def __init__(self, terms: Mapping[str, float], backend: Backend, config: RewardConfig):
-        """Load every term; raises RewardNameError for the first that cannot be made."""
-        self.terms = dict(terms)
-        self._rewards = {name: create(name, backend) for name in terms}
-        self._config = config
-
-    def score(
-        self,
-        images: np.ndarray,
-        prompts: Sequence[str],
-        metadata: Sequence[Mapping[str, Any]],
-        describe: Callable[[int], str],
-    ) -> dict[str, np.ndarray]:
-        """The raw values of each term: float64 [N] by name, before any weight or scaling.
-
-        Arguments and errors are those of `guard.score`; an image's NaN in one term is left to
-        `combine`, which carries it into the sum.
-        """
-        return {
-            name: guard.score(
-                reward,
-                images,
-                prompts,
-                metadata,
-                timeout=self._config.timeout,
-                on_error=self._config.on_error,
-                describe=describe,
-            )
-            for name, reward in self._rewards.items()
-        }
 
 
 def _group_zscore(values: np.ndarray) -> np.ndarray:

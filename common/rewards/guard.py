@@ -49,44 +49,74 @@ def score(
             N real numbers; or one is not finite under "fail". Only the last depends on
             `on_error`: a scorer that is dead is an error in any case.
     """
-    values = _checked(reward.name, _call(reward, images.copy(), prompts, metadata, timeout), images)
-    finite = np.isfinite(values)
-    if finite.all():
-        return values
-    if on_error == "fail":
-        bad = np.flatnonzero(~finite)
-        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-        raise RewardError(
-            f"reward '{reward.name}' is {values[bad[0]]} for {describe(int(bad[0]))}{more}"
-        )
-    return np.where(finite, values, np.nan)
+    with Calls() as calls:
+        call = calls.start(reward, images, prompts, metadata)
+        return call.result(timeout=timeout, on_error=on_error, describe=describe)
 
 
-def _call(
-    reward: Reward,
-    images: np.ndarray,
-    prompts: Sequence[str],
-    metadata: Sequence[Mapping[str, Any]],
-    timeout: float,
-) -> np.ndarray:
-    # Reading the result may be the work itself (MLX arrays are lazy), so the worker does it.
-    worker = _Worker.idle()
-    reply = worker.start(lambda: np.asarray(reward(images, prompts, metadata)))
-    try:
-        outcome = reply.get(timeout=timeout)
-    except BaseException as error:  # too late, or Ctrl-C: this worker may never come back
-        worker.retire()
-        if not isinstance(error, queue.Empty):
-            raise
-        raise RewardError(
-            f"reward '{reward.name}' took more than {timeout:g} s for {len(images)} images "
-            "(reward.timeout)"
-        ) from None
-    worker.release()
-    if isinstance(outcome, BaseException):
-        kind = type(outcome).__name__
-        raise RewardError(f"reward '{reward.name}' raised {kind}: {outcome}") from outcome
-    return outcome
+class Calls:
+    """Calls of rewards that run one after another in a thread of their own.
+
+    A context manager: on leaving it, the thread is kept for others, unless one of its calls was
+    given up, which it then ends with.
+    """
+
+    def __init__(self) -> None:
+        self._worker = _Worker.idle()
+        self._pending = 0
+
+    def __enter__(self) -> "Calls":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._worker.retire() if self._pending else self._worker.release()
+
+    def start(
+        self,
+        reward: Reward,
+        images: np.ndarray,
+        prompts: Sequence[str],
+        metadata: Sequence[Mapping[str, Any]],
+    ) -> "Call":
+        """Begin a call, on a copy of the images, when those before it have ended."""
+        copy = images.copy()
+        self._pending += 1
+        # Reading the result may be the work itself (MLX arrays are lazy), so the worker does it.
+        reply = self._worker.start(lambda: np.asarray(reward(copy, prompts, metadata)))
+        return Call(self, reward.name, len(images), reply)
+
+    def ended(self) -> None:
+        """One call has come back."""
+        self._pending -= 1
+
+
+class Call:
+    """A call that was begun."""
+
+    def __init__(self, calls: Calls, name: str, count: int, reply: "queue.SimpleQueue[Any]"):
+        self._calls, self._name, self._count, self._reply = calls, name, count, reply
+
+    def result(
+        self,
+        *,
+        timeout: float,
+        on_error: Literal["fail", "drop"],
+        describe: Callable[[int], str],
+    ) -> np.ndarray:
+        """Wait for the checked values, float64 [N]. Arguments and errors are those of `score`."""
+        try:
+            outcome = self._reply.get(timeout=timeout)
+        except queue.Empty:
+            raise RewardError(
+                f"reward '{self._name}' took more than {timeout:g} s for {self._count} images "
+                "(reward.timeout)"
+            ) from None
+        self._calls.ended()
+        if isinstance(outcome, BaseException):
+            kind = "" if isinstance(outcome, RewardError) else f"{type(outcome).__name__}: "
+            raise RewardError(f"reward '{self._name}' raised {kind}{outcome}") from outcome
+        values = _checked(self._name, outcome, self._count)
+        return _finite(self._name, values, on_error, describe)
 
 
 class _Worker:
@@ -133,13 +163,28 @@ class _Worker:
             del work, task, reply  # keep no images alive while waiting
 
 
-def _checked(name: str, values: np.ndarray, images: np.ndarray) -> np.ndarray:
+def _checked(name: str, values: np.ndarray, count: int) -> np.ndarray:
     if values.dtype.kind not in "fiub":  # numpy would read the string "1.5" as a number
         raise RewardError(f"reward '{name}' returned values of type {values.dtype}, not numbers")
-    if values.shape != (len(images),):
+    if values.shape != (count,):
         shape = list(values.shape)
         raise RewardError(
-            f"reward '{name}' returned shape {shape} for {len(images)} images: "
-            f"expected {[len(images)]}"
+            f"reward '{name}' returned shape {shape} for {count} images: expected {[count]}"
         )
     return values.astype(np.float64)
+
+
+def _finite(
+    name: str,
+    values: np.ndarray,
+    on_error: Literal["fail", "drop"],
+    describe: Callable[[int], str],
+) -> np.ndarray:
+    finite = np.isfinite(values)
+    if finite.all():
+        return values
+    if on_error == "fail":
+        bad = np.flatnonzero(~finite)
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise RewardError(f"reward '{name}' is {values[bad[0]]} for {describe(int(bad[0]))}{more}")
+    return np.where(finite, values, np.nan)

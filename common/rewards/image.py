@@ -9,13 +9,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import PIL
 from PIL import Image
 
 from common.backend import Backend
 from common.rewards.registry import RewardFunction, register
+from common.rewards.spec import Affine
 
 JPEG_QUALITY = 95
 """DDPO's setting (Black et al. 2023); Pillow's default chroma subsampling."""
+
+JPEG: dict[str, Any] = {
+    "version": f"quality {JPEG_QUALITY}, Pillow {PIL.__version__}",
+    "exact": True,
+    "scalings": {"/500": Affine(divisor=500.0)},
+}
+"""The scaling is Flow-GRPO's."""
 
 
 def jpeg_kilobytes(images: np.ndarray) -> np.ndarray:
@@ -34,6 +43,11 @@ def jpeg_kilobytes(images: np.ndarray) -> np.ndarray:
     "embedded",
     range="-1 to 1, cosine",
     description="alignment of image and prompt by the emoji model's training scorer",
+    version="1",
+    licence="MIT",
+    weights="in the toolkit",
+    device="backend",
+    extra="torch",
 )
 def embedded(backend: Backend) -> RewardFunction:
     """Cosine of image and text embeddings of the "train" scorer, run by the backend."""
@@ -51,6 +65,7 @@ def embedded(backend: Backend) -> RewardFunction:
     "jpeg_incompressibility",
     range="above 0, kB",
     description="size of the image as a JPEG: rewards detail and noise (DDPO)",
+    **JPEG,
 )
 def jpeg_incompressibility(backend: Backend) -> RewardFunction:
     """+kB of the JPEG file."""
@@ -61,6 +76,7 @@ def jpeg_incompressibility(backend: Backend) -> RewardFunction:
     "jpeg_compressibility",
     range="below 0, kB",
     description="minus the size of the image as a JPEG: rewards smooth images (DDPO)",
+    **JPEG,
 )
 def jpeg_compressibility(backend: Backend) -> RewardFunction:
     """-kB of the JPEG file."""

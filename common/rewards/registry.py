@@ -2,11 +2,11 @@
 
 A reward is registered with a factory, so that listing rewards loads no model. A name may also be
 `module:function`, any importable callable. Other distributions add rewards through entry points
-of the group "drift.rewards" that point at a factory decorated with `register`.
+of the group "drift.rewards" that point at a factory decorated with `register`, or at its module.
+Features for diversity are registered in the same way, in a registry of their own.
 """
 
 import importlib
-import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,13 +18,10 @@ import numpy as np
 
 from common.backend import Backend
 from common.config import closest
-
-ENTRY_POINTS = "drift.rewards"
+from common.rewards.spec import RAW, Affine, Factory, Options, Spec
 
 RewardFunction = Callable[[np.ndarray, Sequence[str], Sequence[Mapping[str, Any]]], Any]
 """(images uint8 [N, H, W, 3], N prompts, N metadata) -> array-like of N finite numbers."""
-
-Factory = Callable[[Backend], RewardFunction]
 
 
 class RewardNameError(ValueError):
@@ -51,21 +48,57 @@ class Reward(Protocol):
 
 @dataclass(frozen=True)
 class RewardInfo:
-    """One line of `drift rewards`. range: in words, with the unit. needs: why it does not work."""
+    """What is told of one scorer. works: here and now; needs: why not, or what it will fetch."""
 
     name: str
     description: str
     range: str
     works: bool
     needs: str = ""
+    version: str = ""
+    licence: str = ""
+    weights: str = ""
+    device: str = "host"
+    batch_size: int | None = None
+    groupwise: bool = False
+    scalings: tuple[tuple[str, str], ...] = ()
+    options: tuple[tuple[str, str, str], ...] = ()
+    """(key, default, meaning) of each."""
+
+
+def _unscaled(values: np.ndarray) -> np.ndarray:
+    return np.asarray(values, dtype=np.float64)
 
 
 @dataclass(frozen=True)
 class NamedReward:
-    """A reward function together with the name it was made from."""
+    """A reward function with the name it was made from, its declaration and its scaling."""
 
     name: str
     function: RewardFunction
+    spec: Spec | None = None
+    scale: Callable[[np.ndarray], np.ndarray] = _unscaled
+    batch_size: int | None = None
+    identity: str = ""
+    """What besides the version decides its scores: its options, for the cache."""
+
+    @property
+    def groupwise(self) -> bool:
+        """Whether a call is one group; the function's own attribute overrules the declaration."""
+        return bool(self._declared("groupwise", False))
+
+    @property
+    def exact(self) -> bool:
+        """Whether an image's score depends on nothing else in the call, to the last bit."""
+        return bool(self._declared("exact", False))
+
+    @property
+    def version(self) -> str:
+        """Of code and weights; "" where it is not known."""
+        return str(self._declared("version", ""))
+
+    def _declared(self, name: str, default: Any) -> Any:
+        return getattr(self.function, name, getattr(self.spec, name, default))
 
     def __call__(
         self,
@@ -77,122 +110,199 @@ class NamedReward:
         return self.function(images, prompts, metadata)
 
 
-@dataclass(frozen=True)
-class _Entry:
-    factory: Factory
-    needs: tuple[str, ...]
-    range: str
-    description: str
+class Registry:
+    """Factories by name, and those that entry points of a group add."""
 
-    def missing(self) -> str:
-        absent = [module for module in self.needs if importlib.util.find_spec(module) is None]
-        return f"needs the Python package {' and '.join(absent)}" if absent else ""
+    def __init__(self, kind: str, group: str) -> None:
+        """kind: what an error message calls one. group: of entry points."""
+        self.kind, self.group = kind, group
+        self.entries: dict[str, tuple[Spec, Factory]] = {}
+
+    def register(
+        self, name: str, *, needs: Iterable[str] = (), range: str, description: str, **about: Any
+    ) -> Callable[[Factory], Factory]:
+        """Decorate a factory to make it the one of that name; see the function `register`."""
+
+        def decorate(factory: Factory) -> Factory:
+            if ":" in name:
+                raise RewardNameError(f"{self.kind} '{name}': a ':' is kept for module:function")
+            if name in self.entries:
+                raise RewardNameError(f"{self.kind} '{name}' is registered twice")
+            spec = Spec(name, description, range, needs=tuple(needs), **about)
+            self.entries[name] = spec, factory
+            return factory
+
+        return decorate
+
+    def available(self) -> list[RewardInfo]:
+        """Every name, sorted, with the reason where one does not work here."""
+        broken: list[RewardInfo] = []
+        for name, point in self._plugins().items():
+            try:
+                self._load_plugin(name, point)
+            except RewardNameError as error:
+                broken.append(RewardInfo(name, point.value, "unknown", False, str(error)))
+        infos = [_info(spec) for spec, _ in self.entries.values()]
+        return sorted(infos + broken, key=lambda info: info.name)
+
+    def create(
+        self, name: str, backend: Backend, options: Mapping[str, Any] | None = None
+    ) -> NamedReward:
+        """The scorer of a term: a registered name, a `module:function`, or an alias of either.
+
+        Raises RewardNameError, see the function `create`.
+        """
+        values = dict(options or {})
+        target = str(values.get("reward") or name)
+        if ":" in target:
+            spec = Spec(target, "", "")
+            chosen = self._options(spec, name, values)
+            return self._named(name, _import(self.kind, target), spec, chosen, declared=False)
+        spec, factory = self._entry(target)
+        if missing := spec.missing():
+            raise RewardNameError(f"{self.kind} '{name}' {missing}")
+        chosen = self._options(spec, name, values)
+        try:
+            made = factory(backend) if spec.options is Options else factory(backend, chosen)
+        except RewardNameError as error:
+            raise RewardNameError(f"{self.kind} '{name}': {error}") from error.__cause__
+        return self._named(name, made, spec, chosen, declared=True)
+
+    def _entry(self, name: str) -> tuple[Spec, Factory]:
+        plugins = self._plugins()
+        if name not in self.entries and name in plugins:
+            self._load_plugin(name, plugins[name])
+        if name not in self.entries:
+            valid = {*self.entries, *plugins}
+            raise RewardNameError(
+                f"no {self.kind} '{name}'{closest(name, valid)} (or write module:function)"
+            )
+        return self.entries[name]
+
+    def _options(self, spec: Spec, term: str, values: Mapping[str, Any]) -> Options:
+        try:
+            return spec.parse(term, values)
+        except ValueError as error:
+            raise RewardNameError(str(error)) from None
+
+    def _named(
+        self, name: str, function: Any, spec: Spec, options: Options, *, declared: bool
+    ) -> NamedReward:
+        scalings: dict[str, Affine] = {RAW: Affine(), **spec.scalings}
+        scalings |= getattr(function, "scalings", {})  # those that depend on the weights
+        if options.scaling not in scalings:
+            raise RewardNameError(
+                f"reward.options.{name}.scaling = '{options.scaling}'"
+                f"{closest(options.scaling, scalings)}"
+            )
+        told = options.model_dump(mode="json", exclude={"reward", "scaling", "batch_size"})
+        size = options.batch_size or spec.batch_size
+        scale, identity = scalings[options.scaling], f"{spec.name} {sorted(told.items())}"
+        return NamedReward(name, function, spec if declared else None, scale, size, identity)
+
+    def _plugins(self) -> dict[str, EntryPoint]:
+        return {point.name: point for point in entry_points(group=self.group)}
+
+    def _load_plugin(self, name: str, point: EntryPoint) -> None:
+        if name in self.entries:
+            return
+        try:
+            point.load()
+        except Exception as error:
+            raise RewardNameError(
+                f"{self.kind} '{name}' ({point.value}): {_text(error)}"
+            ) from error
+        if name not in self.entries:
+            raise RewardNameError(
+                f"{self.kind} '{name}' ({point.value}) did not register that name"
+            )
 
 
-_REGISTRY: dict[str, _Entry] = {}
+REWARDS = Registry("reward", "drift.rewards")
+FEATURES = Registry("features", "drift.features")
 
 
 def register(
-    name: str, *, needs: Iterable[str] = (), range: str, description: str
+    name: str, *, needs: Iterable[str] = (), range: str, description: str, **about: Any
 ) -> Callable[[Factory], Factory]:
     """Decorate `factory(backend) -> callable` to make it the reward of that name.
 
     Args:
         name: what the configuration calls it; without ":".
         needs: top-level modules that must be importable.
-        range: the values it takes, in words and with their unit.
+        range: the raw values it takes, in words and with their unit.
         description: one line for people who choose.
+        about: the other fields of `Spec`. With `options`, a class derived from `Options`, the
+            factory is called `factory(backend, options)`.
 
     Raises:
         RewardNameError: when the name is taken by another factory, or holds a ":".
     """
-
-    def decorate(factory: Factory) -> Factory:
-        if ":" in name:
-            raise RewardNameError(f"reward '{name}': a ':' is kept for module:function")
-        if name in _REGISTRY:
-            raise RewardNameError(f"reward '{name}' is registered twice")
-        _REGISTRY[name] = _Entry(factory, tuple(needs), range, description)
-        return factory
-
-    return decorate
+    return REWARDS.register(name, needs=needs, range=range, description=description, **about)
 
 
 def available() -> list[RewardInfo]:
     """Every named reward, sorted by name, with the reason where one does not work here."""
-    broken: list[RewardInfo] = []
-    for name, point in _plugins().items():
-        try:
-            _load_plugin(name, point)
-        except RewardNameError as error:
-            broken.append(RewardInfo(name, point.value, "unknown", works=False, needs=str(error)))
-    infos = [
-        RewardInfo(name, entry.description, entry.range, not entry.missing(), entry.missing())
-        for name, entry in _REGISTRY.items()
-    ]
-    return sorted(infos + broken, key=lambda info: info.name)
+    return REWARDS.available()
 
 
-def create(name: str, backend: Backend) -> Reward:
+def create(name: str, backend: Backend, options: Mapping[str, Any] | None = None) -> NamedReward:
     """The reward of that name, or the callable at `module:function`, ready to score.
 
-    A module is looked for on the import path and then in the current folder.
+    options: the table `[reward.options.NAME]`. A module is looked for on the import path and then
+    in the current folder.
 
     Raises:
-        RewardNameError: unknown name (with the nearest valid one), a package that is missing,
-            a module that does not import, or a function that is not there or not callable.
+        RewardNameError: unknown name (with the nearest valid one), an option that is not valid, a
+            package or weights that are missing, a module that does not import, or a function
+            that is not there or not callable.
     """
-    if ":" in name:
-        return NamedReward(name, _import(name))
-    plugins = _plugins()
-    if name not in _REGISTRY and name in plugins:
-        _load_plugin(name, plugins[name])
-    if name not in _REGISTRY:
-        raise RewardNameError(
-            f"no reward '{name}'{closest(name, {*_REGISTRY, *plugins})} (or write module:function)"
-        )
-    entry = _REGISTRY[name]
-    if missing := entry.missing():
-        raise RewardNameError(f"reward '{name}' {missing}")
-    return NamedReward(name, entry.factory(backend))
+    return REWARDS.create(name, backend, options)
 
 
-def _plugins() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+def _info(spec: Spec) -> RewardInfo:
+    missing, fetched = spec.missing(), spec.fetches()
+    fields = spec.options.model_fields.items()
+    return RewardInfo(
+        spec.name,
+        spec.description,
+        spec.range,
+        works=not missing and not fetched,
+        needs=missing or (f"weights {fetched}, by path or from the hub" if fetched else ""),
+        version=spec.version,
+        licence=spec.licence,
+        weights=spec.weights,
+        device=spec.device,
+        batch_size=spec.batch_size,
+        groupwise=spec.groupwise,
+        scalings=tuple((name, str(scale)) for name, scale in spec.scalings.items()),
+        options=tuple(
+            (name, str(field.default), field.description or "") for name, field in fields
+        ),
+    )
 
 
-def _load_plugin(name: str, point: EntryPoint) -> None:
-    if name in _REGISTRY:
-        return
-    try:
-        point.load()
-    except Exception as error:
-        raise RewardNameError(f"reward '{name}' ({point.value}): {_text(error)}") from error
-    if name not in _REGISTRY:
-        raise RewardNameError(f"reward '{name}' ({point.value}) did not register that name")
-
-
-def _import(name: str) -> RewardFunction:
+def _import(kind: str, name: str) -> RewardFunction:
     module_name, _, path = name.partition(":")
     if not module_name or not path:
-        raise RewardNameError(f"reward '{name}': write module:function")
+        raise RewardNameError(f"{kind} '{name}': write module:function")
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # a console script, unlike `python -m`, does not look here
     try:
         found: Any = importlib.import_module(module_name)
     except Exception as error:
         raise RewardNameError(
-            f"reward '{name}': cannot import '{module_name}': {_text(error)}"
+            f"{kind} '{name}': cannot import '{module_name}': {_text(error)}"
         ) from error
     for part in path.split("."):
         if not hasattr(found, part):
             callables = [key for key, value in vars(found).items() if callable(value)]
             hint = closest(part, callables) if callables else ""
-            raise RewardNameError(f"reward '{name}': '{module_name}' has no '{part}'{hint}")
+            raise RewardNameError(f"{kind} '{name}': '{module_name}' has no '{part}'{hint}")
         found = getattr(found, part)
     if not callable(found):
-        kind = type(found).__name__
-        raise RewardNameError(f"reward '{name}': '{path}' is a {kind}, not a function")
+        what = type(found).__name__
+        raise RewardNameError(f"{kind} '{name}': '{path}' is a {what}, not a function")
     return found
 
 

@@ -24,7 +24,7 @@ from common.evaluate import ALIGNMENT_SCALE, sample_images
 from common.process import FlowProcess
 from common.prompts import PromptError, PromptSet, emoji, load as load_prompts, of_split
 from common.report import pictures
-from common.rewards import RewardError, RewardSuite, combine, finite_mean
+from common.rewards import RewardError, RewardSuite, finite_mean
 from common.run_directory import RunDirectory, RunError
 from common.study import cads, records, style
 from common.study.cache import Cache
@@ -217,7 +217,7 @@ class Measurer:
             describe=lambda n: f"prompt '{repeated[n].text}', image {n % how.images}",
         )
         by_group = {name: values.reshape(-1, how.images) for name, values in scores.items()}
-        total = finite_mean(combine(by_group, self._rewards.terms, method="weighted_sum"), axis=1)
+        total = finite_mean(self._rewards.reported(by_group), axis=1)
         if not np.isfinite(total).all():
             text = how.prompts[int(np.flatnonzero(~np.isfinite(total))[0])]
             raise RewardError(f"no image of prompt '{text}' has a finite reward")

