@@ -246,6 +246,17 @@ class Backend(Protocol):
         """
         ...
 
+    def out_of_memory(self, error: BaseException) -> bool:
+        """Whether an error says that the device, or this machine, has no more memory."""
+        ...
+
+    def compiling_seconds(self) -> float:
+        """Seconds that compiling the model has taken in this process; 0 where it is not compiled.
+
+        Compiling happens in the first calls of a kind, so those take that much longer.
+        """
+        ...
+
     def device_memory(self) -> dict[str, int]:
         """Bytes: `peak` since the start of the process, and `active` where it is known."""
         ...

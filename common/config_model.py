@@ -2,16 +2,22 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from common.config_errors import closest
 from common.config_types import AboveZero, NonNegative, Positive, Table, key
+
+_DIFFUSERS = ("sd15", "sd3", "flux")
+FAMILIES = ("embedded", *_DIFFUSERS)
+"""Model families that ship; any other is a class of the user's, written module:Class."""
 
 
 class ModelConfig(Table):
     """`[model]`: the generative model being tuned."""
 
-    family: Literal["embedded", "sd15", "sd3", "flux"] = key(
-        "embedded", "model family; sd15 is every Stable Diffusion 1 and 2, sd3 also 3.5"
+    family: str = key(
+        "embedded",
+        "embedded, sd15 (every Stable Diffusion 1 and 2), sd3 (also 3.5), flux, or module:Class",
     )
     path: str | None = key(
         None, "folder or repository name of a diffusers pipeline; of embedded, a weights file"
@@ -24,13 +30,29 @@ class ModelConfig(Table):
     text_encoder_3: bool = key(True, "load SD3's T5; without it its tokens are zeros")
     guidance_embedding: NonNegative = key(3.5, "guidance scale that FLUX.1-dev is told")
     gradient_checkpointing: bool = key(False, "recompute activations in the backward pass")
-    compile: bool = key(False, "torch.compile the denoiser")
+    compile: bool = key(False, "torch.compile the denoiser; `time/compile` tells what that takes")
+    attention: Literal["auto", "flash", "efficient", "cudnn", "math"] = key(
+        "auto", "attention kernel of PyTorch, or math where it cannot run; auto = PyTorch's choice"
+    )
+    tf32: Literal["auto", "never", "always"] = key(
+        "auto", "round float32 products on CUDA to TF32; auto = beside half weights, in decoding"
+    )
     vae_slicing: bool = key(True, "decode one image at a time")
     vae_tiling: bool = key(False, "decode large images in tiles, which may show at their seams")
     offload: bool = key(False, "text encoders and VAE are on the device only while needed")
 
+    @field_validator("family")
+    @classmethod
+    def _known(cls, family: str) -> str:
+        if family not in FAMILIES and ":" not in family:
+            hint = closest(family, FAMILIES)
+            raise ValueError(f"'{family}' is no family{hint} (or write module:Class)")
+        return family
+
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":
+        if self.family not in FAMILIES:  # a user's own may have a use for every key
+            return self
         for name, families in _ONLY.items():
             value = getattr(self, name)
             if value != type(self).model_fields[name].default and self.family not in families:
@@ -45,7 +67,6 @@ class ModelConfig(Table):
         return self
 
 
-_DIFFUSERS = ("sd15", "sd3", "flux")
 _ONLY = {
     "dtype": _DIFFUSERS,
     "resolution": _DIFFUSERS,
@@ -54,6 +75,8 @@ _ONLY = {
     "guidance_embedding": ("flux",),
     "gradient_checkpointing": _DIFFUSERS,
     "compile": _DIFFUSERS,
+    "attention": _DIFFUSERS,
+    "tf32": _DIFFUSERS,
     "vae_slicing": _DIFFUSERS,
     "vae_tiling": _DIFFUSERS,
     "offload": _DIFFUSERS,

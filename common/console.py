@@ -187,6 +187,8 @@ class RunDisplay(Standing):
         self.record = record
         self._seconds.append(record["seconds"])
         self._images += int(record["images"])
+        if (seconds := record.get("time/compile", 0.0)) >= 1:
+            say(f"compiling the model took {seconds:.0f} s of this update and what came before it")
         if self._live is None:
             update = f"{int(record['update'])}/{self.updates}"
             say(f"update {update}  {self._measures()}  {self._pace()}")

@@ -29,11 +29,13 @@ FINGERPRINT, DIGESTS, STARTS = "noise_fingerprint", "sha256", "starts"
 MAY_CHANGE = frozenset(
     {"run.updates", "run.backend", "run.recipe", "rollout.batch_size", "objective.micro_batch"}
     | {"checkpoint.every", "checkpoint.keep", "evaluate.every", "evaluate.grid"}
+    | {"model.gradient_checkpointing", "model.offload", "model.vae_slicing"}
+    | {"model.compile", "model.attention"}
 )
 """Keys that a resumed run may set anew: none of them changes what is computed.
 
-Another backend, batch or micro-batch sums in another order, so numbers may differ in their last
-bits from then on. What an evaluation measures is fixed: the last one is compared with the first.
+Another backend, batch, micro-batch or kernel sums in another order, so numbers may differ in their
+last bits from then on. What an evaluation measures is fixed: the last one is compared with the first.
 """
 
 

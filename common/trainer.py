@@ -6,12 +6,14 @@ One update: roll out, score, assign credit, learn, log. The pieces are in `rollo
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from common import checkpoint, credit, noise
+from common import checkpoint, credit, memory, noise
 from common.backend import Backend
 from common.clock import Clock
 from common.conditioner import Conditioner
@@ -81,7 +83,8 @@ class Trainer:
 
     Raises:
         ConfigError, CheckpointError, RewardNameError: the request is wrong.
-        RewardError, FloatingPointError, OSError: the work failed; checkpoints stay intact.
+        RewardError, FloatingPointError, OutOfMemoryError, OSError: the work failed; checkpoints
+            stay intact.
     """
 
     def __init__(
@@ -107,7 +110,8 @@ class Trainer:
             run=run.path,
             told=observer.rewritten,
         )
-        self._policy = backend.policy(config.model, config.adapter, seed=config.run.seed)
+        with self._within("loading the model"):
+            self._policy = backend.policy(config.model, config.adapter, seed=config.run.seed)
         self._process = process_of(self._policy, config.rollout)
         self._policy.check([p.text for p in self._prompts] + self._variants.all_texts())
         self._optimizer = backend.optimizer(self._policy, config.optimizer)
@@ -124,7 +128,7 @@ class Trainer:
             train=self._potential_scorer,
             heldout=backend.scorer("heldout"),
         )
-        self._update = 0
+        self._update, self._compiling = 0, backend.compiling_seconds()
         self._restore()
         rewrite.keep(self._variants, rewriter, seed=seed, run=run.path)
 
@@ -150,10 +154,13 @@ class Trainer:
             ),
         }
 
-    def memory(self) -> dict[str, int]:
-        """Bytes on the device at the peak of each stage; {} where the backend cannot tell."""
+    def memory(self, config: Config | None = None) -> dict[str, int]:
+        """Bytes on the device at the peak of each stage; {} where the backend cannot tell.
+
+        config: how much it would be with other settings of the same model.
+        """
         prompt = self._prompts[0].text
-        return self._backend.estimate(self._policy, self._config, prompt)
+        return self._backend.estimate(self._policy, config or self._config, prompt)
 
     def run(self) -> bool:
         """Train to the last update. False when a stop was asked for: saved, ready to resume."""
@@ -186,7 +193,7 @@ class Trainer:
         sampler = Sampler(self._policy, self._backend, self._process, conditioner, plan, clock)
         spent = dict(self._rewards.seconds)
         with self._scoring(prompts) as scoring:
-            with clock("rollout"):
+            with clock("rollout"), self._within("rollout"):
                 trajectories = sampler.sample(
                     prompts,
                     config.rollout,
@@ -200,7 +207,7 @@ class Trainer:
                 by_group = {name: v.reshape(len(prompts), size) for name, v in terms.items()}
                 rewards = self._rewards.total(by_group)
                 assigned = self._assign(prompts, trajectories, rewards, plan.trained)
-        with clock("update"):
+        with clock("update"), self._within("update"):
             learned = self._learner.update(
                 trajectories, assigned, plan.trained, conditioner, update
             )
@@ -215,9 +222,15 @@ class Trainer:
             **learned,
             **{f"time/{name}": seconds for name, seconds in clock.seconds.items()},
             **self._rewards.times(spent),
+            **self._compiled(),
         }
         self._run.append_metrics(record)
         return record
+
+    def _compiled(self) -> dict[str, float]:
+        """Seconds that compiling took since the last row: the warm-up, evaluations included."""
+        before, self._compiling = self._compiling, self._backend.compiling_seconds()
+        return {"time/compile": self._compiling - before} if self._config.model.compile else {}
 
     def _scoring(self, prompts: list[Prompt]) -> Scoring:
         size = self._config.rollout.group_size
@@ -281,7 +294,8 @@ class Trainer:
         due = update % every == 0 or update == self._config.run.updates
         if not due or any(row["update"] == update for row in self._run.evaluations()):
             return
-        evaluation = self._evaluator(self._policy, self._average)
+        with self._within("evaluation"):
+            evaluation = self._evaluator(self._policy, self._average)
         columns = evaluation.record["columns"]
         shown = evaluation.images[:, :columns]
         scale = 2 if shown.shape[2] < SMALL else 1
@@ -289,6 +303,19 @@ class Trainer:
         record = {"update": update, **evaluation.record, "grid": path.name}
         self._run.append_evaluation(record)
         self._observer.evaluated(record)
+
+    @contextmanager
+    def _within(self, stage: str) -> Iterator[None]:
+        """Within a stage, running out of memory is told together with what would need less."""
+        try:
+            yield
+        except Exception as error:
+            if not self._backend.out_of_memory(error):
+                raise
+            estimate = self.memory if hasattr(self, "_policy") else None
+            raise memory.explain(
+                error, stage, self._config, estimate=estimate, run=self._run.path
+            ) from error
 
     def _make_average(self) -> MovingAverage | None:
         settings = self._config.optimizer

@@ -4,6 +4,7 @@ import ctypes
 import math
 import os
 import platform
+import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
@@ -25,6 +26,8 @@ from drift_mlx import OPENBLAS, lora
 from drift_mlx.embedded import EmbeddedPolicy, EmbeddedScorer
 
 __all__ = ["AdamW", "Backend", "mlx"]
+
+NO_ROOM = re.compile(r"\[[\w:]*malloc\w*\]|\[METAL\].*(Insufficient|OutOfMemory)", re.IGNORECASE)
 
 
 def mlx(dtype: str = "float32") -> protocols.Backend:
@@ -124,6 +127,16 @@ class Backend:
         from drift_mlx import rewriter
 
         return rewriter.LanguageModel(name)
+
+    def out_of_memory(self, error: BaseException) -> bool:
+        """Whether an error says that the device, or this machine, has no more memory."""
+        # MLX raises a plain RuntimeError that begins with the allocator's name.
+        no_room = isinstance(error, RuntimeError) and bool(NO_ROOM.match(str(error)))
+        return no_room or isinstance(error, MemoryError)
+
+    def compiling_seconds(self) -> float:
+        """0: what MLX compiles it fuses while it runs."""
+        return 0.0
 
     def device_memory(self) -> dict[str, int]:
         """Bytes that MLX holds: `peak` since the start, and `active`."""

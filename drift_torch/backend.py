@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common import backend as protocols
+from common import backend as protocols, imports
 from common.backend import BackendUnavailableError, LossFunction, Parameters
 from common.config import AdapterConfig, Config, ModelConfig, OptimizerConfig
 from common.cores import cores
@@ -123,6 +123,9 @@ class Backend:
             return EmbeddedPolicy(model, adapter, seed=seed, device=self.device, dtype=self._dtype)
         if self._dtype != torch.float32:
             raise ValueError(f"model.family = '{model.family}' has no {self.dtype} reference")
+        if model.family not in POLICIES:
+            kind = imports.named("model.family", model.family)
+            return kind(model, adapter, seed=seed, device=self.device)
         module, _, name = POLICIES[model.family].partition(":")
         try:
             kind = getattr(importlib.import_module(module), name)
@@ -152,6 +155,17 @@ class Backend:
         from drift_torch import rewriter
 
         return rewriter.LanguageModel(name, self.device)
+
+    def out_of_memory(self, error: BaseException) -> bool:
+        """Whether an error says that the device, or this machine, has no more memory."""
+        # On a CPU PyTorch raises a plain RuntimeError.
+        no_room = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+        return no_room or isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+    def compiling_seconds(self) -> float:
+        """Seconds that torch.compile has taken in this process, its backward passes included."""
+        dynamo = sys.modules.get("torch._dynamo.utils")
+        return dynamo.calculate_time_spent()["total_wall_time"] if dynamo else 0.0
 
     def device_memory(self) -> dict[str, int]:
         """Bytes: `peak` since the start, and `active` on CUDA; on a CPU, of the process."""

@@ -45,6 +45,7 @@ class DiffusersPolicy(Tuned, ABC):
     ):
         self._settings, self.device, self.dtype = model, device, DTYPES[model.dtype]
         loading.check_dtype(model.dtype, device)
+        loading.choose_kernels(model)
         self._pipe = loading.pipeline(model, self.dtype, **self._parts())
         self._vae = self._pipe.vae.requires_grad_(False)
         self._encoders = [
@@ -59,8 +60,7 @@ class DiffusersPolicy(Tuned, ABC):
                 part.to(device)
         denoiser = getattr(self._pipe, self.DENOISER).to(device)
         self._tune(denoiser, adapter, seed=seed, linear=MixedLoRALinear)
-        if model.gradient_checkpointing:
-            denoiser.enable_gradient_checkpointing()
+        self._checkpoint_gradients(model.gradient_checkpointing)
         if model.compile:
             denoiser.compile()
         self.latent_shape = self._latent_shape()
@@ -174,7 +174,8 @@ class DiffusersPolicy(Tuned, ABC):
         config = self._vae.config
         latents = x.detach() / config.scaling_factor + (config.get("shift_factor") or 0.0)
         size = 1 if self._settings.vae_slicing else len(x)
-        with self._present(self._vae), loading.tf32(self.dtype != torch.float32):
+        rounded = self._settings.tf32 == "auto" and self.dtype != torch.float32
+        with self._present(self._vae), loading.tf32(rounded):
             images = [_pixels(self._vae.decode(part).sample) for part in latents.split(size)]
         return np.concatenate(images)
 
@@ -184,14 +185,33 @@ class DiffusersPolicy(Tuned, ABC):
         return [*super().resident(), *others]
 
     def passing(self, batch: int) -> dict[str, tuple[nn.Module, Callable[[], Any]]]:
-        """Decoding latents into images."""
+        """Encoding a prompt, and decoding latents into images."""
         size = 1 if self._settings.vae_slicing else batch
 
         def decode() -> Any:
             latents = torch.zeros(size, *self.latent_shape, device=self.device)
             return self._vae.decode(latents).sample
 
-        return {"decoding": (self._vae, decode)}
+        encoders = nn.ModuleList(self._encoders)
+        return {"encoding": (encoders, lambda: self._encode("")), "decoding": (self._vae, decode)}
+
+    @contextmanager
+    def as_set(self, model: ModelConfig) -> Iterator[None]:
+        """Within it, memory is used as these settings of the same model say; for estimates."""
+        own = self._settings
+        try:
+            self._settings = model
+            self._checkpoint_gradients(model.gradient_checkpointing)
+            yield
+        finally:
+            self._settings = own
+            self._checkpoint_gradients(own.gradient_checkpointing)
+
+    def _checkpoint_gradients(self, on: bool) -> None:
+        if on:
+            self.module.enable_gradient_checkpointing()
+        else:
+            self.module.disable_gradient_checkpointing()
 
     # --- helpers ---------------------------------------------------------------------------------
 

@@ -67,16 +67,16 @@ def stages(policy: Tuned, config: Config, prompt: str) -> dict[str, int]:
     prompt: one that the policy can read. What an allocator keeps to itself comes on top.
     """
     process = process_of(cast(Policy, policy), config.rollout)
-    resident = stored(policy.resident())
-    trained = sum(value.nbytes for value in policy.parameters().values())
-    always = resident + 2 * trained  # AdamW's two moments
     rollout, settings = config.rollout, config.objective
-    found = {"rollout": always + inference(policy, process, rollout.batch_size, prompt)}
-    for stage, (part, call) in policy.passing(rollout.batch_size).items():
-        brought = 0 if any(part is one for one in policy.resident()) else stored([part])
-        found[stage] = always + brought + _alone(part, call)
-    micro_batch = training(policy, process, settings.micro_batch, prompt)
-    found["update"] = always + trained + micro_batch  # and the sum of earlier gradients
+    with policy.as_set(config.model), torch.compiler.set_stance("force_eager"):
+        resident = policy.resident()
+        trained = sum(value.nbytes for value in policy.parameters().values())
+        always = stored(resident) + 2 * trained  # AdamW's two moments
+        found = {"rollout": always + inference(policy, process, rollout.batch_size, prompt)}
+        for stage, (part, call) in policy.passing(rollout.batch_size).items():
+            found[stage] = stored([*resident, part]) + 2 * trained + _alone(part, call, policy.device)
+        micro_batch = training(policy, process, settings.micro_batch, prompt)
+        found["update"] = always + trained + micro_batch  # and the sum of earlier gradients
     return found
 
 
@@ -106,8 +106,8 @@ def _peak(policy: Any, process: Process, batch: int, prompt: str, *, gradients: 
         if process.guidance != 1.0:
             policy.null(1)  # encoded now, while numbers are real
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with _faked(policy.module, mode) as trained, mode, Ledger() as ledger:
-        device = clean.tokens.device
+    device = clean.tokens.device
+    with _faked(policy.module, mode, device) as trained, mode, Ledger() as ledger:
         x = torch.zeros(batch, *policy.latent_shape, device=device)
         level = torch.zeros(batch, device=device)
         conditioning = clean.rows(torch.zeros(batch, dtype=torch.int64, device=device))
@@ -116,23 +116,27 @@ def _peak(policy: Any, process: Process, batch: int, prompt: str, *, gradients: 
             prediction = process.predict(policy, x, levels, conditioning)
         if gradients:
             loss = prediction.square().mean()
-            kept = torch.autograd.grad(loss, trained, allow_unused=True)
+            # float16's gradients are found by trial, for which the graph is kept.
+            half = getattr(policy, "dtype", None) == torch.float16
+            kept = torch.autograd.grad(loss, trained, allow_unused=True, retain_graph=half)
             del kept
     return ledger.peak
 
 
-def _alone(part: nn.Module, call: Callable[[], Any]) -> int:
+def _alone(part: nn.Module, call: Callable[[], Any], device: torch.device) -> int:
     """Peak bytes of a call of a frozen part."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with _faked(part, mode), mode, Ledger() as ledger, torch.no_grad():
+    with _faked(part, mode, device), mode, Ledger() as ledger, torch.no_grad():
         kept = call()
         del kept
     return ledger.peak
 
 
 @contextmanager
-def _faked(module: nn.Module, mode: FakeTensorMode) -> Iterator[list[Tensor]]:
-    """Within it the module's arrays have no content; gives those that are trained."""
+def _faked(
+    module: nn.Module, mode: FakeTensorMode, device: torch.device
+) -> Iterator[list[Tensor]]:
+    """Within it the module's arrays are on the device, without content; gives the trained ones."""
     places: list[tuple[dict[str, Any], str, Tensor]] = [
         (table, name, array)
         for part in module.modules()
@@ -140,9 +144,15 @@ def _faked(module: nn.Module, mode: FakeTensorMode) -> Iterator[list[Tensor]]:
         for name, array in table.items()
         if array is not None
     ]
+    fakes: dict[int, Tensor] = {}  # some arrays are in two places
     try:
         for table, name, array in places:
-            table[name] = mode.from_tensor(array)
+            if id(array) not in fakes:
+                with mode:
+                    fake = torch.empty_like(array, device=device)
+                kept = isinstance(array, nn.Parameter)
+                fakes[id(array)] = nn.Parameter(fake, array.requires_grad) if kept else fake
+            table[name] = fakes[id(array)]
         yield [table[name] for table, name, array in places if array.requires_grad]
     finally:
         for table, name, array in places:

@@ -11,7 +11,14 @@ import torch
 from common import pipelines
 from common.config import ModelConfig
 
-__all__ = ["check_dtype", "pipeline", "tf32"]
+__all__ = ["check_dtype", "choose_kernels", "pipeline", "tf32"]
+
+ATTENTION = {
+    "flash": torch.backends.cuda.enable_flash_sdp,
+    "efficient": torch.backends.cuda.enable_mem_efficient_sdp,
+    "cudnn": torch.backends.cuda.enable_cudnn_sdp,
+}
+"""Switches of the attention kernels beside the plain one, which is always there to fall back on."""
 
 
 def check_dtype(dtype: str, device: torch.device) -> None:
@@ -34,7 +41,7 @@ def pipeline(model: ModelConfig, dtype: torch.dtype, **parts: Any) -> Any:
     folder that is not there, is of another family, lacks a component or cannot be read, and when
     the hub cannot be reached or refuses.
     """
-    pipelines.check(model, parts)
+    index = pipelines.check(model, parts)
     import diffusers
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
@@ -44,14 +51,32 @@ def pipeline(model: ModelConfig, dtype: torch.dtype, **parts: Any) -> Any:
         library.disable_progress_bar()
     path = str(model.path)
     folder = Path(path).expanduser()
+    kind = getattr(diffusers, str(index["_class_name"]), None)
+    if kind is None:
+        raise ValueError(
+            f"model.path = '{path}' holds a {index['_class_name']}, which diffusers "
+            f"{diffusers.__version__} does not know"
+        )
     with pipelines.explained(path), warnings.catch_warnings():
         # `torch_dtype` is what every diffusers since 0.35 knows; its successor is not.
         warnings.simplefilter("ignore", FutureWarning)
-        return getattr(diffusers, pipelines.PIPELINES[model.family]).from_pretrained(
+        return kind.from_pretrained(
             str(folder) if folder.is_dir() else path,
             torch_dtype={"vae": torch.float32, "default": dtype},
             **parts,
         )
+
+
+def choose_kernels(model: ModelConfig) -> None:
+    """Set for the whole process which attention kernels and which rounding it may use.
+
+    For the process, since gradient checkpointing computes a forward pass again in the backward one.
+    """
+    for name, switch in ATTENTION.items():
+        switch(model.attention in ("auto", name))
+    always = model.tf32 == "always"
+    torch.set_float32_matmul_precision("high" if always else "highest")
+    torch.backends.cudnn.allow_tf32 = always
 
 
 @contextmanager

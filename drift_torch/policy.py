@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.config import AdapterConfig
+from common.config import AdapterConfig, ModelConfig
 from common.embedded.model import check_shapes
 from drift_torch import lora
 
@@ -24,6 +24,7 @@ class Tuned:
     """
 
     module: Any
+    device: torch.device
 
     def _tune(
         self,
@@ -65,6 +66,11 @@ class Tuned:
     def passing(self, batch: int) -> dict[str, tuple[nn.Module, Callable[[], Any]]]:
         """Other parts that work now and then: stage -> (module, its work for `batch` samples)."""
         return {}
+
+    @contextmanager
+    def as_set(self, model: ModelConfig) -> Iterator[None]:
+        """Within it, memory is used as these settings of the same model say; for estimates."""
+        yield
 
     @contextmanager
     def reference(self) -> Iterator[None]:

@@ -91,7 +91,7 @@ def test_offloading_and_checkpointing_show(checkpoint):
         return backend.estimate(policy, config, "owl"), policy
 
     plain, policy = stages()
-    assert plain.keys() == {"rollout", "decoding", "update"}
+    assert plain.keys() == {"rollout", "encoding", "decoding", "update"}
     others = estimate.stored([policy._vae, *policy._encoders])
     spared, _ = stages("model.offload=true")
     assert plain["update"] - spared["update"] == others

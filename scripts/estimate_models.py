@@ -1,0 +1,117 @@
+"""What the recipes of real models need: parameters, arithmetic and memory, without a GPU.
+
+    python scripts/estimate_models.py [RECIPE]...
+
+Prints a Markdown table. Nothing is measured: the steps of a recipe run on tensors without content,
+in the shapes of the published models (`full_size.py`), while multiplications and storages are
+counted. Memory is what tensors take; an allocator and the CUDA context come on top.
+"""
+
+from dataclasses import dataclass
+
+import click
+import torch
+from full_size import policy as full_policy
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from common import config as configuration
+from common.backend import Conditioning
+from common.config import Config
+from common.process import process_of
+from common.rollout import plan_steps
+from drift_torch import estimate
+from drift_torch.diffusion import DiffusersPolicy
+
+PROMPT = "a prompt"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """parameters: of the denoiser; trained: those that are. flops: of one image, by stage.
+
+    forward: of one unguided forward pass of one image. memory: bytes by stage.
+    """
+
+    parameters: int
+    trained: int
+    forward: float
+    flops: dict[str, float]
+    memory: dict[str, int]
+
+
+def needs(config: Config, *, tiny: bool = False) -> Needs:
+    """What a recipe needs for one image sampled and trained on, and at the peak of each stage."""
+    policy = without_content(config, tiny=tiny)
+    process = process_of(policy, config.rollout)
+    plan = plan_steps(config.rollout, seed=0, update=0)
+    unguided = process_of(policy, config.rollout.model_copy(update={"guidance": 1.0}))
+    sampled = _flops(lambda: estimate.inference(policy, process, 1, PROMPT))
+    learned = _flops(lambda: estimate.training(policy, process, 1, PROMPT))
+    references = 1 if config.objective.kl_weight > 0 else 0
+    steps = len(plan.trained)
+    return Needs(
+        parameters=sum(value.numel() for value in policy.module.parameters()),
+        trained=sum(value.numel() for value in policy.parameters().values()),
+        forward=_flops(lambda: estimate.inference(policy, unguided, 1, PROMPT)),
+        flops={
+            "sampling": sampled * config.rollout.steps,
+            "learning": (learned + references * sampled) * steps,
+        },
+        memory=estimate.stages(policy, config, PROMPT),
+    )
+
+
+def without_content(config: Config, *, tiny: bool = False) -> DiffusersPolicy:
+    """The policy of a recipe at full size, of arrays without content that act as on a CPU."""
+    device = torch.device("cpu")
+    policy = full_policy(config.model, config.adapter, device=torch.device("meta"), tiny=tiny)
+    policy.device = device
+    for name, value in vars(policy).items():
+        if isinstance(value, torch.Tensor):
+            setattr(policy, name, torch.zeros_like(value, device=device))
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        encoders = torch.nn.ModuleList(policy._encoders)
+        with estimate._faked(encoders, mode, device):
+            read = policy._encode("")
+    tokens = torch.zeros(read.tokens.shape, dtype=read.tokens.dtype)
+    pooled = None if read.pooled is None else torch.zeros(read.pooled.shape, dtype=tokens.dtype)
+    policy._null = policy._embeddings[PROMPT] = Conditioning(tokens, pooled, read.blocks)
+    return policy
+
+
+def _flops(work) -> float:
+    # The kernel for a CPU that fuses attention has no formula; the plain one is counted.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        work()
+    return float(counter.get_total_flops())
+
+
+@click.command()
+@click.argument("recipes", nargs=-1)
+def main(recipes: tuple[str, ...]) -> None:
+    """Print what each recipe needs, as a Markdown table; without names, those of all models."""
+    names = recipes or configuration.recipe_names()
+    print("| recipe | trained | one forward | an image | memory by stage, at its peak |")
+    print("|---|---|---|---|---|")
+    for name in names:
+        config = configuration.load(name)
+        if config.model.family != "embedded":
+            print(row(name, needs(config)), flush=True)
+
+
+def row(name: str, found: Needs) -> str:
+    """A row of the table: millions of parameters, 10^12 operations, 10^9 bytes."""
+    total = sum(found.flops.values()) / 1e12
+    peak = max(found.memory.values())
+    stages = ", ".join(f"{stage} {size / 1e9:.1f}" for stage, size in found.memory.items())
+    return (
+        f"| `{name}` | {found.trained / 1e6:.1f} of {found.parameters / 1e6:,.0f} M | "
+        f"{found.forward / 1e12:.2f} TFLOP | {total:,.0f} TFLOP | "
+        f"{stages}: **{peak / 1e9:.1f} GB** |"
+    )
+
+
+if __name__ == "__main__":
+    main()
