@@ -35,7 +35,7 @@ MAY_CHANGE = frozenset(
 """Keys that a resumed run may set anew: none of them changes what is computed.
 
 Another backend, batch, micro-batch or kernel sums in another order, so numbers may differ in their
-last bits from then on. What an evaluation measures is fixed: the last one is compared with the first.
+last bits from then on. What an evaluation measures is fixed: the last is compared with the first.
 """
 
 

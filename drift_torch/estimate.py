@@ -74,7 +74,9 @@ def stages(policy: Tuned, config: Config, prompt: str) -> dict[str, int]:
         always = stored(resident) + 2 * trained  # AdamW's two moments
         found = {"rollout": always + inference(policy, process, rollout.batch_size, prompt)}
         for stage, (part, call) in policy.passing(rollout.batch_size).items():
-            found[stage] = stored([*resident, part]) + 2 * trained + _alone(part, call, policy.device)
+            found[stage] = (
+                stored([*resident, part]) + 2 * trained + _alone(part, call, policy.device)
+            )
         micro_batch = training(policy, process, settings.micro_batch, prompt)
         found["update"] = always + trained + micro_batch  # and the sum of earlier gradients
     return found
@@ -133,9 +135,7 @@ def _alone(part: nn.Module, call: Callable[[], Any], device: torch.device) -> in
 
 
 @contextmanager
-def _faked(
-    module: nn.Module, mode: FakeTensorMode, device: torch.device
-) -> Iterator[list[Tensor]]:
+def _faked(module: nn.Module, mode: FakeTensorMode, device: torch.device) -> Iterator[list[Tensor]]:
     """Within it the module's arrays are on the device, without content; gives the trained ones."""
     places: list[tuple[dict[str, Any], str, Tensor]] = [
         (table, name, array)

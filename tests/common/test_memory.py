@@ -8,7 +8,12 @@ from common import config as configuration, memory
 from common.run_directory import MAY_CHANGE
 
 GB = 10**9
-SD3 = ("model.family=sd3", "model.path=somewhere", "rollout.batch_size=8", "objective.micro_batch=4")
+SD3 = (
+    "model.family=sd3",
+    "model.path=somewhere",
+    "rollout.batch_size=8",
+    "objective.micro_batch=4",
+)
 CUDA = RuntimeError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has 23.6 GiB in all")
 
 

@@ -12,7 +12,7 @@ SD3 = ("model.family=sd3", "model.path=somewhere")
     ("changes", "message"),
     [
         (["model.family=sd3"], "model: family = 'sd3' needs path: a diffusers folder or repos"),
-        (["model.family=sd4"], "model.family = 'sd4': not a valid choice; did you mean 'sd3'?"),
+        (["model.family=sd4"], "model.family: 'sd4' is no family; did you mean 'sd3'? (or w"),
         (["model.dtype=bfloat16"], "model: dtype = bfloat16 is for family = 'sd15' or 'sd3' or"),
         (["model.resolution=512"], "model: resolution = 512 is for family = 'sd15'"),
         ([*SD3, "model.guidance_embedding=1.0"], "guidance_embedding = 1.0 is for family = 'flux'"),

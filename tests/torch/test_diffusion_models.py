@@ -367,6 +367,14 @@ def test_a_prompt_is_encoded_the_same_whatever_is_beside_it(shape, policy_of):
     assert len(together._embeddings) == 2
 
 
+def test_decoding_all_at_once_is_decoding_one_by_one_but_for_rounding(policy_of):
+    one, all_ = policy_of("sd35"), policy_of("sd35", "model.vae_slicing=false")
+    x = noise_for(one, count=3)
+    levels = one.decode(x).astype(int) - all_.decode(x)
+    assert np.abs(levels).max() <= 1
+    assert (levels != 0).mean() < 0.01
+
+
 def test_longer_prompts_than_an_encoder_reads_are_counted(policy_of):
     policy = policy_of("sd3")
     long = "owl " * 40  # 120 letters, each a token of the tiny vocabulary

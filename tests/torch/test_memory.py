@@ -39,13 +39,15 @@ def fail(monkeypatch, kind, *, training, after):
 @pytest.mark.parametrize(("stage", "training"), [("update", True), ("evaluation", False)])
 def test_stage_size_and_three_settings_are_told(stage, training, checkpoint, tmp_path, monkeypatch):
     model = (f"model.path={checkpoint('sd3')}", "model.family=sd3", "model.max_tokens=20")
-    reward = ("reward.terms={jpeg_compressibility=1.0}", "prompts.source=animals", "prompts.names=[]")
+    reward = (
+        "reward.terms={jpeg_compressibility=1.0}",
+        "prompts.source=animals",
+        "prompts.names=[]",
+    )
     whole = ("model.vae_slicing=false", "evaluate.prompts=2", *reward)
     config = configuration.load("emoji-grpo", [*model, *TINY, *whole])
     run = RunDirectory.create(tmp_path / "run", config, {})
-    trainer = Trainer(
-        config, backends.load("cpu"), run, observer=Silent(), stop=threading.Event()
-    )
+    trainer = Trainer(config, backends.load("cpu"), run, observer=Silent(), stop=threading.Event())
     fail(monkeypatch, SD3Policy, training=training, after=0)
     with pytest.raises(OutOfMemoryError) as caught:
         trainer.step() if training else trainer.run()
