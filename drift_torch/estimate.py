@@ -21,7 +21,7 @@ from common.config import Config
 from common.process import Levels, Process, process_of
 from drift_torch.policy import Tuned
 
-__all__ = ["Ledger", "inference", "stages", "stored", "training"]
+__all__ = ["Ledger", "inference", "stages", "stored", "training", "without_content"]
 
 
 class Ledger(TorchDispatchMode):
@@ -109,7 +109,7 @@ def _peak(policy: Any, process: Process, batch: int, prompt: str, *, gradients: 
             policy.null(1)  # encoded now, while numbers are real
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     device = clean.tokens.device
-    with _faked(policy.module, mode, device) as trained, mode, Ledger() as ledger:
+    with without_content(policy.module, mode, device) as trained, mode, Ledger() as ledger:
         x = torch.zeros(batch, *policy.latent_shape, device=device)
         level = torch.zeros(batch, device=device)
         conditioning = clean.rows(torch.zeros(batch, dtype=torch.int64, device=device))
@@ -128,14 +128,16 @@ def _peak(policy: Any, process: Process, batch: int, prompt: str, *, gradients: 
 def _alone(part: nn.Module, call: Callable[[], Any], device: torch.device) -> int:
     """Peak bytes of a call of a frozen part."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with _faked(part, mode, device), mode, Ledger() as ledger, torch.no_grad():
+    with without_content(part, mode, device), mode, Ledger() as ledger, torch.no_grad():
         kept = call()
         del kept
     return ledger.peak
 
 
 @contextmanager
-def _faked(module: nn.Module, mode: FakeTensorMode, device: torch.device) -> Iterator[list[Tensor]]:
+def without_content(
+    module: nn.Module, mode: FakeTensorMode, device: torch.device
+) -> Iterator[list[Tensor]]:
     """Within it the module's arrays are on the device, without content; gives the trained ones."""
     places: list[tuple[dict[str, Any], str, Tensor]] = [
         (table, name, array)

@@ -66,7 +66,7 @@ class SD15Policy(DiffusersPolicy):
 
 def schedule(scheduler: Any, path: str) -> DiffusionSchedule:
     """The noise that a Stable Diffusion was trained with, from its scheduler's configuration."""
-    shape = scheduler.get("beta_schedule")
+    shape = "trained" if scheduler.get("trained_betas") else scheduler.get("beta_schedule")
     if shape != "scaled_linear" or scheduler.get("rescale_betas_zero_snr"):
         raise ValueError(
             f"model.path = '{path}': the noise schedule '{shape}' of its scheduler is none of "

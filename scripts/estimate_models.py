@@ -7,7 +7,9 @@ in the shapes of the published models (`full_size.py`), while multiplications an
 counted. Memory is what tensors take; an allocator and the CUDA context come on top.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import click
 import torch
@@ -41,26 +43,31 @@ class Needs:
     memory: dict[str, int]
 
 
-def needs(config: Config, *, tiny: bool = False) -> Needs:
+def needs(config: Config) -> Needs:
     """What a recipe needs for one image sampled and trained on, and at the peak of each stage."""
-    policy = without_content(config, tiny=tiny)
-    process = process_of(policy, config.rollout)
-    plan = plan_steps(config.rollout, seed=0, update=0)
-    unguided = process_of(policy, config.rollout.model_copy(update={"guidance": 1.0}))
-    sampled = _flops(lambda: estimate.inference(policy, process, 1, PROMPT))
-    learned = _flops(lambda: estimate.training(policy, process, 1, PROMPT))
-    references = 1 if config.objective.kl_weight > 0 else 0
-    steps = len(plan.trained)
+    policy = without_content(config)
+    rollout = config.rollout.model_copy(update={"guidance": 1.0})
+    unguided = process_of(policy, rollout)
     return Needs(
         parameters=sum(value.numel() for value in policy.module.parameters()),
         trained=sum(value.numel() for value in policy.parameters().values()),
-        forward=_flops(lambda: estimate.inference(policy, unguided, 1, PROMPT)),
-        flops={
-            "sampling": sampled * config.rollout.steps,
-            "learning": (learned + references * sampled) * steps,
-        },
+        forward=_counted(lambda: estimate.inference(policy, unguided, 1, PROMPT)),
+        flops=flops(policy, config),
         memory=estimate.stages(policy, config, PROMPT),
     )
+
+
+def flops(policy: DiffusersPolicy, config: Config) -> dict[str, float]:
+    """Floating-point operations of the denoiser for one image, sampled and then learned from."""
+    process = process_of(policy, config.rollout)
+    steps = len(plan_steps(config.rollout, seed=0, update=0).trained)
+    sampled = _counted(lambda: estimate.inference(policy, process, 1, PROMPT))
+    learned = _counted(lambda: estimate.training(policy, process, 1, PROMPT))
+    references = 1 if config.objective.kl_weight > 0 else 0
+    return {
+        "sampling": sampled * config.rollout.steps,
+        "learning": (learned + references * sampled) * steps,
+    }
 
 
 def without_content(config: Config, *, tiny: bool = False) -> DiffusersPolicy:
@@ -73,7 +80,7 @@ def without_content(config: Config, *, tiny: bool = False) -> DiffusersPolicy:
             setattr(policy, name, torch.zeros_like(value, device=device))
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         encoders = torch.nn.ModuleList(policy._encoders)
-        with estimate._faked(encoders, mode, device):
+        with estimate.without_content(encoders, mode, device):
             read = policy._encode("")
     tokens = torch.zeros(read.tokens.shape, dtype=read.tokens.dtype)
     pooled = None if read.pooled is None else torch.zeros(read.pooled.shape, dtype=tokens.dtype)
@@ -81,7 +88,7 @@ def without_content(config: Config, *, tiny: bool = False) -> DiffusersPolicy:
     return policy
 
 
-def _flops(work) -> float:
+def _counted(work: Callable[[], Any]) -> float:
     # The kernel for a CPU that fuses attention has no formula; the plain one is counted.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         work()

@@ -4,8 +4,9 @@ The shapes are those of the published configurations. `tiny` makes a few thousan
 same classes. Text is read with a vocabulary of letters: what a prompt says is of no matter here.
 """
 
+import importlib
 import string
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -120,10 +121,11 @@ def policy(
         return POLICIES[model.family](model, adapter, seed=0, device=device)
 
 
-def _pipeline(family: str, dtype: torch.dtype, device: torch.device, offload: bool, tiny: bool):
+def _pipeline(
+    family: str, dtype: torch.dtype, device: torch.device, offload: bool, tiny: bool
+) -> Any:
     """The container that `from_pretrained` would have given."""
-    import diffusers
-
+    diffusers = _library("diffusers")
     large, small = (CLIP_L, CLIP_G) if not tiny else (SMALL_CLIP, SMALL_CLIP)
     t5 = SMALL_T5 if tiny else T5_XXL
     shapes = (TINY_DENOISERS if tiny else DENOISERS)[family]
@@ -156,8 +158,7 @@ def _pipeline(family: str, dtype: torch.dtype, device: torch.device, offload: bo
 
 
 def _container(family: str, denoiser: nn.Module, vae: nn.Module, encoders: dict[str, Any]) -> Any:
-    import diffusers
-
+    diffusers = _library("diffusers")
     flow = diffusers.FlowMatchEulerDiscreteScheduler
     parts: dict[str, Any] = {"vae": vae, "tokenizer": _words(), **encoders}
     if family == "sd15":
@@ -190,7 +191,7 @@ def _container(family: str, denoiser: nn.Module, vae: nn.Module, encoders: dict[
 
 
 @contextmanager
-def _made(device: torch.device, dtype: torch.dtype):
+def _made(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """Within it, modules are made on the device and in the dtype."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -202,12 +203,10 @@ def _made(device: torch.device, dtype: torch.dtype):
 
 
 def _vae(family: str, tiny: bool) -> nn.Module:
-    from diffusers import AutoencoderKL
-
     widths, layers, groups = ((8, 16), 1, 4) if tiny else ((128, 256, 512, 512), 2, 32)
     shapes = DECODERS[family] | ({"latent_channels": 4} if tiny else {})
     quantised = {} if family == "sd15" else {"use_quant_conv": False, "use_post_quant_conv": False}
-    return AutoencoderKL(
+    return _library("diffusers").AutoencoderKL(
         block_out_channels=widths,
         down_block_types=("DownEncoderBlock2D",) * len(widths),
         up_block_types=("UpDecoderBlock2D",) * len(widths),
@@ -220,12 +219,10 @@ def _vae(family: str, tiny: bool) -> nn.Module:
 
 
 def _clip(shapes: dict[str, int], *, projected: bool) -> nn.Module:
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    end = WORDS.index("<|endoftext|>")
-    kind: Callable[..., nn.Module] = CLIPTextModelWithProjection if projected else CLIPTextModel
+    transformers, end = _library("transformers"), WORDS.index("<|endoftext|>")
+    kind = transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel
     return kind(
-        CLIPTextConfig(
+        transformers.CLIPTextConfig(
             vocab_size=49408 if shapes["hidden_size"] > 100 else len(WORDS),
             projection_dim=shapes["hidden_size"],
             num_attention_heads=max(shapes["hidden_size"] // 64, 2),
@@ -238,22 +235,23 @@ def _clip(shapes: dict[str, int], *, projected: bool) -> nn.Module:
 
 
 def _t5(shapes: dict[str, int]) -> nn.Module:
-    from transformers import T5Config, T5EncoderModel
-
+    transformers = _library("transformers")
     vocabulary = 32128 if shapes["d_model"] > 100 else len(PIECES)
     settings = {"feed_forward_proj": "gated-gelu", "dropout_rate": 0.0}
-    return T5EncoderModel(T5Config(vocab_size=vocabulary, **settings, **shapes)).eval()
+    config = transformers.T5Config(vocab_size=vocabulary, **settings, **shapes)
+    return transformers.T5EncoderModel(config).eval()
 
 
 def _words() -> Any:
-    from transformers import CLIPTokenizer
-
     vocabulary = {word: index for index, word in enumerate(WORDS)}
-    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
+    return _library("transformers").CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
 
 
 def _pieces() -> Any:
-    from transformers import T5Tokenizer
-
     scores = [(piece, 0.0 if piece.startswith("<") else -2.0) for piece in PIECES]
-    return T5Tokenizer(vocab=scores, extra_ids=0)
+    return _library("transformers").T5Tokenizer(vocab=scores, extra_ids=0)
+
+
+def _library(name: str) -> Any:
+    """A library that takes seconds to import, and whose types are not told."""
+    return importlib.import_module(name)
