@@ -187,9 +187,10 @@ class Trainer:
         plan = plan_steps(config.rollout, seed=config.run.seed, update=update)
         size, seed = config.rollout.group_size, config.run.seed
         texts = [self._variants.texts(p, size, seed=seed, update=update) for p in prompts]
-        conditioner = Conditioner(
-            config, self._backend, self._policy, self._process, prompts, update, clock, texts
-        )
+        with self._within("rollout"):
+            conditioner = Conditioner(
+                config, self._backend, self._policy, self._process, prompts, update, clock, texts
+            )
         sampler = Sampler(self._policy, self._backend, self._process, conditioner, plan, clock)
         spent = dict(self._rewards.seconds)
         with self._scoring(prompts) as scoring:
