@@ -79,3 +79,22 @@ def test_what_is_missing_is_told_in_one_line_and_nothing_is_left(name, change, s
     (line,) = result.stderr.splitlines()
     assert says in line
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("sd15-aesthetic", "reward 'aesthetic': weights"),
+        ("flux-dev-pickscore-grpo", "reward 'pickscore': weights"),
+        ("sd35m-24gb", "reward 'pickscore': weights"),
+        ("sd15-compressibility", "model.path = 'stable-diffusion-v1-5/stable-diffusion-v1-5' is n"),
+    ],
+)
+def test_a_recipe_as_it_stands_says_what_it_would_download(name, says, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    words = ["run", name, "--backend", "cpu", "--set", "model.dtype=float32"]
+    result = CliRunner().invoke(drift, [*words, "--out", str(tmp_path / "run")])
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert says in line
+    assert not (tmp_path / "run").exists()
