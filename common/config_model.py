@@ -25,6 +25,9 @@ class ModelConfig(Table):
     dtype: Literal["float32", "bfloat16", "float16"] = key(
         "float32", "of the frozen weights; a low-rank adapter and the kernels stay float32"
     )
+    quantize: Literal[0, 4, 8] = key(
+        0, "bits of the frozen linears in the blocks of denoiser and T5, on MLX; 0 = as dtype says"
+    )
     resolution: Positive | None = key(None, "pixels of a side; unset = what the model was made for")
     max_tokens: Annotated[int, Field(ge=1, le=512)] = key(256, "tokens of a prompt that T5 reads")
     text_encoder_3: bool = key(True, "load SD3's T5; without it its tokens are zeros")
@@ -69,6 +72,7 @@ class ModelConfig(Table):
 
 _ONLY = {
     "dtype": _DIFFUSERS,
+    "quantize": _DIFFUSERS,
     "resolution": _DIFFUSERS,
     "max_tokens": ("sd3", "flux"),
     "text_encoder_3": ("sd3",),

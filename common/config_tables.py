@@ -322,6 +322,11 @@ class Config(Table):
             raise ValueError(
                 f"drift.subset.keep = {keep} is more than rollout.group_size = {group}"
             )
+        if self.adapter.kind == "full" and self.model.quantize:
+            raise ValueError(
+                f"adapter.kind = 'full' needs model.quantize = 0: weights of {self.model.quantize} "
+                "bits cannot be trained, only an adapter on them"
+            )
         if self.adapter.kind == "full" and self.model.dtype != "float32":
             raise ValueError(
                 f"adapter.kind = 'full' needs model.dtype = 'float32': steps are too small for the "

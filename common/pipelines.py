@@ -5,17 +5,29 @@ its own. Both backends read the same ones.
 """
 
 import json
+import math
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
+from common.algorithm.schedules import TRAIN_STEPS, scaled_linear_alpha_bars
+from common.backend import DiffusionSchedule, FlowSchedule
 from common.config import ModelConfig
 
-__all__ = ["FAMILIES", "INDEX", "PIPELINES", "check", "explained", "index"]
+__all__ = [
+    "FAMILIES",
+    "INDEX",
+    "PIPELINES",
+    "check",
+    "diffusion_schedule",
+    "explained",
+    "flux_schedule",
+    "index",
+]
 
 FAMILIES = {
     "StableDiffusionPipeline": "sd15",
@@ -87,6 +99,49 @@ def check(model: ModelConfig, without: Collection[str] = ()) -> dict[str, Any]:
             hint = "; model.text_encoder_3 = false does without" if name.endswith("_3") else ""
             raise ValueError(f"model.path = '{path}': its component '{name}' is missing{hint}")
     return found
+
+
+def diffusion_schedule(scheduler: Mapping[str, Any], path: str) -> DiffusionSchedule:
+    """The noise that a Stable Diffusion 1 or 2 was trained with.
+
+    Args:
+        scheduler: settings of its scheduler, under diffusers' names; what is not in it has
+            diffusers' default.
+        path: what to call the model in a ValueError, for another kind of noise.
+    """
+    shape = "trained" if scheduler.get("trained_betas") else scheduler.get("beta_schedule")
+    kind = scheduler.get("prediction_type", "epsilon")
+    if kind not in ("epsilon", "v_prediction"):
+        raise ValueError(
+            f"model.path = '{path}': its scheduler's prediction_type is '{kind}'; valid: epsilon, "
+            "v_prediction"
+        )
+    if shape != "scaled_linear" or scheduler.get("rescale_betas_zero_snr"):
+        raise ValueError(
+            f"model.path = '{path}': the noise schedule '{shape}' of its scheduler is none of "
+            "Stable Diffusion's; valid: scaled_linear, not rescaled to zero signal"
+        )
+    alpha_bars = scaled_linear_alpha_bars(
+        beta_start=scheduler.get("beta_start", 1e-4),
+        beta_end=scheduler.get("beta_end", 0.02),
+        train_steps=scheduler.get("num_train_timesteps", TRAIN_STEPS),
+    )
+    final = 1.0 if scheduler.get("set_alpha_to_one", True) else float(alpha_bars[0])
+    return DiffusionSchedule(alpha_bars, int(scheduler.get("steps_offset", 0)), final)
+
+
+def flux_schedule(scheduler: Mapping[str, Any], length: int) -> FlowSchedule:
+    """FLUX's spacing of noise levels for `length` image tokens.
+
+    Evenly spaced and shifted once by e^mu, where mu is linear in the number of tokens; schnell's
+    scheduler has no such dynamic shift. scheduler: a FlowMatchEulerDiscreteScheduler's settings.
+    """
+    if not scheduler.get("use_dynamic_shifting"):
+        return FlowSchedule("shift", float(scheduler.get("shift", 1.0)))
+    short, long = scheduler.get("base_image_seq_len", 256), scheduler.get("max_image_seq_len", 4096)
+    low, high = scheduler.get("base_shift", 0.5), scheduler.get("max_shift", 1.15)
+    mu = low + (high - low) * (length - short) / (long - short)
+    return FlowSchedule("shift", math.exp(mu))
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """MLX as a backend: arrays, gradients, AdamW, and what the device is."""
 
 import ctypes
+import importlib
 import math
 import os
 import platform
@@ -16,7 +17,7 @@ import numpy as np
 from mlx import nn
 from mlx.utils import tree_unflatten
 
-from common import backend as protocols
+from common import backend as protocols, imports
 from common.backend import BackendUnavailableError, LossFunction, Parameters
 from common.config import AdapterConfig, Config, ModelConfig, OptimizerConfig
 from common.cores import cores
@@ -28,6 +29,13 @@ from drift_mlx.embedded import EmbeddedPolicy, EmbeddedScorer
 __all__ = ["AdamW", "Backend", "mlx"]
 
 NO_ROOM = re.compile(r"\[[\w:]*malloc\w*\]|\[METAL\].*(Insufficient|OutOfMemory)", re.IGNORECASE)
+
+POLICIES = {
+    "sd15": "drift_mlx.sd15:SD15Policy",
+    "sd3": "drift_mlx.sd3:SD3Policy",
+    "flux": "drift_mlx.flux:FluxPolicy",
+}
+"""Model families over diffusers pipelines; each is imported when it is asked for."""
 
 
 def mlx(dtype: str = "float32") -> protocols.Backend:
@@ -78,24 +86,46 @@ class Backend:
     def value_and_grad(
         self, policy: protocols.Policy, loss: LossFunction
     ) -> Callable[..., tuple[mx.array, dict[str, mx.array], Parameters]]:
-        """A function (*arrays) -> (loss, auxiliary, gradients by parameter name)."""
-        module = _module(policy)
+        """A function (*arrays) -> (loss, auxiliary, gradients by parameter name).
 
-        def pure(parameters: Parameters, *arrays: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
+        Where some of the way is in float16, what is below 6e-8 vanishes. The loss is then
+        multiplied by the largest power of two whose gradients are finite, found anew each time: a
+        scale carried along would have to be part of every checkpoint.
+        """
+        module, dtype = _module(policy), getattr(policy, "dtype", None)
+        half = dtype is not None and dtype == mx.float16
+
+        def pure(
+            parameters: Parameters, scale: float, *arrays: mx.array
+        ) -> tuple[mx.array, dict[str, mx.array]]:
             _set(module, parameters)
-            return loss(*arrays)
+            value, auxiliary = loss(*arrays)
+            return value * scale, auxiliary
 
         differentiate = mx.value_and_grad(pure)
 
-        def run(*arrays: mx.array) -> tuple[mx.array, dict[str, mx.array], Parameters]:
+        def scaled(
+            exponent: int, arrays: tuple[mx.array, ...]
+        ) -> tuple[mx.array, dict[str, mx.array], Parameters]:
             parameters = lora.trainable(module)
             try:
                 # A copy: MLX puts its tracers into the dict, and leaves them there after an error.
-                (value, auxiliary), gradients = differentiate(dict(parameters), *arrays)
+                found = differentiate(dict(parameters), 2.0**exponent, *arrays)
             finally:
                 _set(module, parameters)
+            (value, auxiliary), gradients = found
+            if exponent:
+                value = value / 2.0**exponent
+                gradients = {name: g / 2.0**exponent for name, g in gradients.items()}
             mx.eval(value, auxiliary, gradients)
             return value, auxiliary, gradients
+
+        def run(*arrays: mx.array) -> tuple[mx.array, dict[str, mx.array], Parameters]:
+            for exponent in (16, 12, 8, 4) if half else ():
+                found = scaled(exponent, arrays)
+                if all(mx.isfinite(g).all().item() for g in found[2].values()):
+                    return found
+            return scaled(0, arrays)
 
         return run
 
@@ -104,17 +134,32 @@ class Backend:
         return AdamW(policy, settings)
 
     def policy(self, model: ModelConfig, adapter: AdapterConfig, *, seed: int) -> protocols.Policy:
-        """Load a model and attach the adapter, initialised from the seed."""
-        if model.family != "embedded":
-            raise ValueError(
-                f"model.family = '{model.family}' does not run on the mlx backend; valid there: "
-                "embedded (with --backend cuda or cpu every family runs)"
-            )
-        return EmbeddedPolicy(model, adapter, seed=seed)
+        """Load a model and attach the adapter, initialised from the seed.
+
+        Raises ValueError in one line for a model that cannot be loaded or run here.
+        """
+        if model.family == "embedded":
+            return EmbeddedPolicy(model, adapter, seed=seed)
+        if model.family not in POLICIES:
+            return imports.named("model.family", model.family)(model, adapter, seed=seed)
+        module, _, name = POLICIES[model.family].partition(":")
+        try:
+            kind = getattr(importlib.import_module(module), name)
+            policy = kind(model, adapter, seed=seed)
+        except ImportError as error:
+            raise BackendUnavailableError(
+                f"model.family = '{model.family}' needs {error.name}: "
+                "pip install 'drift-toolkit[mlx]'"
+            ) from None
+        _check_room(policy, model)
+        return policy
 
     def estimate(self, policy: protocols.Policy, config: Config, prompt: str) -> dict[str, int]:
-        """Nothing: MLX has no arrays without content."""
-        return {}
+        """Bytes at the peak of each stage of an update, from shapes; {} for the emoji model."""
+        from drift_mlx import estimate
+        from drift_mlx.diffusion import DiffusersPolicy
+
+        return estimate.stages(policy, config) if isinstance(policy, DiffusersPolicy) else {}
 
     def scorer(self, name: str) -> protocols.Scorer:
         """The embedded scorer "train" or "heldout", the same one at every call."""
@@ -241,6 +286,38 @@ def _module(policy: protocols.Policy) -> nn.Module:
 
 def _set(module: nn.Module, parameters: Parameters) -> None:
     module.update(tree_unflatten(list(parameters.items())))
+
+
+def _check_room(policy: Any, model: ModelConfig) -> None:
+    """Raise ValueError where the weights alone are more than this machine's memory.
+
+    None of them is read before they are used.
+    """
+    from drift_mlx import estimate
+
+    needed, room = estimate.least(policy), _room()
+    if needed <= room:
+        return
+    ways = {
+        "model.offload = true": not model.offload,
+        "model.dtype = 'bfloat16'": model.dtype == "float32",
+        "model.quantize = 8": not model.quantize,
+        "model.quantize = 4": model.quantize == 8,
+    }
+    smaller = next((way for way, open_ in ways.items() if open_), "a smaller model")
+    raise ValueError(
+        f"model.path = '{model.path}' needs {needed / 1e9:.1f} GB for its weights, this machine "
+        f"has {room / 1e9:.1f}: try {smaller} (`drift recipes` lists what fits a Mac)"
+    )
+
+
+def _room() -> int:
+    """Bytes that weights may take here: of a GPU what its maker recommends, else the memory."""
+    info = mx.device_info()
+    for key in ("max_recommended_working_set_size", "memory_size"):
+        if (size := int(info.get(key, 0))) > 0:
+            return size
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _openblas_loaded() -> bool:

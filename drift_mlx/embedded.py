@@ -1,10 +1,6 @@
 """The emoji model in MLX: a flow transformer, two image-text scorers, and their weights."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -15,15 +11,10 @@ from common.backend import Conditioning, DiffusionSchedule, FlowSchedule, Predic
 from common.config import AdapterConfig, ModelConfig
 from common.embedded import model as shared
 from common.embedded.model import DenoiserConfig, ScorerConfig
-from drift_mlx import lora
+from drift_mlx.networks.layers import GroupNorm, gelu
+from drift_mlx.policy import Tuned
 
 __all__ = ["Block", "Denoiser", "EmbeddedPolicy", "EmbeddedScorer", "ImageText"]
-
-ROOT, CUBIC = math.sqrt(2 / math.pi), 0.044715
-"""Constants of the tanh GELU."""
-
-LIMIT = 9.0
-"""Where tanh is 1 in float32."""
 
 CHUNK = 256
 """Images that a scorer looks at in one pass: bounds memory."""
@@ -47,7 +38,7 @@ class Block(nn.Module):
         parts = mx.split(modulation + self.mod, 6, axis=1)
         scale1, shift1, gate1, scale2, shift2, gate2 = parts
         h = h + gate1 * self.attention(_modulate(h, scale1, shift1))
-        hidden = _gelu(self.m1(_modulate(h, scale2, shift2)))
+        hidden = gelu(self.m1(_modulate(h, scale2, shift2)))
         return h + gate2 * self.m2(hidden)
 
     def attention(self, h: mx.array) -> mx.array:
@@ -102,7 +93,7 @@ class Denoiser(nn.Module):
         return results | {"velocity": _image(out, self.config)}
 
 
-class EmbeddedPolicy:
+class EmbeddedPolicy(Tuned):
     """The emoji flow model being tuned; fulfils `common.backend.Policy`."""
 
     prediction: Prediction = "velocity"
@@ -111,22 +102,10 @@ class EmbeddedPolicy:
     def __init__(self, model: ModelConfig, adapter: AdapterConfig, *, seed: int):
         config = DenoiserConfig()
         self.latent_shape = config.latent_shape
-        self.module = Denoiser(config)
+        module = Denoiser(config)
         weights = shared.denoiser_weights(model.path)
-        _load(self.module, weights, f"weights {model.path or 'denoiser'}")
-        self._active = self.module
-        if adapter.kind == "lora":
-            self._base = None
-            lora.attach(self.module, adapter, seed=seed)
-        else:
-            # Arrays are immutable, so the frozen copy shares them until tuning replaces them.
-            self._base = Denoiser(config)
-            self._base.update(self.module.parameters())
-            self._base.freeze()
-            parts = dict(self.module.named_modules())  # "" is the module itself
-            for name in config.frozen:
-                part, _, last = name.rpartition(".")
-                parts[part].freeze(keys=last, recurse=False)
+        _load(module, weights, f"weights {model.path or 'denoiser'}")
+        self._tune(module, adapter, seed=seed, again=lambda: Denoiser(config), frozen=config.frozen)
 
     def check(self, prompts: Sequence[str]) -> None:
         """Read prompts without embedding them. ValueError names a prompt it cannot read."""
@@ -159,52 +138,8 @@ class EmbeddedPolicy:
         """Latents as pixels: uint8 [B, 32, 32, 3]."""
         return shared.to_images(np.array(x))
 
-    def parameters(self) -> dict[str, mx.array]:
-        """The trainable arrays as they are now, sorted by name."""
-        return lora.trainable(self.module)
-
-    def load_parameters(self, values: Mapping[str, np.ndarray]) -> None:
-        """Replace every trainable array; ValueError names missing, extra or misshapen ones."""
-        shapes = {name: array.shape for name, array in lora.trainable(self.module).items()}
-        shared.check_shapes(values, shapes, "trainable parameters")
-        self.module.load_weights([(n, mx.array(v)) for n, v in values.items()], strict=False)
-
-    @contextmanager
-    def reference(self) -> Iterator[None]:
-        """Within it, `predict` is the model before tuning."""
-        if self._base is None:
-            with lora.disabled(self.module):
-                yield
-            return
-        try:
-            self._active = self._base
-            yield
-        finally:
-            self._active = self.module
-
     def _embed(self, tokens: np.ndarray) -> Conditioning:
         return Conditioning(self.module.encode(mx.array(tokens)))
-
-
-class GroupNorm(nn.Module):
-    """(x - mean) / sqrt(var + eps) weight + bias over pixels and neighbouring channels of a group.
-
-    nn.GroupNorm adds up the thousands of numbers of a group one after the other in float32, with
-    an error of 3e-6; by channel, by column, then by row it is 1e-7.
-    """
-
-    def __init__(self, groups: int, channels: int, eps: float = 1e-5):
-        super().__init__()
-        self.groups, self.eps = groups, eps
-        self.weight, self.bias = mx.ones(channels), mx.zeros(channels)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        """x: images [B, H, W, C]. Returns the same shape."""
-        B, H, W, _ = x.shape
-        grouped = x.reshape(B, H, W, self.groups, -1)
-        centred = grouped - _spatial_mean(grouped)
-        scaled = centred * mx.rsqrt(_spatial_mean(mx.square(centred)) + self.eps)
-        return scaled.reshape(x.shape) * self.weight + self.bias
 
 
 class ImageText(nn.Module):
@@ -297,57 +232,6 @@ def _modulate(h: mx.array, scale: mx.array, shift: mx.array) -> mx.array:
 def _rms(x: mx.array) -> mx.array:
     """RMS norm without weight: x / sqrt(mean(x^2) + eps) over the last axis."""
     return mx.fast.rms_norm(x, None, shared.EPS)
-
-
-def _spatial_mean(x: mx.array) -> mx.array:
-    """Mean over channels, columns and rows of [B, H, W, G, C/G], one axis at a time."""
-    return x.mean(-1, keepdims=True).mean(2, keepdims=True).mean(1, keepdims=True)
-
-
-def _gelu(x: mx.array) -> mx.array:
-    """GELU by the tanh formula: x/2 (1 + tanh u), u = sqrt(2/pi) (x + 0.044715 x^3)."""
-    # On a CPU MLX computes tanh one number at a time; a formula of products is 3.5 times faster.
-    on_cpu = mx.default_device().type == mx.DeviceType.cpu
-    activation: Any = _gelu_cpu if on_cpu else nn.gelu_approx
-    return activation(x)
-
-
-@mx.custom_function
-def _gelu_cpu(x: mx.array) -> mx.array:
-    return _gelu_value(x)
-
-
-@_gelu_cpu.vjp
-def _gelu_cpu_vjp(x: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
-    return cotangent * _gelu_slope(x)
-
-
-@partial(mx.compile, shapeless=True)
-def _gelu_value(x: mx.array) -> mx.array:
-    a, b = _tanh_parts(ROOT * (x + CUBIC * x * x * x))
-    return 0.5 * x * (1 + 2 * a * b / (a * a + b * b))
-
-
-@partial(mx.compile, shapeless=True)
-def _gelu_slope(x: mx.array) -> mx.array:
-    u = ROOT * (x + CUBIC * x * x * x)
-    a, b = _tanh_parts(u)
-    t = 2 * a * b / (a * a + b * b)
-    # 1 - t^2 by subtraction would leave a rounding error that x^3 blows up.
-    sech = mx.where(mx.abs(u) < LIMIT, (b * b - a * a) / (a * a + b * b), 0.0)
-    return 0.5 * (1 + t) + 0.5 * x * sech * sech * ROOT * (1 + 3 * CUBIC * x * x)
-
-
-def _tanh_parts(u: mx.array) -> tuple[mx.array, mx.array]:
-    """A and b with tanh u = 2 a b / (a^2 + b^2) and sech u = (b^2 - a^2) / (a^2 + b^2).
-
-    a/b = tanh(u/2): the seventh convergent of Lambert's continued fraction (1761). The error of
-    tanh u is below 2e-7 everywhere; beyond LIMIT it is 1.
-    """
-    y = mx.clip(u, -LIMIT, LIMIT) * 0.5
-    s = y * y
-    a = y * (((s + 378) * s + 17325) * s + 135135)
-    return a, ((28 * s + 3150) * s + 62370) * s + 135135
 
 
 def _patches(x: mx.array, config: DenoiserConfig) -> mx.array:

@@ -20,6 +20,7 @@ from common.config import AdapterConfig, ModelConfig
 from drift_torch import loading
 from drift_torch.lora import MixedLoRALinear
 from drift_torch.policy import Tuned
+from drift_torch.timesteps import tell_exactly
 
 __all__ = ["DiffusersPolicy"]
 
@@ -59,6 +60,7 @@ class DiffusersPolicy(Tuned, ABC):
             for part in (self._vae, *self._encoders):
                 part.to(device)
         denoiser = getattr(self._pipe, self.DENOISER).to(device)
+        tell_exactly(denoiser)
         self._tune(denoiser, adapter, seed=seed, linear=MixedLoRALinear)
         self._checkpoint_gradients(model.gradient_checkpointing)
         if model.compile:
@@ -95,7 +97,7 @@ class DiffusersPolicy(Tuned, ABC):
 
     @abstractmethod
     def embed_time(self, t: np.ndarray) -> Tensor:
-        """Host times t float64 [B] as the denoiser wants them: float32 [B]."""
+        """Host times t float64 [B] as the denoiser wants them: [B]."""
 
     # --- the policy ------------------------------------------------------------------------------
 

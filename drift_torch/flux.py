@@ -1,13 +1,13 @@
 """FLUX.1 as a policy: a flow transformer over packed latents, told by a T5 and a pooled CLIP."""
 
-import math
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from common.backend import Conditioning, FlowSchedule, Prediction
+from common import pipelines
+from common.backend import Conditioning, Prediction
 from common.config import AdapterConfig, ModelConfig
 from drift_torch.diffusion import DiffusersPolicy
 
@@ -28,7 +28,9 @@ class FluxPolicy(DiffusersPolicy):
         super().__init__(model, adapter, seed=seed, device=device)
         self._told = self.module.config.guidance_embeds
         _, height, width = self.latent_shape
-        self.schedule = schedule(self._pipe.scheduler.config, (height // 2) * (width // 2))
+        self.schedule = pipelines.flux_schedule(
+            self._pipe.scheduler.config, (height // 2) * (width // 2)
+        )
         rows, columns = torch.arange(height // 2), torch.arange(width // 2)
         grid = torch.cartesian_prod(rows, columns).to(device, self.dtype)
         self._image_ids = torch.cat([torch.zeros_like(grid[:, :1]), grid], dim=1)
@@ -82,17 +84,3 @@ def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
     B = len(tokens)
     x = tokens.reshape(B, height // 2, width // 2, -1, 2, 2).permute(0, 3, 1, 4, 2, 5)
     return x.reshape(B, -1, height, width)
-
-
-def schedule(scheduler: Any, length: int) -> FlowSchedule:
-    """FLUX's spacing of noise levels for `length` image tokens.
-
-    Evenly spaced and shifted once by e^mu, where mu is linear in the number of tokens; schnell's
-    scheduler has no such dynamic shift. scheduler: a FlowMatchEulerDiscreteScheduler's settings.
-    """
-    if not scheduler.get("use_dynamic_shifting"):
-        return FlowSchedule("shift", float(scheduler.get("shift", 1.0)))
-    short, long = scheduler.get("base_image_seq_len", 256), scheduler.get("max_image_seq_len", 4096)
-    low, high = scheduler.get("base_shift", 0.5), scheduler.get("max_shift", 1.15)
-    mu = low + (high - low) * (length - short) / (long - short)
-    return FlowSchedule("shift", math.exp(mu))

@@ -41,6 +41,8 @@ def pipeline(model: ModelConfig, dtype: torch.dtype, **parts: Any) -> Any:
     folder that is not there, is of another family, lacks a component or cannot be read, and when
     the hub cannot be reached or refuses.
     """
+    if model.quantize:
+        raise ValueError(f"model.quantize = {model.quantize} is for --backend mlx; here: 0")
     index = pipelines.check(model, parts)
     import diffusers
     from diffusers.utils import logging as diffusers_logging

@@ -6,14 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.algorithm.schedules import scaled_linear_alpha_bars
-from common.backend import Conditioning, DiffusionSchedule
+from common import pipelines
+from common.backend import Conditioning
 from common.config import AdapterConfig, ModelConfig
 from drift_torch.diffusion import DiffusersPolicy
 
 __all__ = ["SD15Policy"]
-
-PREDICTIONS = ("epsilon", "v_prediction")
 
 
 class SD15Policy(DiffusersPolicy):
@@ -29,13 +27,8 @@ class SD15Policy(DiffusersPolicy):
     ):
         super().__init__(model, adapter, seed=seed, device=device)
         config = self._pipe.scheduler.config
-        if config.prediction_type not in PREDICTIONS:
-            raise ValueError(
-                f"model.path = '{model.path}': its scheduler's prediction_type is "
-                f"'{config.prediction_type}'; valid: {', '.join(PREDICTIONS)}"
-            )
+        self.schedule = pipelines.diffusion_schedule(config, str(model.path))
         self.prediction = config.prediction_type
-        self.schedule = schedule(config, str(model.path))
 
     def embed_time(self, t: np.ndarray) -> Tensor:
         """The timestep, a whole number as float32 [B]."""
@@ -62,20 +55,3 @@ class SD15Policy(DiffusersPolicy):
         return self._active(x, time, encoder_hidden_states=conditioning.tokens, return_dict=False)[
             0
         ]
-
-
-def schedule(scheduler: Any, path: str) -> DiffusionSchedule:
-    """The noise that a Stable Diffusion was trained with, from its scheduler's configuration."""
-    shape = "trained" if scheduler.get("trained_betas") else scheduler.get("beta_schedule")
-    if shape != "scaled_linear" or scheduler.get("rescale_betas_zero_snr"):
-        raise ValueError(
-            f"model.path = '{path}': the noise schedule '{shape}' of its scheduler is none of "
-            "Stable Diffusion's; valid: scaled_linear, not rescaled to zero signal"
-        )
-    alpha_bars = scaled_linear_alpha_bars(
-        beta_start=scheduler.beta_start,
-        beta_end=scheduler.beta_end,
-        train_steps=scheduler.num_train_timesteps,
-    )
-    final = 1.0 if scheduler.get("set_alpha_to_one", True) else float(alpha_bars[0])
-    return DiffusionSchedule(alpha_bars, int(scheduler.get("steps_offset", 0)), final)

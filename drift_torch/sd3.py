@@ -42,8 +42,8 @@ class SD3Policy(DiffusersPolicy):
             )
 
     def embed_time(self, t: np.ndarray) -> Tensor:
-        """1000 sigma, float32 [B]."""
-        return torch.tensor(TRAIN_STEPS * t, dtype=torch.float32, device=self.device)
+        """1000 sigma, float64 [B]."""
+        return torch.tensor(TRAIN_STEPS * t, dtype=torch.float64, device=self.device)
 
     def _parts(self) -> dict[str, Any]:
         if self._settings.text_encoder_3:

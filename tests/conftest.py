@@ -3,12 +3,15 @@
 `xp` runs a test once under each of numpy (the reference), array_api_strict with its optional
 features off (which refuses what MLX refuses), torch and mlx. A library that is missing here is
 skipped, unless DRIFT_REQUIRE_BACKENDS names it ("torch,mlx"): then its absence is an error.
+`checkpoint` makes tiny checkpoints of the real model families.
 """
 
 import importlib
 import os
+import runpy
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything loads a threaded library
@@ -97,6 +100,25 @@ def rtol() -> Callable[[Any], float]:
 def to_np() -> Callable[[Any], np.ndarray]:
     """An array of any of the four libraries as a numpy array of the same dtype."""
     return lambda array: np.asarray(array.detach() if hasattr(array, "detach") else array)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """(family, **shape) -> a tiny checkpoint's folder, made when first asked for: `tiny.py`."""
+    made, builders = {}, {}
+
+    def path(family: str, **shape: Any) -> Path:
+        key = (family, *sorted(shape.items()))
+        if key not in made:
+            if not builders:
+                torch = pytest.importorskip("torch")
+                tiny = Path(__file__).with_name("torch") / "tiny.py"
+                builders.update(runpy.run_path(str(tiny))["BUILDERS"])
+                torch.manual_seed(0)
+            made[key] = builders[family](tmp_path_factory.mktemp(family) / "model", **shape)
+        return made[key]
+
+    return path
 
 
 def _is_mlx(xp: Any) -> bool:

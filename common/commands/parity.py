@@ -23,27 +23,48 @@ if TYPE_CHECKING:
     metavar="NAME,NAME",
     help="Which backends to compare.",
 )
+@click.option("--model", metavar="FOLDER", help="Compare them with this diffusers pipeline.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="TABLE.KEY=VALUE",
+    help="Of --model: change one key of what is done with it; as often as you like.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def parity(ctx: click.Context, listed: str, as_json: bool) -> None:
+def parity(
+    ctx: click.Context, listed: str, model: str | None, overrides: tuple[str, ...], as_json: bool
+) -> None:
     """Run every stage of an update on each backend and print its error against float64.
 
-    The exit code is 1 when a stage is over its tolerance.
+    With --model the stages are those of a diffusers folder, in float32, and the backends are
+    compared with each other. The exit code is 1 when a stage is over its tolerance.
     """
     # MLX reads it when it loads; with TF32 a matrix product is a thousand times less exact.
     os.environ["MLX_ENABLE_TF32"] = "0"
     from common import backends
     from common.console import console
     from common.parity import compare
+    from common.parity.model import compare_model, settings
 
     names = [name.strip() for name in listed.split(",") if name.strip()]
     with preparing():
         if not names:
             raise RequestError(f"--backends '{listed}': name some of {', '.join(backends.names())}")
+        if overrides and not model:
+            raise RequestError("--set is for --model: the emoji model's comparison has no settings")
+        if model and len(set(names)) < 2:
+            raise RequestError("--model compares two backends or more, such as cpu,mlx")
         for name in names:
             backends.load(name)
+        if model:
+            settings(model, overrides)
     with console.status("comparing") as status:
-        stages = compare(names, observer=status.update)
+        if model:
+            stages = compare_model(names, model, overrides, observer=status.update)
+        else:
+            stages = compare(names, observer=status.update)
     if as_json:
         click.echo(json.dumps({"stages": [_plain(stage) for stage in stages]}, indent=2))
     else:

@@ -19,6 +19,8 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from common.algorithm.schedules import sinusoid
+
 T = TypeVar("T")
 
 FOLDER = Path(__file__).parent
@@ -161,14 +163,8 @@ def null_tokens(count: int, config: DenoiserConfig) -> np.ndarray:
 
 
 def time_features(t: np.ndarray, config: DenoiserConfig) -> np.ndarray:
-    """cos(1000 t w_j), then sin(1000 t w_j), with w_j = exp(-ln(10^4) j / J): float64 [B, 2 J].
-
-    t: float64 [B] in [0, 1], 1 = noise. In float32 the angle alone would be off by 5e-5.
-    """
-    J = config.frequencies
-    w = np.exp(-np.log(1e4) * np.arange(J, dtype=np.float64) / J)
-    angle = 1000.0 * np.asarray(t, dtype=np.float64)[:, None] * w
-    return np.concatenate([np.cos(angle), np.sin(angle)], axis=-1)
+    """The sinusoid of 1000 t: float64 [B, 2 J]. t: float64 [B] in [0, 1], 1 = noise."""
+    return sinusoid(1000.0 * np.asarray(t, dtype=np.float64), 2 * config.frequencies)
 
 
 def to_images(x: np.ndarray) -> np.ndarray:

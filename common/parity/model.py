@@ -1,0 +1,263 @@
+"""A diffusers pipeline on several backends, compared stage by stage: `drift parity --model`.
+
+There is no float64 reference: the real networks have float32 kernels inside. One backend after the
+other does all the work and is let go, so that only one copy of the weights is in memory.
+"""
+
+import gc
+import math
+from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from common import backends as registry, config as configuration, pipelines
+from common.backend import Backend, Policy
+from common.clock import Clock
+from common.conditioner import Conditioner
+from common.config import Config, ConfigError
+from common.credit import Credit
+from common.parity.bench import SEED, draw
+from common.parity.compare import Progress
+from common.parity.measure import ROLLOUT, SINGLE, UPDATES, Measured, StageResult, between
+from common.process import process_of
+from common.prompts import Prompt
+from common.rollout import Sampler, Trajectories, plan_steps
+from common.update import Learner
+
+__all__ = ["ModelBench", "compare_model", "settings"]
+
+PROMPTS = ("a red fox in the snow", "two blue cubes")
+
+GRADIENTS = 1e-4
+"""A gradient goes through the network twice, and its sums cancel more."""
+
+IMAGES = math.sqrt(2 * 255 * ROLLOUT) / (255 / math.sqrt(3))
+"""Pixels are rounded: with an error of ROLLOUT a share 2 * 255 ROLLOUT of them lies so near the
+middle of two levels that it may become the next one. Relative to evenly spread levels."""
+
+ADAPTER_SCALE = 0.05
+"""Standard deviation of B's elements; a fresh adapter would change nothing."""
+
+FLOW = ("rollout.kernel=flow_sde", "rollout.schedule=model", "rollout.noise_level=0.7")
+OWN = {
+    "sd15": ("rollout.kernel=ddim", "rollout.noise_level=1.0", "rollout.guidance=5.0"),
+    "sd3": (*FLOW, "rollout.guidance=4.5"),
+    "flux": FLOW,
+}
+"""How each family is sampled."""
+
+
+def settings(path: str, changes: Sequence[str] = ()) -> Config:
+    """What is done with the pipeline at `path`: ten steps for two images, two of them trained.
+
+    changes: of the configuration, as `--set` writes them. Raises ValueError in one line for what
+    is no pipeline of a known family.
+    """
+    kind = str(pipelines.index(path).get("_class_name"))
+    if kind not in pipelines.FAMILIES:
+        valid = ", ".join(pipelines.FAMILIES)
+        raise ValueError(f"model.path = '{path}' holds a {kind}; valid: {valid}")
+    family = pipelines.FAMILIES[kind]
+    every = (
+        f"run.seed={SEED}",
+        "run.updates=2",
+        f"model.family={family}",
+        f"model.path={path}",
+        "rollout.prompts=1",
+        "rollout.group_size=2",
+        "rollout.steps=10",
+        "rollout.window=0",
+        "rollout.trained_steps=2",
+        "rollout.batch_size=2",
+        "objective.micro_batch=2",
+        "drift.noise.strength=0.1",
+        "drift.noise.pooled_strength=0.1",
+    )
+    return configuration.load("emoji-grpo", [*every, *OWN[family], *changes])
+
+
+def compare_model(
+    names: Sequence[str],
+    path: str,
+    changes: Sequence[str] = (),
+    *,
+    observer: Progress | None = None,
+) -> list[StageResult]:
+    """Every stage of an update with the pipeline at `path`, each two backends compared.
+
+    Args:
+        names: two backends or more, such as ["cpu", "mlx"].
+        path: a diffusers folder or repository.
+        changes: of the configuration, as `--set` writes them.
+        observer: called with a few words before each piece of work.
+
+    Raises:
+        ValueError: fewer than two backends, or a pipeline or a configuration that cannot be used.
+        BackendUnavailableError: a backend cannot run here.
+    """
+    names = list(dict.fromkeys(names))
+    if len(names) < 2:
+        raise ValueError("a model is compared on two backends or more, such as cpu,mlx")
+    config = settings(path, changes)
+    backends = {name: registry.load(name) for name in names}
+    found: dict[str, dict[str, Measured]] = {}
+    for name, backend in backends.items():
+        bench, stages = ModelBench(backend, config), {}
+        for title, work in WORK.items():
+            if observer is not None:
+                observer(f"{title} on {name}")
+            stages |= {measured.stage: measured for measured in work(bench)}
+        found[name] = stages
+        del bench
+        gc.collect()
+    pairs = list(combinations(names, 2))
+    return [
+        between(f"{a} vs {b}", found[a][stage], found[b][stage])
+        for stage in found[names[0]]
+        for a, b in pairs
+        if stage in found[a] and stage in found[b]  # not every backend names every part
+    ]
+
+
+class ModelBench:
+    """A backend with a pipeline, and the inputs that all backends get."""
+
+    def __init__(self, backend: Backend, config: Config) -> None:
+        self.backend, self.config = backend, config
+        self.prompts = [Prompt(index, text) for index, text in enumerate(PROMPTS)]
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The pipeline with an adapter that does something."""
+        config = self.config
+        try:
+            policy = self.backend.policy(config.model, config.adapter, seed=config.run.seed)
+        except ValueError as error:  # what the user asked for, not what is compared
+            raise ConfigError(str(error)) from None
+        self.fresh = self.to_host(policy.parameters())
+        policy.load_parameters(
+            {
+                name: ADAPTER_SCALE * draw(name, value.shape) if "lora_B" in name else value
+                for name, value in self.fresh.items()
+            }
+        )
+        return policy
+
+    @cached_property
+    def inputs(self) -> tuple[Any, Any]:
+        """Latents [2, C, H, W] between noise and image, and their times."""
+        process = process_of(self.policy, self.config.rollout)
+        x = draw("latents", (len(PROMPTS), *self.policy.latent_shape))
+        return self.backend.asarray(x), self.policy.embed_time(process.times[[2, 7]])
+
+    def to_host(self, arrays: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Named device arrays as numpy arrays."""
+        return {name: self.backend.to_numpy(array) for name, array in arrays.items()}
+
+    def sample(self, update: int) -> tuple[Trajectories, Conditioner, np.ndarray]:
+        """Two images of a prompt, with prompt noise; what they were told; the trained steps."""
+        config, policy, clock = self.config, self.policy, Clock()
+        process, seed = process_of(policy, config.rollout), config.run.seed
+        plan = plan_steps(config.rollout, seed=seed, update=update)
+        prompts = [self.prompts[update % len(self.prompts)]]
+        conditioner = Conditioner(config, self.backend, policy, process, prompts, update, clock)
+        sampler = Sampler(policy, self.backend, process, conditioner, plan, clock)
+        found = sampler.sample(
+            prompts, config.rollout, seed=seed, update=update, keep_predicted=False
+        )
+        return found, conditioner, plan.trained
+
+
+def encoders(bench: ModelBench) -> Iterator[Measured]:
+    """Prompts, and the empty one, embedded."""
+    with bench.backend.inference():
+        told, null = bench.policy.encode(PROMPTS), bench.policy.null(1)
+    arrays = {"tokens": told.tokens, "null": null.tokens}
+    yield measured("text encoders, tokens", bench.to_host(arrays))
+    if told.pooled is not None:
+        arrays = {"pooled": told.pooled, "null": null.pooled}
+        yield measured("text encoders, pooled", bench.to_host(arrays))
+
+
+def parts(bench: ModelBench) -> Iterator[Measured]:
+    """Results of the denoiser's parts that the backends name alike, and its prediction."""
+    x, time = bench.inputs
+    with bench.backend.inference():
+        told = bench.policy.encode(PROMPTS)
+        with bench.policy.reference():
+            off = bench.backend.to_numpy(bench.policy.predict(x, time, told))
+        trace = bench.to_host(bench.policy.trace(x, time, told))
+    prediction = trace.pop("prediction")
+    for name, result in trace.items():
+        yield measured(f"denoiser {name}", {name: result})
+    yield measured("prediction, adapter off", {"prediction": off})
+    yield measured("prediction, adapter on", {"prediction": prediction})
+
+
+def gradients(bench: ModelBench) -> Iterator[Measured]:
+    """Gradient of mean (prediction - u)^2 for a drawn u by the adapter, tensor by tensor."""
+    x, time = bench.inputs
+    target = bench.backend.asarray(draw("target", x.shape))
+    with bench.backend.inference():
+        told = bench.policy.encode(PROMPTS)
+
+    def loss(x: Any) -> tuple[Any, dict[str, Any]]:
+        return ((bench.policy.predict(x, time, told) - target) ** 2).mean(), {}
+
+    _, _, found = bench.backend.value_and_grad(bench.policy, loss)(x)
+    yield Measured("gradients, adapter", bench.to_host(found), GRADIENTS)
+
+
+def decoding(bench: ModelBench) -> Iterator[Measured]:
+    """Drawn latents as images."""
+    x, _ = bench.inputs
+    with bench.backend.inference():
+        yield Measured("decoded images", {"images": bench.policy.decode(x)}, IMAGES)
+
+
+def rollout(bench: ModelBench) -> Iterator[Measured]:
+    """Ten stochastic steps with prompt noise, each backend on its own path."""
+    config = bench.config
+    whole = config.rollout.model_copy(update={"trained_steps": 0})
+    kept, bench.config = config, config.model_copy(update={"rollout": whole})
+    try:
+        found, _, trained = bench.sample(0)
+    finally:
+        bench.config = kept
+    steps = {f"step {k}": found.next_latents[:, i] for i, k in enumerate(trained)}
+    yield Measured("rollout latents", steps, ROLLOUT)
+    yield Measured("rollout log-probs", {"log_probs": found.log_probs}, ROLLOUT)
+    yield Measured("rollout images", {"images": found.images}, IMAGES)
+
+
+def updates(bench: ModelBench) -> Iterator[Measured]:
+    """Two updates from a fresh adapter, with drawn advantages; parameters count as one vector."""
+    config, policy, backend = bench.config, bench.policy, bench.backend
+    policy.load_parameters(bench.fresh)
+    process = process_of(policy, config.rollout)
+    optimizer = backend.optimizer(policy, config.optimizer)
+    learner = Learner(config, backend, policy, process, optimizer, None)
+    size = (1, config.rollout.group_size)
+    for update in range(config.run.updates):
+        found, conditioner, trained = bench.sample(update)
+        credit = Credit(np.ones(size, bool), draw(f"advantages {update}", size).astype(float), {})
+        learner.update(found, credit, trained, conditioner, update)
+    values = bench.to_host(policy.parameters())
+    flat = np.concatenate([values[name].ravel() for name in sorted(values)], dtype=float)
+    yield Measured("two updates, parameters", {"parameters": flat}, UPDATES)
+
+
+measured = partial(Measured, tolerance=SINGLE)
+
+WORK = {
+    "text encoders": encoders,
+    "denoiser": parts,
+    "gradients": gradients,
+    "decoding": decoding,
+    "rollout": rollout,
+    "two updates": updates,
+}
+"""Pieces of work by title; each gives one stage or more."""

@@ -1,0 +1,341 @@
+"""What policies over diffusers pipelines share: loading, encoding prompts, decoding latents.
+
+A pipeline is a folder here: of a denoiser, which is tuned, and of frozen text encoders and a VAE.
+transformers is imported for the tokenizers, when a policy is made; PyTorch never is.
+"""
+
+import warnings
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, ClassVar, Generic, TypeVar
+
+import mlx.core as mx
+import numpy as np
+from mlx import nn
+from mlx.utils import tree_unflatten
+
+from common.backend import Conditioning, DiffusionSchedule, FlowSchedule, Prediction
+from common.config import AdapterConfig, ModelConfig
+from drift_mlx import loading, lora
+from drift_mlx.estimate import held
+from drift_mlx.lora import MixedLoRALinear
+from drift_mlx.networks import vae
+from drift_mlx.networks.blocks import Blocks, Trace
+from drift_mlx.networks.layers import Conv2d
+from drift_mlx.policy import Tuned
+
+__all__ = ["DiffusersPolicy"]
+
+CACHE_BYTES = 2 << 30
+"""Memory for prompts that were encoded: a thousand of SD3's, 50,000 of SD 1.5's."""
+
+T = TypeVar("T")
+
+
+class Part(Generic[T]):
+    """A frozen part of a pipeline, held all the time or only while it is used."""
+
+    def __init__(self, load: Callable[[], T], module: Callable[[T], nn.Module], *, keep: bool):
+        self._load, self._keep = load, keep
+        part = load()  # its names and shapes are checked now, its arrays not read
+        self.size = held(module(part).parameters())
+        self._held: T | None = part if keep else None
+
+    @contextmanager
+    def present(self) -> Iterator[T]:
+        """Within it the part is there."""
+        part = self._load() if self._held is None else self._held
+        try:
+            yield part
+        finally:
+            if not self._keep:
+                del part
+                mx.clear_cache()
+
+
+class DiffusersPolicy(Tuned, ABC):
+    """A diffusers pipeline being tuned; fulfils `common.backend.Policy`.
+
+    Weights are in `model.dtype`, but the adapter and the VAE in float32. Latents and predictions
+    are float32 to the outside, since kernels and log-probs are.
+    """
+
+    DENOISER: ClassVar[str] = "transformer"
+    FROZEN: ClassVar[frozenset[str]] = frozenset()
+    """Arrays of the denoiser that no tuning changes."""
+    prediction: Prediction
+    schedule: FlowSchedule | DiffusionSchedule
+
+    def __init__(self, model: ModelConfig, adapter: AdapterConfig, *, seed: int):
+        self._settings, self.dtype = model, loading.DTYPES[model.dtype]
+        self._folder = folder = self._open()
+        names = [f"text_encoder{suffix}" for suffix in ("", "_2", "_3")]
+        names = [name for name in names if folder.has(name) and name not in self._without()]
+        self._tokenizers = {
+            name: folder.tokenizer(name.replace("text_encoder", "tokenizer")) for name in names
+        }
+        self._encoders = {
+            name: Part(
+                lambda name=name: folder.text_encoder(name, self.dtype, model.quantize),
+                lambda encoder: encoder,
+                keep=self._kept,
+            )
+            for name in names
+        }
+        self._vae = Part(folder.vae, lambda found: found[0], keep=self._kept)
+        self._vae_config = folder.settings("vae", vae.VAEConfig)
+        self.latent_shape = self._latent_shape()
+        self._tune_denoiser(adapter, seed)
+        self._compiled: dict[bool, Callable[..., mx.array]] = {}
+        self._embeddings: OrderedDict[str, Conditioning] = OrderedDict()
+        self._null: Conditioning | None = None
+
+    # --- what a family says ----------------------------------------------------------------------
+
+    def _open(self) -> loading.Folder:
+        """Where the pipeline's parts are."""
+        return loading.Folder(self._settings, self._without())
+
+    def _without(self) -> tuple[str, ...]:
+        """Components of the pipeline that are not wanted."""
+        return ()
+
+    @abstractmethod
+    def _network(self) -> Blocks:
+        """The denoiser with the sizes that its configuration says, its arrays not yet computed."""
+
+    @abstractmethod
+    def _native_resolution(self) -> int:
+        """Pixels of a side that the model was made for."""
+
+    def _patch(self) -> int:
+        """What the number of latents of a side is a multiple of."""
+        return 2
+
+    @abstractmethod
+    def _encode(self, prompt: str) -> Conditioning:
+        """Embed one prompt: a batch of one."""
+
+    @abstractmethod
+    def _readers(self) -> list[tuple[str, Any, int]]:
+        """(name, tokenizer, tokens that it reads) of each text encoder."""
+
+    @abstractmethod
+    def _forward(
+        self, x: mx.array, time: mx.array, conditioning: Conditioning, trace: Trace | None = None
+    ) -> mx.array:
+        """The denoiser's output for x in `model.dtype`."""
+
+    @abstractmethod
+    def shaped(self, batch: int) -> Conditioning:
+        """A conditioning of zeros, with the shapes of a real one."""
+
+    @abstractmethod
+    def embed_time(self, t: np.ndarray) -> mx.array:
+        """Host times t float64 [B] as the denoiser wants them: features [B, D], from float64."""
+
+    # --- the policy ------------------------------------------------------------------------------
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """Warn, with their number, of prompts longer than what an encoder reads of them."""
+        for name, tokenizer, limit in self._readers():
+            lengths = [len(ids) for ids in tokenizer(list(prompts)).input_ids]
+            if cut := sum(length > limit for length in lengths):
+                warnings.warn(
+                    f"{cut} of {len(prompts)} prompts are longer than the {limit} tokens that "
+                    f"{name} reads (the longest has {max(lengths)}): it does not see their ends",
+                    stacklevel=2,
+                )
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Embed clean prompts: tokens [B, L, D] and pooled [B, D'] in `model.dtype`.
+
+        Each prompt is embedded by itself and kept: what it becomes must not depend on its
+        neighbours in a batch, or a resumed run would differ from an unbroken one.
+        """
+        held = {prompt: self._embeddings.get(prompt) for prompt in prompts}
+        missing = [prompt for prompt, found in held.items() if found is None]
+        if missing:
+            with self._present():
+                for prompt in missing:
+                    held[prompt] = _computed(self._encode(prompt))
+        for prompt, found in held.items():
+            assert found is not None
+            self._embeddings[prompt] = found
+            self._embeddings.move_to_end(prompt)
+        while len(self._embeddings) > len(held) and _bytes(self._embeddings) > CACHE_BYTES:
+            self._embeddings.popitem(last=False)
+        return _stacked([self._embeddings[prompt] for prompt in prompts])
+
+    def null(self, count: int) -> Conditioning:
+        """The embedding of an empty prompt, `count` times."""
+        if self._null is None:
+            with self._present():
+                self._null = _computed(self._encode(""))
+        return self._null.rows(mx.zeros(count, dtype=mx.int32))
+
+    def predict(
+        self, x: mx.array, time: mx.array, conditioning: Conditioning, *, constant: bool = False
+    ) -> mx.array:
+        """The denoiser's output like x, float32, differentiable unless `constant`."""
+        self._read_weights()
+        forward = self._by_compiled if self._settings.compile else self._forward
+        prediction = forward(x.astype(self.dtype), time, conditioning).astype(x.dtype)
+        return mx.stop_gradient(prediction) if constant else prediction
+
+    def trace(self, x: mx.array, time: mx.array, conditioning: Conditioning) -> Trace:
+        """Results of the denoiser's parts and blocks, by name in order, then the prediction."""
+        self._read_weights()
+        results: Trace = {}
+        prediction = self._forward(x.astype(self.dtype), time, conditioning, results)
+        return results | {"prediction": prediction.astype(x.dtype)}
+
+    def decode(self, x: mx.array) -> np.ndarray:
+        """Latents as pixels: uint8 [B, H, W, 3]. FloatingPointError when one is not finite."""
+        finite = np.array(mx.isfinite(x).reshape(len(x), -1).all(axis=1))
+        if not finite.all():
+            raise FloatingPointError(f"{int((~finite).sum())} of {len(x)} latents are not finite")
+        config = self._vae_config
+        latents = mx.stop_gradient(x) / config.scaling_factor + (config.shift_factor or 0.0)
+        size = 1 if self._settings.vae_slicing else len(x)
+        images = []
+        with self._vae.present() as (decoder, config):
+            for start in range(0, len(x), size):
+                part = latents[start : start + size]
+                tiling = self._settings.vae_tiling
+                images.append(
+                    _pixels(vae.tiled(decoder, part, config) if tiling else decoder(part))
+                )
+        return np.concatenate(images)
+
+    # --- helpers ---------------------------------------------------------------------------------
+
+    @property
+    def _kept(self) -> bool:
+        return not self._settings.offload
+
+    def _tune_denoiser(self, adapter: AdapterConfig, seed: int) -> None:
+        model, network = self._settings, self._network()
+        weights = self._folder.weights(self.DENOISER)
+        loading.fill(network, weights, f"model.path = '{model.path}': {self.DENOISER}", self.dtype)
+        loading.quantized(network, model.quantize)
+        if adapter.kind == "full":
+            _as_in_pytorch(network)
+        self._unread: Any = network.parameters()
+        self._tune(
+            network,
+            adapter,
+            seed=seed,
+            again=lambda: _as_in_pytorch(self._network()),
+            frozen=self.FROZEN,
+            linear=MixedLoRALinear,
+        )
+        network.checkpointing = model.gradient_checkpointing
+
+    def _read_weights(self) -> None:
+        """Read the denoiser's weights from disk, the first time that they are needed."""
+        if self._unread is not None:
+            mx.eval(self._unread)
+            self._unread = None
+
+    def _by_compiled(self, x: mx.array, time: mx.array, conditioning: Conditioning) -> mx.array:
+        """`_forward`, compiled for the adapter on or off.
+
+        Compiling takes every array that is not an argument for a constant: what is trained, and
+        changes, has to be an argument.
+        """
+        module, is_reference = self._active, self._is_reference()
+        if is_reference not in self._compiled:
+            blocks = conditioning.blocks
+
+            def pure(
+                trained: Any, x: mx.array, time: mx.array, tokens: mx.array, *pooled: mx.array
+            ) -> mx.array:
+                module.update(tree_unflatten(list(trained.items())))
+                told = Conditioning(tokens, pooled[0] if pooled else None, blocks)
+                return self._forward(x, time, told)
+
+            self._compiled[is_reference] = mx.compile(pure)
+        trained = lora.trainable(module)
+        told = [part for part in (conditioning.tokens, conditioning.pooled) if part is not None]
+        try:
+            return self._compiled[is_reference](trained, x, time, *told)
+        finally:
+            module.update(tree_unflatten(list(trained.items())))
+
+    def _is_reference(self) -> bool:
+        if self._active is not self.module:
+            return True
+        adapters = (part for part in self.module.modules() if isinstance(part, lora.LoRALinear))
+        first = next(adapters, None)
+        return first is not None and not first.enabled
+
+    def _latent_shape(self) -> tuple[int, int, int]:
+        """[C, H, W] of one latent. ValueError for a resolution that it cannot have."""
+        scale = self._vae_config.scale
+        pixels, multiple = (
+            self._settings.resolution or self._native_resolution(),
+            scale * self._patch(),
+        )
+        if pixels % multiple:
+            down = max(pixels // multiple, 1) * multiple
+            raise ValueError(
+                f"model.resolution = {pixels} must be a multiple of {multiple}, as {down} or "
+                f"{down + multiple}"
+            )
+        return self._vae_config.latent_channels, pixels // scale, pixels // scale
+
+    def _tokens(self, encoder: str, prompt: str, length: int) -> np.ndarray:
+        """Indices of a prompt, cut or padded to a length: int32 [1, length]."""
+        ids = self._tokenizers[encoder](
+            [prompt], padding="max_length", max_length=length, truncation=True
+        ).input_ids
+        return np.array(ids, dtype=np.int32)
+
+    def _read(self, encoder: str, prompt: str, length: int) -> Any:
+        """What a text encoder says of a prompt; within `_present`."""
+        return self._at_hand[encoder](self._tokens(encoder, prompt, length))
+
+    @contextmanager
+    def _present(self) -> Iterator[None]:
+        """Within it the text encoders are there."""
+        with ExitStack() as stack:
+            self._at_hand: dict[str, Any] = {
+                name: stack.enter_context(part.present()) for name, part in self._encoders.items()
+            }
+            try:
+                yield
+            finally:
+                self._at_hand = {}
+
+
+def _as_in_pytorch(network: Blocks) -> Blocks:
+    for part in network.modules():
+        if isinstance(part, Conv2d):
+            part.as_in_pytorch()
+    return network
+
+
+def _pixels(images: mx.array) -> np.ndarray:
+    """Images [B, 3, H, W] in [-1, 1] as uint8 [B, H, W, 3], rounded as diffusers does."""
+    scaled = mx.clip(images / 2 + 0.5, 0, 1).transpose(0, 2, 3, 1)
+    return np.array(mx.round(scaled * 255).astype(mx.uint8))
+
+
+def _computed(conditioning: Conditioning) -> Conditioning:
+    mx.eval([part for part in (conditioning.tokens, conditioning.pooled) if part is not None])
+    return conditioning
+
+
+def _stacked(parts: Sequence[Conditioning]) -> Conditioning:
+    pooled = [part.pooled for part in parts if part.pooled is not None]
+    tokens = mx.concatenate([part.tokens for part in parts])
+    return Conditioning(tokens, mx.concatenate(pooled) if pooled else None, parts[0].blocks)
+
+
+def _bytes(embeddings: "OrderedDict[str, Conditioning]") -> int:
+    first = next(iter(embeddings.values()))
+    arrays = [first.tokens, *([] if first.pooled is None else [first.pooled])]
+    return len(embeddings) * sum(array.nbytes for array in arrays)

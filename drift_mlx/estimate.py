@@ -1,0 +1,177 @@
+"""How much memory a run needs, from the shapes of what its networks give: nothing is computed.
+
+MLX builds a graph before it computes anything, so a network can be called for the shapes alone.
+What its layers give is added up; the elementwise work between them is counted by factors that were
+measured. Activations are therefore right within a factor of two, weights exactly.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx import nn
+from mlx.utils import tree_flatten
+
+from common.config import Config
+from common.process import process_of
+from drift_mlx.networks import layers
+from drift_mlx.networks.blocks import Blocks
+
+__all__ = ["Tally", "held", "least", "stages"]
+
+LEAVES: tuple[type[nn.Module], ...] = (
+    nn.Linear,
+    nn.QuantizedLinear,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    layers.Conv2d,
+    layers.GroupNorm,
+)
+"""Layers whose results are added up."""
+
+KEPT = 1.7
+"""Bytes that a backward pass holds, per byte that layers gave. Measured on a CPU on networks of 36
+to 254 MB of results: 1.3 (SD3, UNet), 1.7 (FLUX)."""
+
+RECOMPUTED = 4.5
+"""The same with gradient checkpointing, per byte of the largest block: 2.5 to 4.5."""
+
+LIVE = 6.0
+"""The most that a forward pass holds at once, per byte of its largest result: 1.2 to 5.7."""
+
+
+@dataclass
+class Tally:
+    """Bytes that layers gave: in each block, outside of blocks, at most at once.
+
+    inputs: what entered each block.
+    """
+
+    blocks: list[int] = field(default_factory=list)
+    inputs: list[int] = field(default_factory=list)
+    outside: int = 0
+    largest: int = 0
+    _inside: bool = False
+
+    def add(self, size: int, *, fused: bool = False) -> None:
+        """Count a result; fused: one that only a backward pass has in memory."""
+        if not fused:
+            self.largest = max(self.largest, size)
+        if self._inside:
+            self.blocks[-1] += size
+        else:
+            self.outside += size
+
+    def training(self, *, checkpointing: bool) -> float:
+        """Peak of a forward and backward pass."""
+        whole = KEPT * (sum(self.blocks) + self.outside)
+        if not checkpointing:
+            return whole
+        spared = sum(self.inputs) + RECOMPUTED * max(self.blocks, default=0) + KEPT * self.outside
+        return min(spared, whole)  # of two or three blocks nothing is spared
+
+    def inference(self) -> float:
+        """Peak of a forward pass, whose results are let go as they were used."""
+        return LIVE * self.largest + max(self.inputs, default=0)
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Within it, what layers give is counted; nobody else may call them."""
+        before: dict[type, Any] = {kind: kind.__call__ for kind in LEAVES}
+        run, attend = Blocks.run, layers.attend
+
+        def counted(call: Callable[..., mx.array]) -> Callable[..., mx.array]:
+            def wrapped(module: nn.Module, *args: Any) -> mx.array:
+                result = call(module, *args)
+                self.add(result.nbytes)
+                return result
+
+            return wrapped
+
+        def attended(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+            result = attend(q, k, v)
+            self.add(result.nbytes)
+            self.add(result.nbytes // v.shape[-1] * k.shape[2], fused=True)  # each pair of tokens
+            return result
+
+        def within(_: Blocks, block: Callable[..., Any], *arrays: mx.array) -> Any:
+            self.blocks.append(0)
+            self.inputs.append(sum(array.nbytes for array in arrays))
+            self._inside = True
+            try:
+                return block(*arrays)
+            finally:
+                self._inside = False
+
+        try:
+            for kind, call in before.items():
+                kind.__call__ = counted(call)  # type: ignore[method-assign]
+            Blocks.run, layers.attend = within, attended  # type: ignore[method-assign]
+            yield
+        finally:
+            for kind, call in before.items():
+                kind.__call__ = call  # type: ignore[method-assign]
+            Blocks.run, layers.attend = run, attend  # type: ignore[method-assign]
+
+
+def stages(policy: Any, config: Config) -> dict[str, int]:
+    """Bytes at the peak of each stage of an update, the weights and the optimizer's state included.
+
+    policy: one over a diffusers folder; none of its weights is read from disk.
+    """
+    model, rollout, settings = config.model, config.rollout, config.objective
+    trained = held(policy.module.trainable_parameters())
+    weights = held(policy.module.parameters())
+    if policy._base is not None:
+        weights += held(policy._base.parameters())
+    encoders = sum(part.size for part in policy._encoders.values())
+    always = weights + 2 * trained + (0 if model.offload else encoders + policy._vae.size)
+    brought = model.offload
+    branches = 1 if process_of(policy, rollout).guidance == 1.0 else 2
+    decoded = 1 if model.vae_slicing else rollout.batch_size
+    kept = _tally(policy, settings.micro_batch).training(checkpointing=model.gradient_checkpointing)
+    if rollout.guidance_gradient == "both":
+        kept *= branches
+    found = {
+        "encoding": always + (encoders if brought else 0),
+        "rollout": always + _tally(policy, rollout.batch_size).inference(),
+        "decoding": always + (policy._vae.size if brought else 0) + _decoding(policy, decoded),
+        "update": always + trained + kept,
+    }
+    return {stage: round(size) for stage, size in found.items()}
+
+
+def least(policy: Any) -> int:
+    """Bytes of the weights that a policy over a diffusers folder has in memory at once."""
+    weights = held(policy.module.parameters())
+    encoders = sum(part.size for part in policy._encoders.values())
+    if policy._settings.offload:
+        return weights + max(encoders, policy._vae.size)
+    return weights + encoders + policy._vae.size
+
+
+def held(tree: Any) -> int:
+    """Bytes of all arrays of a tree, each counted once."""
+    flat: Any = tree_flatten(tree)
+    return sum({id(array): array.nbytes for _, array in flat}.values())
+
+
+def _tally(policy: Any, batch: int) -> Tally:
+    tally = Tally()
+    x = mx.zeros((batch, *policy.latent_shape))
+    time = policy.embed_time(np.zeros(batch))
+    with tally.counting():
+        policy._forward(x.astype(policy.dtype), time, policy.shaped(batch))
+    return tally
+
+
+def _decoding(policy: Any, batch: int) -> float:
+    tally, side = Tally(), policy.latent_shape[1]
+    if policy._settings.vae_tiling:
+        side = min(side, policy._vae_config.sample_size // policy._vae_config.scale)
+    with policy._vae.present() as (decoder, _), tally.counting():
+        decoder(mx.zeros((batch, policy.latent_shape[0], side, side)))
+    return tally.inference()

@@ -1,0 +1,69 @@
+"""Stable Diffusion 1 and 2 as a policy: a UNet that predicts noise or v, told by a CLIP."""
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from common import pipelines
+from common.algorithm.schedules import sinusoid
+from common.backend import Conditioning
+from common.config import AdapterConfig, ModelConfig
+from drift_mlx.diffusion import DiffusersPolicy
+from drift_mlx.networks.blocks import Trace
+from drift_mlx.networks.unet import UNet, UNetConfig
+
+__all__ = ["SD15Policy"]
+
+CLIP = "text_encoder"
+
+
+class SD15Policy(DiffusersPolicy):
+    """SD 1.4, 1.5 and 2.x (Rombach et al. 2022, arXiv:2112.10752).
+
+    Which of noise and v the UNet predicts, its scheduler's configuration says.
+    """
+
+    DENOISER = "unet"
+
+    def __init__(self, model: ModelConfig, adapter: AdapterConfig, *, seed: int):
+        super().__init__(model, adapter, seed=seed)
+        scheduler = self._folder.document("scheduler", "scheduler_config.json")
+        self.schedule = pipelines.diffusion_schedule(scheduler, str(model.path))
+        self.prediction = scheduler.get("prediction_type", "epsilon")
+
+    def embed_time(self, t: np.ndarray) -> mx.array:
+        """The sinusoid of the timestep, float32 [B, D]."""
+        return mx.array(sinusoid(t, self._config.block_out_channels[0]).astype(np.float32))
+
+    def _network(self) -> UNet:
+        self._config = self._sizes()
+        return UNet(self._config)
+
+    def _sizes(self) -> UNetConfig:
+        return self._folder.settings(self.DENOISER, UNetConfig)
+
+    def _patch(self) -> int:
+        return 2 ** (len(self._sizes().block_out_channels) - 1)
+
+    def _native_resolution(self) -> int:
+        return self._sizes().sample_size * self._vae_config.scale
+
+    def _encode(self, prompt: str) -> Conditioning:
+        length = self._tokenizers[CLIP].model_max_length
+        return Conditioning(self._read(CLIP, prompt, length).last.astype(self.dtype))
+
+    def shaped(self, batch: int) -> Conditioning:
+        """Zeros for what CLIP says."""
+        length = self._tokenizers[CLIP].model_max_length
+        shape = batch, length, self._config.cross_attention_dim
+        return Conditioning(mx.zeros(shape, dtype=self.dtype))
+
+    def _readers(self) -> list[tuple[str, Any, int]]:
+        tokenizer = self._tokenizers[CLIP]
+        return [("CLIP", tokenizer, tokenizer.model_max_length)]
+
+    def _forward(
+        self, x: mx.array, time: mx.array, conditioning: Conditioning, trace: Trace | None = None
+    ) -> mx.array:
+        return self._active(x, time, conditioning.tokens, trace=trace)

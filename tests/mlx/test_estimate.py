@@ -1,0 +1,101 @@
+"""The memory of a run is estimated from shapes alone, within a factor of two of the real peak."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("drift_mlx.backend", exc_type=ImportError)
+
+import mlx.core as mx
+from mlx.utils import tree_unflatten
+
+from common import backends, config as configuration
+from common.config import AdapterConfig
+from drift_mlx import backend as drift, estimate, lora
+from drift_mlx.networks.mmdit import MMDiT, MMDiTConfig
+
+SIZES = {"sample_size": 32, "num_layers": 4, "attention_head_dim": 32, "num_attention_heads": 2}
+SIZES |= {"joint_attention_dim": 64, "caption_projection_dim": 64, "pooled_projection_dim": 32}
+
+
+@pytest.fixture(scope="module")
+def network():
+    found = MMDiT(MMDiTConfig(**SIZES, pos_embed_max_size=16, qk_norm="rms_norm"))
+    settings = AdapterConfig(rank=4, targets=("attn.to_q", "attn.to_v", "attn.add_k_proj"))
+    lora.attach(found, settings, seed=0, linear=lora.MixedLoRALinear)
+    inputs = [mx.zeros(shape) for shape in ((2, 16, 32, 32), (2, 256), (2, 40, 64), (2, 32))]
+    mx.eval(found.parameters(), inputs)
+    return found, inputs
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_backward_pass_takes_about_what_is_estimated(network, checkpointing):
+    module, inputs = network
+    tally = estimate.Tally()
+    held = mx.get_active_memory()
+    with tally.counting():
+        module(*inputs)
+    assert mx.get_active_memory() < held + 1e4  # nothing was computed but a few constants
+    assert len(tally.blocks) == 4
+
+    def loss(trained):
+        module.update(tree_unflatten(list(trained.items())))
+        return mx.square(module(*inputs)).mean()
+
+    module.checkpointing, trained = checkpointing, lora.trainable(module)
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    try:
+        mx.eval(mx.grad(loss)(dict(trained)))
+    finally:
+        module.update(tree_unflatten(list(trained.items())))
+        module.checkpointing = False
+    peak = mx.get_peak_memory() - held
+    assert 0.5 < tally.training(checkpointing=checkpointing) / peak < 2
+
+
+def config(checkpoint, *changes):
+    own = [f"model.path={checkpoint('sd3', newer=True)}", "model.family=sd3", *changes]
+    return configuration.load("emoji-grpo", ["model.max_tokens=20", *own])
+
+
+def test_stages_of_a_run(checkpoint):
+    backend = backends.load("mlx")
+
+    def stages(*changes):
+        settings = config(checkpoint, *changes)
+        policy = backend.policy(settings.model, settings.adapter, seed=0)
+        found = backend.estimate(policy, settings, "owl")
+        assert policy._unread is not None  # no weight was read
+        return found, policy
+
+    found, policy = stages()
+    assert list(found) == ["encoding", "rollout", "decoding", "update"]
+    weights = sum(np.prod(v.shape) * 4 for v in policy.parameters().values())
+    assert all(size > weights for size in found.values())
+    sparing, _ = stages("model.gradient_checkpointing=true")
+    assert sparing["update"] <= found["update"]
+    fewer, _ = stages("objective.micro_batch=1")
+    assert fewer["update"] < 0.5 * found["update"]
+    absent, _ = stages("model.offload=true")
+    assert absent["rollout"] < found["rollout"]
+    half, _ = stages("model.dtype=bfloat16")
+    assert half["encoding"] < found["encoding"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "way"),
+    [
+        ((), "model.offload = true"),
+        (("model.offload=true",), "model.dtype = 'bfloat16'"),
+        (("model.offload=true", "model.dtype=bfloat16"), "model.quantize = 8"),
+        (("model.offload=true", "model.dtype=bfloat16", "model.quantize=4"), "a smaller model"),
+    ],
+)
+def test_too_little_memory_is_told_before_anything_is_read(checkpoint, monkeypatch, changes, way):
+    settings = config(checkpoint, *changes)
+    monkeypatch.setattr(drift, "_room", lambda: 1000)
+    with pytest.raises(
+        ValueError, match=r"GB for its weights, this machine has 0\.0: try "
+    ) as told:
+        backends.load("mlx").policy(settings.model, settings.adapter, seed=0)
+    assert f"try {way} (" in str(told.value)
