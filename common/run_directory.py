@@ -26,6 +26,14 @@ METRICS, EVALUATIONS = "metrics.jsonl", "evaluations.jsonl"
 FINGERPRINT, DIGESTS, STARTS = "noise_fingerprint", "sha256", "starts"
 """Keys of `environment.json`: the random stream, the input files, and a record of each start."""
 
+MODEL = "model.path"
+
+WEIGHED = {".json", ".txt", ".model", ".safetensors"}
+"""Endings of what makes a model in its folder: configurations, tokenizers and weights."""
+
+HEAD = 1 << 20
+"""Bytes of a file that tell it from others, beside its name and size; weights are gigabytes."""
+
 MAY_CHANGE = frozenset(
     {"run.updates", "run.backend", "run.recipe", "rollout.batch_size", "objective.micro_batch"}
     | {"checkpoint.every", "checkpoint.keep", "evaluate.every", "evaluate.grid"}
@@ -137,14 +145,21 @@ class RunDirectory:
         """Raise RunError unless going on with `config` continues the run as if unbroken.
 
         The keys in MAY_CHANGE are free; run.updates is not when the prompt noise or the shaping
-        falls over the run, since its strength then depends on how long the run is.
+        falls over the run, since its strength then depends on how long the run is. model.path may
+        be another place where the same files are, as on another machine.
         """
+        facts = self.environment()
+        with files.explained(f"resume {self.path}", RunError):
+            present = _digests(config)
+        held = facts.get(DIGESTS, {})
         schedules = {
             f"drift.{name}.training_schedule": table.training_schedule
             for name, table in (("noise", config.drift.noise), ("shaping", config.drift.shaping))
         }
         spanning = [f"{key} = '{name}'" for key, name in schedules.items() if name != "constant"]
         free = MAY_CHANGE - {"run.updates"} if spanning else MAY_CHANGE
+        if held.get(MODEL) is not None and held.get(MODEL) == present.get(MODEL):
+            free |= {MODEL}
         if changed := configuration.differences(self.config, config, free):
             why = ""
             if any(line.startswith("run.updates:") for line in changed):
@@ -153,19 +168,16 @@ class RunDirectory:
                 f"cannot resume {self.path} with other settings: {'; '.join(changed)}{why}; "
                 "use the old values, or start anew in another --out"
             )
-        facts = self.environment()
         if facts.get(FINGERPRINT) != noise.fingerprint():
             raise RunError(
                 f"cannot resume {self.path}: numpy {np.__version__} draws other random numbers "
                 "than the one it was started with; install that one, or start anew"
             )
-        with files.explained(f"resume {self.path}", RunError):
-            present = _digests(config)
-        for key, digest in facts.get(DIGESTS, {}).items():
+        for key, digest in held.items():
             if present.get(key) != digest:
                 fate = "has changed" if key in present else "is not there any more"
                 raise RunError(
-                    f"cannot resume {self.path}: the file of {key}, {_inputs(config)[key]}, {fate} "
+                    f"cannot resume {self.path}: what {key} names, {_inputs(config)[key]}, {fate} "
                     "since the run was started; bring the old one back, or start anew"
                 )
 
@@ -254,7 +266,7 @@ def _inputs(config: Config) -> dict[str, Path]:
     source = config.prompts.source
     named = {
         "prompts.source": None if source in NAMED else source,
-        "model.path": config.model.path,
+        MODEL: config.model.path,
     }
     return {key: Path(name) for key, name in named.items() if name}
 
@@ -266,7 +278,21 @@ def _digests(config: Config) -> dict[str, str]:
         if path.is_file():
             with path.open("rb") as file:
                 found[key] = hashlib.file_digest(file, "sha256").hexdigest()
+        elif path.is_dir():
+            found[key] = _folder_digest(path)
     return found
+
+
+def _folder_digest(folder: Path) -> str:
+    """SHA-256 of the names, sizes and beginnings of the files of a model."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in WEIGHED and path.is_file():
+            name = path.relative_to(folder).as_posix()
+            with path.open("rb") as file:
+                head = hashlib.sha256(file.read(HEAD)).hexdigest()
+            digest.update(f"{name} {path.stat().st_size} {head}\n".encode())
+    return digest.hexdigest()
 
 
 def _toml(config: Config) -> bytes:

@@ -261,7 +261,7 @@ def test_a_file_that_the_run_was_started_with_must_not_change(tmp_path, key):
     for fate in ("has changed", "is not there any more"):
         with pytest.raises(RunError) as caught:
             run.check_resumable(config)
-        assert f"the file of {key}, {file}, {fate} since the run was started" in str(caught.value)
+        assert f"what {key} names, {file}, {fate} since the run was started" in str(caught.value)
         file.unlink(missing_ok=True)
     file.write_bytes(b"rose\nowl\n")
     run.check_resumable(config)
@@ -441,3 +441,26 @@ def test_a_picture_has_a_plain_name_and_three_channels(run):
     for wrong in (image[..., 0], image.astype(np.float32), np.zeros((4, 4, 4), np.uint8)):
         with pytest.raises(ValueError, match=r"not uint8 \[H, W, 3\]"):
             run.save_picture("a", wrong)
+
+
+def test_a_model_may_be_elsewhere_but_not_another(tmp_path):
+    def folder(name, weights):
+        part = tmp_path / name / "unet"
+        part.mkdir(parents=True)
+        (part / "config.json").write_text("{}")
+        (part / "w.safetensors").write_bytes(weights)
+        (tmp_path / name / "notes.md").write_text(name)  # none of the model's own
+        return f"model.path={tmp_path / name}"
+
+    def settings(path):
+        family = ("model.family=sd15", "rollout.kernel=ddim")
+        return configuration.load("emoji-grpo", [*family, path])
+
+    mac, server, other = folder("mac", b"123"), folder("server", b"123"), folder("other", b"124")
+    run = RunDirectory.create(tmp_path / "run", settings(mac), {})
+    run.check_resumable(settings(server))
+    with pytest.raises(RunError, match=r"with other settings: model\.path: .*/mac.* -> .*/other"):
+        run.check_resumable(settings(other))
+    (tmp_path / "mac" / "unet" / "w.safetensors").write_bytes(b"125")
+    with pytest.raises(RunError, match=r"what model\.path names, .*/mac, has changed"):
+        run.check_resumable(settings(mac))
