@@ -15,6 +15,9 @@ REAL = {
     "sd35m-fast": "sd35m-fast-grpo",
     "sd35m-24gb": "sd35m-24gb-grpo",
     "flux-dev-pickscore": "flux-dev-pickscore-grpo",
+    "sd15-mac16": "sd15-mac16-ddpo",
+    "sd35m-mac32": "sd35m-mac32-grpo",
+    "flux-schnell-mac64": "flux-schnell-mac64-grpo",
 }
 NAME = frozenset({"run.recipe"})
 
@@ -108,6 +111,16 @@ def test_small_gpus_hold_less_at_once_and_train_the_same(small, full, kind):
     assert changed - memory <= ({"rollout.prompts"} if "sd35m" in small else set())
     assert load(small).rollout.batch_size < load(full).rollout.batch_size
     assert load(small).objective.micro_batch < load(full).objective.micro_batch
+
+
+@pytest.mark.parametrize("name", [name for pair in REAL.items() for name in pair if "mac" in name])
+def test_recipes_for_macs_need_no_pytorch_and_go_on_elsewhere(name):
+    recipe = load(name)
+    assert recipe.reward.terms.keys() <= {"jpeg_compressibility", "ocr"}
+    assert recipe.model.quantize == 0  # PyTorch could not go on with it
+    assert recipe.model.offload
+    assert recipe.model.gradient_checkpointing
+    assert recipe.objective.micro_batch == 1
 
 
 @pytest.mark.parametrize("name", [*REAL, *REAL.values()])
