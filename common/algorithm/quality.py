@@ -3,7 +3,10 @@
 import numpy as np
 
 __all__ = [
+    "color_entropy",
+    "edge_density",
     "high_frequency_energy",
+    "saturation",
 ]
 
 _LUMA = np.array([299, 587, 114])
@@ -11,6 +14,9 @@ _LUMA = np.array([299, 587, 114])
 
 _CUTOFF = 0.25
 """Cycles per pixel. A grid of 4 x 4 patches repeats every 4 pixels: exactly here and above."""
+
+_EDGE = 1 / 8
+"""Of white: a step in luminance that counts as an edge."""
 
 
 def high_frequency_energy(images: np.ndarray) -> np.ndarray:
@@ -26,16 +32,56 @@ def high_frequency_energy(images: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: another dtype or shape.
     """
-    images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-        raise ValueError(
-            f"images must be uint8 [N, H, W, 3], not {images.dtype} {list(images.shape)}"
-        )
+    images = _checked(images)
     rows, columns = (np.abs(np.fft.fftfreq(size)) >= _CUTOFF for size in images.shape[1:3])
     is_high = rows[:, None] | columns
     return np.array(
         [_share(image.astype(np.int64) @ _LUMA, is_high) for image in images], dtype=np.float64
     )
+
+
+def edge_density(images: np.ndarray) -> np.ndarray:
+    """Share of neighbouring pixels, across and down, whose luminance differs by over 1/8 of white.
+
+    Float64 [N] in [0, 1]; outlines and textures raise it, noise most of all. Arguments and errors
+    are those of `high_frequency_energy`, here and below. The threshold is this toolkit's choice.
+    """
+    luminance = _checked(images).astype(np.int64) @ _LUMA
+    limit = _EDGE * 255 * _LUMA.sum()
+    steps = [np.abs(np.diff(luminance, axis=axis)) > limit for axis in (1, 2)]
+    count = sum(step.shape[1] * step.shape[2] for step in steps)
+    return sum(step.sum(axis=(1, 2)) for step in steps) / max(count, 1)
+
+
+def color_entropy(images: np.ndarray) -> np.ndarray:
+    """Entropy of the histogram of colours, 8 x 8 x 8 bins, over that of equal bins: [N] in [0, 1].
+
+    -sum p ln p / ln 512: 0 for one colour, 1 where every bin is as full as any other.
+    """
+    images = _checked(images)
+    bins = (images >> 5).astype(np.int64) @ np.array([64, 8, 1])
+    return np.array([_entropy(np.bincount(each.ravel(), minlength=512)) for each in bins])
+
+
+def saturation(images: np.ndarray) -> np.ndarray:
+    """Mean over pixels of (max - min) / max of red, green and blue, black as 0: [N] in [0, 1]."""
+    images = _checked(images).astype(np.float64)
+    high, low = images.max(axis=3), images.min(axis=3)
+    return np.where(high > 0, (high - low) / np.maximum(high, 1), 0.0).mean(axis=(1, 2))
+
+
+def _checked(images: np.ndarray) -> np.ndarray:
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        raise ValueError(
+            f"images must be uint8 [N, H, W, 3], not {images.dtype} {list(images.shape)}"
+        )
+    return images
+
+
+def _entropy(counts: np.ndarray) -> float:
+    p = counts[counts > 0] / counts.sum()
+    return float(-(p * np.log(p)).sum() / np.log(len(counts))) + 0.0
 
 
 def _share(luminance: np.ndarray, is_high: np.ndarray) -> float:

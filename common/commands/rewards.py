@@ -12,17 +12,137 @@ if TYPE_CHECKING:
     from common.rewards import RewardInfo
 
 
-@click.command(short_help="List what can be maximised.")
-@click.argument("name", required=False)
-@click.option("--features", is_flag=True, help="List features for diversity instead.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def rewards(name: str | None, features: bool, as_json: bool) -> None:
+class _Names(click.Group):
+    """A group whose unknown commands are names of rewards."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """`drift rewards ocr` is `drift rewards show ocr`."""
+        known = args[0] in self.commands
+        return super().resolve_command(ctx, args if known else [show.name or "", *args])
+
+
+_features = click.option("--features", is_flag=True, help="Features for diversity instead.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group(
+    cls=_Names,
+    invoke_without_command=True,
+    short_help="List what can be maximised; serve it.",
+    subcommand_metavar="[NAME | serve NAME] [OPTIONS]",
+)
+@_features
+@_json
+@click.pass_context
+def rewards(ctx: click.Context, features: bool, as_json: bool) -> None:
     """List the rewards by name, with their range and what is missing where one does not work.
 
     With a NAME: all about that one: its scalings, options, weights and their licence. A recipe
     names rewards under [reward.terms], with a weight; so does --set reward.terms.NAME=WEIGHT. A
     reward may also be any importable module:function.
     """
+    if ctx.invoked_subcommand is None:
+        _list(None, features, as_json)
+
+
+@rewards.command(hidden=True)
+@click.argument("name")
+@_features
+@_json
+def show(name: str, features: bool, as_json: bool) -> None:
+    """All about one reward."""
+    _list(name, features, as_json)
+
+
+@rewards.command()
+@click.argument("name")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True)
+@click.option(
+    "--token-env",
+    metavar="VARIABLE",
+    help="Environment variable with the token.  [default: DRIFT_REWARD_TOKEN]",
+)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Option of the reward."
+)
+@click.option(
+    "--waiting",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    help="Requests that may wait; others are told to come again.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=300.0,
+    show_default=True,
+    help="Seconds of one call.",
+)
+@click.option("--backend", metavar="auto|mlx|cuda|cpu", default="auto", show_default=True)
+def serve(
+    name: str,
+    host: str,
+    port: int,
+    token_env: str | None,
+    overrides: tuple[str, ...],
+    waiting: int,
+    timeout: float,
+    backend: str,
+) -> None:
+    """Serve the reward NAME over HTTP until Ctrl-C; the reward `remote` is its client.
+
+    Requests and answers are JSON, images PNG. Only this machine can reach it, unless --host says
+    otherwise, which needs a token.
+    """
+    import os
+
+    from common import backends
+    from common.commands.errors import preparing
+    from common.console import pairs, say
+    from common.rewards import create
+    from common.rewards.remote import TOKEN
+    from common.rewards.server import RewardServer
+
+    with preparing():
+        token = os.environ.get(token_env or TOKEN, "")
+        if token_env and not token:
+            raise RequestError(f"--token-env {token_env}: that environment variable is not set")
+        engine = backends.load(backends.best() if backend == "auto" else backend)
+        reward = create(name, engine, _options(overrides))
+        try:
+            server = RewardServer(
+                reward, host=host, port=port, token=token, waiting=waiting, timeout=timeout
+            )
+        except OSError as error:
+            raise RequestError(f"cannot listen at {host}:{port}: {error.strerror}") from None
+    pairs({"serving": name, "at": server.url, "token": "needed" if token else "none"})
+    with server:
+        try:
+            server.serve_forever(poll_interval=0.1)
+        except KeyboardInterrupt:
+            say(f"stopped; {server.scored:,} images scored")
+
+
+def _options(overrides: tuple[str, ...]) -> dict[str, object]:
+    import tomllib
+
+    found: dict[str, object] = {}
+    for text in overrides:
+        key, equals, raw = text.partition("=")
+        if not equals or not key:
+            raise RequestError(f"--set {text}: write KEY=VALUE")
+        try:
+            found[key.strip()] = tomllib.loads(f"value = {raw}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[key.strip()] = raw.strip()
+    return found
+
+
+def _list(name: str | None, features: bool, as_json: bool) -> None:
     from common.config import closest
     from common.rewards import FEATURES, REWARDS
 

@@ -1,6 +1,10 @@
 """Rewards: their names, the built-in ones, calling them safely and adding them up."""
 
-from common.rewards import image as image, ocr as ocr  # they register the built-in rewards
+from common.rewards import (  # they register the built-in rewards
+    image as image,
+    ocr as ocr,
+    remote as remote,
+)
 from common.rewards.combine import combine, finite_mean
 from common.rewards.guard import RewardError, score
 from common.rewards.registry import (
