@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from common.commands import machine
+from common.commands.audit import audit
 from common.commands.compare import compare
 from common.commands.doctor import doctor
 from common.commands.errors import INTERRUPTED, explain
@@ -109,6 +110,7 @@ for _command in (
     run,
     evaluate,
     compare,
+    audit,
     sample,
     export,
     sweep,

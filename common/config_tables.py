@@ -271,6 +271,23 @@ class RewardConfig(Table):
         return self
 
 
+class AuditConfig(Table):
+    """`[audit]`: watching scorers that are not maximised while the run goes."""
+
+    every: Annotated[int, Field(ge=0)] = key(0, "updates between two audits; 0 = none")
+    images: Annotated[int, Field(ge=2)] = key(8, "images of each prompt")
+    scorers: tuple[str, ...] = key(
+        (), "held-out rewards to watch; [] = the embedded held-out scorer", strict=False
+    )
+    tolerance: AboveZero = key(
+        0.3, "a fall below the base model by more of its spreads within a prompt is an alarm"
+    )
+    action: Literal["warn", "stop", "weaken"] = key(
+        "warn", "at an alarm; weaken lowers the weight of the term that rose most"
+    )
+    factor: Unit = key(0.5, "what `weaken` multiplies that weight by")
+
+
 class CheckpointConfig(Table):
     """`[checkpoint]`: what is kept on disk."""
 
@@ -300,6 +317,7 @@ class Config(Table):
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     reward: RewardConfig = RewardConfig()
+    audit: AuditConfig = AuditConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
@@ -332,6 +350,17 @@ class Config(Table):
                 f"adapter.kind = 'full' needs model.dtype = 'float32': steps are too small for the "
                 f"digits of {self.model.dtype}"
             )
+        if self.audit.every and self.audit.action == "weaken":
+            if len(self.reward.terms) < 2:
+                raise ValueError(
+                    "audit.action = 'weaken' needs two reward.terms: with one, its weight does not "
+                    "matter, since advantages are normalised"
+                )
+            if self.drift.shaping.gate == "above_base":
+                raise ValueError(
+                    "audit.action = 'weaken' changes the reward that drift.shaping.gate = "
+                    "'above_base' compares with: choose another gate or action"
+                )
         if self.drift.shaping.gate == "above_base" and self.reward.combine == "group_zscore":
             raise ValueError(
                 "drift.shaping.gate = 'above_base' compares with a weighted sum, which "

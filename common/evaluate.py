@@ -94,18 +94,8 @@ class Evaluator:
     def __call__(self, policy: Policy, average: MovingAverage | None) -> Evaluation:
         """Measure the policy, or its moving average where there is one."""
         start = time.perf_counter()
-        process = process_of(policy, self._config.rollout, self._config.evaluate.steps)
         settings, texts = self._config.evaluate, [prompt.text for prompt in self._prompts]
-        with average.applied(policy) if average is not None else nullcontext():
-            images = sample_images(
-                policy,
-                self._backend,
-                process,
-                texts,
-                settings.images,
-                seed=self._config.run.seed,
-                batch_size=self._config.rollout.batch_size,
-            )
+        images = self.sample(policy, average, texts, settings.images)
         record = self._measure(images, texts) | {
             "seconds": time.perf_counter() - start,
             "prompts": texts,
@@ -114,6 +104,21 @@ class Evaluator:
             "weights": "policy" if average is None else "ema",
         }
         return Evaluation(images, record)
+
+    def sample(
+        self, policy: Policy, average: MovingAverage | None, texts: Sequence[str], count: int
+    ) -> np.ndarray:
+        """`count` images of each prompt by the policy, or its average: uint8 [P, n, H, W, 3]."""
+        with average.applied(policy) if average is not None else nullcontext():
+            return sample_images(
+                policy,
+                self._backend,
+                process_of(policy, self._config.rollout, self._config.evaluate.steps),
+                texts,
+                count,
+                seed=self._config.run.seed,
+                batch_size=self._config.rollout.batch_size,
+            )
 
     def _measure(self, images: np.ndarray, texts: list[str]) -> dict[str, Any]:
         prompts, count = images.shape[:2]

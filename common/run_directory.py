@@ -22,7 +22,7 @@ from common.config import Config
 from common.prompts import NAMED
 
 CONFIG, ENVIRONMENT = "config.toml", "environment.json"
-METRICS, EVALUATIONS = "metrics.jsonl", "evaluations.jsonl"
+METRICS, EVALUATIONS, AUDITS = "metrics.jsonl", "evaluations.jsonl", "audits.jsonl"
 FINGERPRINT, DIGESTS, STARTS = "noise_fingerprint", "sha256", "starts"
 """Keys of `environment.json`: the random stream, the input files, and a record of each start."""
 
@@ -231,9 +231,17 @@ class RunDirectory:
         """The evaluations so far, in order; null reads as NaN. RunError names a damaged line."""
         return [record for _, record in _lines(self.path / EVALUATIONS)]
 
+    def append_audit(self, record: Mapping[str, Any]) -> None:
+        """Add the line of one audit to `audits.jsonl`."""
+        _append(self.path / AUDITS, record)
+
+    def audits(self) -> list[dict[str, Any]]:
+        """The audits so far, in order; null reads as NaN. RunError names a damaged line."""
+        return [record for _, record in _lines(self.path / AUDITS)]
+
     def rewind(self, update: int) -> None:
         """Drop what was logged after `update`: a run that resumes from there logs it again."""
-        for name in (METRICS, EVALUATIONS):
+        for name in (METRICS, EVALUATIONS, AUDITS):
             file = self.path / name
             with files.explained(f"write {file}"):
                 for leftover in self.path.glob(f".{name}.tmp-*"):

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from common import checkpoint, credit, memory, noise
+from common.audit.watch import HackedError, Watch
 from common.backend import Backend
 from common.clock import Clock
 from common.conditioner import Conditioner
@@ -128,6 +129,9 @@ class Trainer:
             train=self._potential_scorer,
             heldout=backend.scorer("heldout"),
         )
+        self._watch = None
+        if config.audit.every:
+            self._watch = Watch(config, backend, list(self._prompts), self._rewards, run)
         self._update, self._compiling = 0, backend.compiling_seconds()
         self._restore()
         rewrite.keep(self._variants, rewriter, seed=seed, run=run.path)
@@ -168,6 +172,7 @@ class Trainer:
         updates, every = self._config.run.updates, self._config.checkpoint.every
         while True:
             self._evaluate_if_due()
+            self._audit_if_due()
             if self._update >= updates:
                 return True
             if self._stop.is_set():
@@ -318,6 +323,20 @@ class Trainer:
                 error, stage, self._config, estimate=estimate, run=self._run.path
             ) from error
 
+    def _audit_if_due(self) -> None:
+        if self._watch is None or not self._watch.due(self._update):
+            return
+        try:
+            self._watch(
+                self._update,
+                lambda count: self._evaluator.sample(
+                    self._policy, self._average, [prompt.text for prompt in self._prompts], count
+                ),
+            )
+        except HackedError:
+            self._save_if_new()
+            raise
+
     def _make_average(self) -> MovingAverage | None:
         settings = self._config.optimizer
         if settings.ema_decay == 0:
@@ -351,6 +370,7 @@ class Trainer:
         newest = checkpoint.latest(self._run.checkpoints)
         if newest is None:
             self._run.rewind(0)
+            self._take_up_weights()
             return
         snapshot = checkpoint.load(newest)
         self._policy.load_parameters(snapshot.parameters)
@@ -359,6 +379,11 @@ class Trainer:
             self._average.load(snapshot.ema, int(snapshot.state["ema_steps"]))
         self._update = snapshot.update
         self._run.rewind(snapshot.update)
+        self._take_up_weights()
+
+    def _take_up_weights(self) -> None:
+        if self._watch is not None:
+            self._watch.restore()
 
 
 def _check_prompts(config: Config, available: int) -> None:

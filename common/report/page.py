@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from common import files
+from common.audit import watch
 from common.config import Config, Table
 from common.report import pictures, words
 from common.report.plots import RATIO_TOLERANCE, Records, column, plots
@@ -54,7 +55,8 @@ def render(run: RunDirectory) -> str:
         headline=_headline(base, tuned),
         gallery=_gallery(run, base, tuned),
         plots=plots(metrics, evaluations),
-        warnings=warnings(metrics, evaluations),
+        warnings=[*warnings(metrics, evaluations), *watch.alarms(run.audits())],
+        costs=_costs(run.config, metrics, base, tuned),
         tables=_tables(run.config, Config()),
         environments=_environments(run),
     )
@@ -194,6 +196,55 @@ def _headline(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None) -
                 words.number(after - before, places, signed=True),
                 share if math.isfinite(after) else "",
             )
+        )
+    return lines
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one reward took, and how its raw value moved, as text."""
+
+    name: str
+    weight: str
+    base: str
+    tuned: str
+    seconds: str
+    share: str
+
+
+def _costs(
+    config: Config,
+    metrics: Records,
+    base: Mapping[str, Any] | None,
+    tuned: Mapping[str, Any] | None,
+) -> list[Cost]:
+    """A line for each reward, and one for all where there are several."""
+    seconds = {
+        name: np.nansum(column(metrics, f"time/reward/{name}")) for name in config.reward.terms
+    }
+    whole = np.nansum(column(metrics, "seconds"))
+    if not metrics or not whole or not sum(seconds.values()):
+        return []
+    ends = {}
+    for name in seconds:
+        both = (column([record or {}], f"reward/term/{name}")[0] for record in (base, tuned))
+        before, after = map(float, both)
+        places = words.places(before)
+        ends[name] = words.number(before, places), words.number(after, places)
+    lines = [
+        Cost(
+            name,
+            words.plain(weight),
+            *ends[name],
+            f"{seconds[name] / len(metrics):.2f}",
+            f"{seconds[name] / whole:.1%}",
+        )
+        for name, weight in config.reward.terms.items()
+    ]
+    if len(lines) > 1:
+        total = sum(seconds.values())
+        lines.append(
+            Cost("together", "", "", "", f"{total / len(metrics):.2f}", f"{total / whole:.1%}")
         )
     return lines
 

@@ -9,7 +9,7 @@ from typing import Any
 FILE = Path(__file__).with_name("imagenet.txt")
 """A line a class, in the order of their numbers: WordNet's names of its synset, with commas."""
 
-COMMON = {"rooster": "cock"}
+COMMON: dict[str, str] = {"rooster": "cock"}
 """Everyday words that WordNet's names of the classes lack."""
 
 
@@ -60,7 +60,7 @@ def _longest(words: list[str]) -> list[int]:
 
 
 def _words(text: str) -> list[str]:
-    words = re.findall(r"[a-z0-9'-]+", text.lower())
+    words: list[str] = re.findall(r"[a-z0-9'-]+", text.lower())
     return [COMMON.get(word, word) for word in words]
 
 

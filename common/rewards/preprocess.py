@@ -57,7 +57,7 @@ def resized(
     """Uint8 [N, H, W, 3] to uint8 [N, *shape, 3], with Pillow's antialiasing."""
     if images.shape[1:3] == shape:
         return images
-    size, how = shape[::-1], FILTERS[resample]
+    size, how = (shape[1], shape[0]), FILTERS[resample]
     return np.stack([np.asarray(Image.fromarray(image).resize(size, how)) for image in images])
 
 

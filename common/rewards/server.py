@@ -37,9 +37,7 @@ class RewardServer(ThreadingHTTPServer):
         waiting: int = 16,
         timeout: float = 300.0,
     ) -> None:
-        """waiting: requests that may wait or be scored. timeout: seconds of one call, and of
-        reading one request.
-        """
+        """waiting: requests that may wait or be scored. timeout: seconds of a call or a read."""
         if host not in LOOPBACK and not token:
             raise ValueError(f"host {host} can be reached from outside: that needs a token")
         self.reward, self.token, self.seconds = reward, token, timeout

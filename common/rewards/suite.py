@@ -20,7 +20,7 @@ import numpy as np
 from common.backend import Backend
 from common.config import RewardConfig
 from common.rewards import cache, guard
-from common.rewards.combine import combine, finite_mean
+from common.rewards.combine import Method, combine, finite_mean
 from common.rewards.registry import NamedReward, create
 from common.rewards.spec import RAW
 
@@ -33,6 +33,8 @@ class RewardSuite:
     def __init__(self, terms: Mapping[str, float], backend: Backend, config: RewardConfig):
         """Load every term; raises RewardNameError for the first that cannot be made."""
         self.terms = dict(terms)
+        self.weights = dict(terms)
+        """What training maximises now: `terms`, unless something has been weakened."""
         self.rewards = {
             name: create(name, backend, config.options.get(name)) for name in self.terms
         }
@@ -74,12 +76,13 @@ class RewardSuite:
 
     def total(self, scores: Mapping[str, np.ndarray]) -> np.ndarray:
         """The reward that training maximises, of raw values [P, G] by term: [P, G]."""
-        return self._combined(scores, self.config.combine)
+        return self._combined(scores, self.weights, self.config.combine)
 
     def reported(self, scores: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The reward as an evaluation tells it: as `total`, but never relative to the group."""
+        """The reward as an evaluation tells it: by `terms`, and never relative to the group."""
         method = self.config.combine
-        return self._combined(scores, "weighted_sum" if method == "group_zscore" else method)
+        method = "weighted_sum" if method == "group_zscore" else method
+        return self._combined(scores, self.terms, method)
 
     def metrics(self, scores: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Means to log: of every raw value, and of the scaled one where there is a scaling."""
@@ -95,10 +98,12 @@ class RewardSuite:
             f"time/reward/{name}": self.seconds[name] - before.get(name, 0.0) for name in self.terms
         }
 
-    def _combined(self, scores: Mapping[str, np.ndarray], method: Any) -> np.ndarray:
+    def _combined(
+        self, scores: Mapping[str, np.ndarray], weights: Mapping[str, float], method: Method
+    ) -> np.ndarray:
         floors, ceilings = self.config.floors, self.config.ceilings
         return combine(
-            self.scaled(scores), self.terms, method=method, floors=floors, ceilings=ceilings
+            self.scaled(scores), weights, method=method, floors=floors, ceilings=ceilings
         )
 
 
@@ -184,8 +189,8 @@ class _Part:
         """Start the calls, one after another."""
         timed = _Timed(self._reward, self._suite)
         for rows in self._batches():
-            prompts = [self._prompts[row] for row in rows.tolist()]
-            metadata = [self._metadata[row] for row in rows.tolist()]
+            prompts = [str(self._prompts[int(row)]) for row in rows]
+            metadata = [self._metadata[int(row)] for row in rows]
             self._calls.append((rows, calls.start(timed, self._images[rows], prompts, metadata)))
 
     def result(self) -> np.ndarray:

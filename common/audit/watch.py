@@ -1,0 +1,138 @@
+"""Watching held-out scorers as a run goes: an alarm when one falls while the reward is maximised.
+
+Its records are in `audits.jsonl`. The first is of the base model and holds the means and spreads
+that later ones are told in; each holds the weights that training goes on with, so that a resumed
+run goes on with the same.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from common.audit import statistics
+from common.audit.measure import Scorers, Side
+from common.backend import Backend
+from common.config import Config
+from common.prompts import Prompt
+from common.rewards import RewardError, RewardSuite
+from common.run_directory import RunDirectory
+
+
+class HackedError(RewardError):
+    """The watch stopped a run: which scorer fell, and by how much."""
+
+
+class Watch:
+    """Audits a run every so many updates and does what the configuration says at an alarm.
+
+    Raises ConfigError's kin (RewardNameError) for a scorer that cannot be had.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        backend: Backend,
+        prompts: Sequence[Prompt],
+        suite: RewardSuite,
+        run: RunDirectory,
+    ) -> None:
+        self._settings, self._suite, self._run = config.audit, suite, run
+        self._prompts = prompts
+        self._scorers = Scorers(config.reward, backend, config.audit.scorers, suite=suite)
+        if not config.audit.scorers and not self._scorers.reads(prompts):
+            raise ValueError(
+                "audit.scorers = []: the embedded held-out scorer cannot read these prompts; name "
+                "rewards to watch that the run does not maximise"
+            )
+
+    def restore(self) -> None:
+        """Take up the weights of the last audit."""
+        if records := self._run.audits():
+            self._suite.weights.update(records[-1]["weights"])
+
+    def due(self, update: int) -> bool:
+        """Whether there is to be an audit after this update, and there is none yet."""
+        known = {record["update"] for record in self._run.audits()}
+        return update % self._settings.every == 0 and update not in known
+
+    def __call__(self, update: int, sample: Callable[[int], np.ndarray]) -> None:
+        """Audit the images [P, n, H, W, 3] that `sample(n)` gives.
+
+        Raises HackedError at an alarm under "stop", when its record is on disk.
+        """
+        side = self._scorers.side(sample(self._settings.images), self._prompts)
+        records = self._run.audits()
+        measured = {
+            name: {"mean": float(values.mean()), "spread": statistics.spread(values)}
+            for name, values in _watched(side).items()
+        }
+        base = records[0]["measured"] if records else measured
+        effects = {name: _effect(base.get(name), now) for name, now in measured.items()}
+        fell = {n: effects[f"heldout/{n}"] for n in side.heldout if not math.isnan(
+            effects[f"heldout/{n}"])}  # fmt: skip
+        worst = min(fell, key=lambda name: fell[name], default="")
+        alarm = bool(fell) and fell[worst] < -self._settings.tolerance
+        weakened = self._weaken(effects) if alarm and self._settings.action == "weaken" else ""
+        self._run.append_audit(
+            {
+                "update": update,
+                "alarm": alarm,
+                "effects": effects,
+                "measured": measured,
+                "weights": dict(self._suite.weights),
+            }
+        )
+        if alarm:
+            self._sound(f"update {update}: {_told(worst, fell[worst])}", weakened)
+
+    def _weaken(self, effects: dict[str, float]) -> str:
+        """Lower the weight of the term that rose most; its name."""
+        weights = self._suite.weights
+        rose = {
+            name: math.copysign(1.0, weight) * effects[f"term/{name}"]
+            for name, weight in weights.items()
+            if weight and math.isfinite(effects[f"term/{name}"])
+        }
+        most = max(rose, key=lambda name: rose[name], default="")
+        if most:
+            weights[most] *= self._settings.factor
+        return most
+
+    def _sound(self, what: str, weakened: str) -> None:
+        if self._settings.action == "stop":
+            raise HackedError(
+                f"{what}, more than audit.tolerance = {self._settings.tolerance:g}: stopped; the "
+                f"checkpoint is saved, and `drift audit {self._run.path}` shows the images"
+            )
+        then = f"; {weakened} now weighs {self._suite.weights[weakened]:g}" if weakened else ""
+        warnings.warn(f"{what}{then}", stacklevel=3)
+
+
+def alarms(records: Sequence[dict[str, Any]]) -> list[str]:
+    """One sentence for each audit that was an alarm."""
+    found = []
+    for record in records:
+        held_out = {k: v for k, v in record["effects"].items() if k.startswith("heldout/")}
+        if record["alarm"]:
+            name = min(held_out, key=lambda key: held_out[key])
+            told = _told(name.removeprefix("heldout/"), held_out[name])
+            found.append(f"Audit after update {record['update']}: {told}.")
+    return found
+
+
+def _watched(side: Side) -> dict[str, np.ndarray]:
+    terms = {f"term/{name}": values for name, values in side.terms.items()}
+    return {**terms, **{f"heldout/{name}": values for name, values in side.heldout.items()}}
+
+
+def _effect(base: dict[str, float] | None, now: dict[str, float]) -> float:
+    if base is None or not base["spread"] > 0:
+        return math.nan
+    return (now["mean"] - base["mean"]) / base["spread"]
+
+
+def _told(name: str, effect: float) -> str:
+    return f"the held-out scorer '{name}' is {-effect:.2f} of the base model's spreads below it"
