@@ -42,6 +42,14 @@ from common.config_types import Table as Table
 NAMED_BY_REWARD = ("reward.terms", "reward.floors", "reward.ceilings")
 """Tables whose keys are names of rewards."""
 
+KEPT_WHOLE = (
+    *NAMED_BY_REWARD,
+    "reward.options",
+    "drift.shaping.features_options",
+    "evaluate.features_options",
+)
+"""Tables whose keys are not the configuration's own."""
+
 
 def load(recipe: str, overrides: Iterable[str] = ()) -> Config:
     """The configuration of a recipe (a shipped name or a path to a TOML file) with overrides.
@@ -118,7 +126,7 @@ def flatten(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested tables by dotted key; those whose keys are names of rewards stay one value."""
     flat: dict[str, Any] = {}
     for key, value in tables.items():
-        if isinstance(value, Mapping) and prefix + key not in (*NAMED_BY_REWARD, "reward.options"):
+        if isinstance(value, Mapping) and prefix + key not in KEPT_WHOLE:
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value

@@ -178,6 +178,10 @@ class ShapingConfig(Table):
     potential: Literal["mean_pairwise", "nearest", "knn", "loo_vendi", "cluster"] = key(
         "mean_pairwise", "diversity of one sample within its group"
     )
+    features: str = key(
+        "embedded", "what images are told apart by; `drift rewards --features` lists them"
+    )
+    features_options: dict[str, Any] = key({}, "their own settings, as their weights' path")
     neighbours: Positive = key(3, "k of `knn`")
     radius: AboveZero = key(0.1, "distance that joins two samples of a `cluster`")
     weight: NonNegative = key(0.0, "lambda; 0 is the unshaped baseline")
@@ -303,6 +307,10 @@ class EvaluateConfig(Table):
     steps: Positive = key(20, "ODE steps")
     prompts: Annotated[int, Field(ge=0)] = key(0, "first so many prompts; 0 = all")
     grid: Positive = key(8, "images of each prompt in the picture")
+    features: str = key(
+        "embedded_heldout", "what diversity is measured by; not what shapes the reward"
+    )
+    features_options: dict[str, Any] = key({}, "their own settings, as their weights' path")
 
 
 class Config(Table):

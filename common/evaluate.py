@@ -16,7 +16,7 @@ from common.ema import MovingAverage
 from common.noise import NoiseKey, Purpose
 from common.process import Process, process_of
 from common.prompts import Prompt
-from common.rewards import RewardSuite, finite_mean
+from common.rewards import Features, RewardSuite, finite_mean
 
 Perturb = Callable[[Conditioning, Sequence[NoiseKey], int], Conditioning]
 """(conditioning of B samples, the keys of their initial noise, step) -> another conditioning."""
@@ -90,6 +90,8 @@ class Evaluator:
         self._config, self._backend, self._rewards = config, backend, rewards
         self._prompts = list(prompts)[:limit]
         self._train, self._heldout = train, heldout
+        settings = config.evaluate
+        self._features = Features(settings.features, backend, settings.features_options)
 
     def __call__(self, policy: Policy, average: MovingAverage | None) -> Evaluation:
         """Measure the policy, or its moving average where there is one."""
@@ -133,7 +135,7 @@ class Evaluator:
         )
         by_group = {name: values.reshape(prompts, count) for name, values in scores.items()}
         train, heldout = (_alignment(each, flat, words) for each in (self._train, self._heldout))
-        distance = self._diversity(self._heldout, flat, prompts)
+        distance = self._diversity(self._features, flat, prompts)
         total = self._rewards.reported(by_group)
         return {
             "reward": float(finite_mean(total)),
@@ -144,13 +146,15 @@ class Evaluator:
             "alignment_heldout_by_prompt": _listed(heldout.reshape(prompts, count).mean(axis=1)),
             "diversity": float(distance.mean()),
             "diversity_by_prompt": _listed(distance),
-            "diversity_train": float(self._diversity(self._train, flat, prompts).mean()),
+            "diversity_train": float(self._diversity(self._train.features, flat, prompts).mean()),
             "high_frequency": float(quality.high_frequency_energy(flat).mean()),
         }
 
     @staticmethod
-    def _diversity(scorer: Scorer, images: np.ndarray, prompts: int) -> np.ndarray:
-        features = scorer.features(images).astype(np.float64)
+    def _diversity(
+        extract: Callable[[np.ndarray], np.ndarray], images: np.ndarray, prompts: int
+    ) -> np.ndarray:
+        features = extract(images).astype(np.float64)
         features = features.reshape(prompts, -1, features.shape[-1])
         return diversity.mean_pairwise(diversity.cosine_distances(features))
 

@@ -6,6 +6,7 @@ One update: roll out, score, assign credit, learn, log. The pieces are in `rollo
 
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ from common.noise import NoiseKey, Purpose
 from common.process import process_of
 from common.prompts import Prompt, batch, load as load_prompts, rewrite
 from common.report import pictures
-from common.rewards import RewardError, RewardSuite, Scoring
+from common.rewards import Features, RewardError, RewardSuite, Scoring, features
 from common.rollout import Sampler, Trajectories, plan_steps
 from common.run_directory import RunDirectory
 from common.update import Learner
@@ -120,13 +121,16 @@ class Trainer:
         self._learner = Learner(
             config, backend, self._policy, self._process, self._optimizer, self._average
         )
-        self._potential_scorer = backend.scorer("train")
+        shaping = config.drift.shaping
+        self._features = Features(shaping.features, backend, shaping.features_options)
+        if warning := features.same(config):
+            warnings.warn(warning, stacklevel=2)
         self._evaluator = Evaluator(
             config,
             backend,
             self._rewards,
             list(self._prompts),
-            train=self._potential_scorer,
+            train=backend.scorer("train"),
             heldout=backend.scorer("heldout"),
         )
         self._watch = None
@@ -255,15 +259,15 @@ class Trainer:
         trained: np.ndarray,
     ) -> credit.Credit:
         config, shape = self._config, rewards.shape
-        features = self._potential_scorer.features(trajectories.images)
+        found = self._features(trajectories.images)
         predicted = trajectories.predicted_images
         if predicted is not None:
-            predicted = np.stack([self._potential_scorer.features(step) for step in predicted])
+            predicted = np.stack([self._features(step) for step in predicted])
             predicted = predicted.reshape(len(predicted), *shape, -1)
         assigned = credit.assign(
             config,
             rewards,
-            features.reshape(*shape, -1),
+            found.reshape(*shape, -1),
             predicted_features=predicted,
             draws=self._draws(Purpose.SUBSET, prompts),
             shuffle_draws=self._draws(Purpose.SHUFFLE, prompts),

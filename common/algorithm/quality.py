@@ -48,9 +48,9 @@ def edge_density(images: np.ndarray) -> np.ndarray:
     """
     luminance = _checked(images).astype(np.int64) @ _LUMA
     limit = _EDGE * 255 * _LUMA.sum()
-    steps = [np.abs(np.diff(luminance, axis=axis)) > limit for axis in (1, 2)]
-    count = sum(step.shape[1] * step.shape[2] for step in steps)
-    return sum(step.sum(axis=(1, 2)) for step in steps) / max(count, 1)
+    across, down = (np.abs(np.diff(luminance, axis=axis)) > limit for axis in (2, 1))
+    count = across[0].size + down[0].size
+    return (across.sum(axis=(1, 2)) + down.sum(axis=(1, 2))) / max(count, 1)
 
 
 def color_entropy(images: np.ndarray) -> np.ndarray:

@@ -163,10 +163,11 @@ def compare(
         explained={name: after for name, (_, after) in explained.items()},
         diversity=tuned.diversity / base.diversity if base.diversity > 0 else math.nan,
     )
-    explained["all together"] = tuple(
+    before_all, after_all = (
         statistics.jointly_explained(side.reward, [*side.statistics.values()])
         for side in (base, tuned)
     )
+    explained["all together"] = before_all, after_all
     groups = None if group_by is None else [str(p.metadata.get(group_by, "-")) for p in prompts]
     return Audit(
         base,

@@ -96,7 +96,7 @@ def judge(
         _finding("drift", _size(drift[moved]) if drift else math.nan, moved),
         _finding("explained", explained[telling] if explained else math.nan, telling),
     )
-    level = max((finding.level for finding in findings), key=LEVELS.index)
+    level = LEVELS[max(LEVELS.index(finding.level) for finding in findings)]
     return Verdict(level, _sentence(level, findings, rose), findings)
 
 

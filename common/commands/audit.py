@@ -69,7 +69,7 @@ def audit(
         held_out = measure.Scorers(config.reward, engine, scorers or None)
         policy = engine.policy(config.model, config.adapter, seed=config.run.seed)
         policy.check([prompt.text for prompt in chosen])
-    sides = []
+    measured = []
     for weights in (None, path):
         with console.status("base model" if weights is None else f"checkpoint {path.name}"):
             if weights is not None:
@@ -83,8 +83,11 @@ def audit(
                 seed=seed,
                 batch_size=config.rollout.batch_size,
             )
-            sides.append(held_out.side(made, chosen))
-    found = measure.compare(*sides, chosen, skipped=held_out.skipped, group_by=group_by, seed=seed)
+            measured.append(held_out.side(made, chosen))
+    base, tuned = measured
+    found = measure.compare(
+        base, tuned, chosen, skipped=held_out.skipped, group_by=group_by, seed=seed
+    )
     out = out or run.path / f"audit-{path.name}.html"
     facts = [f"update {int(path.name)}", f"{len(chosen)} prompts", f"{images} images of each"]
     text = page.render(found, title=run.path.name, facts=[*facts, f"seed {seed}"])

@@ -230,12 +230,13 @@ def _costs(
         both = (column([record or {}], f"reward/term/{name}")[0] for record in (base, tuned))
         before, after = map(float, both)
         places = words.places(before)
-        ends[name] = words.number(before, places), words.number(after, places)
+        ends[name] = (words.number(before, places), words.number(after, places))
     lines = [
         Cost(
             name,
             words.plain(weight),
-            *ends[name],
+            ends[name][0],
+            ends[name][1],
             f"{seconds[name] / len(metrics):.2f}",
             f"{seconds[name] / whole:.1%}",
         )

@@ -1,11 +1,13 @@
 """Rewards: their names, the built-in ones, calling them safely and adding them up."""
 
 from common.rewards import (  # they register the built-in rewards
+    features as features,
     image as image,
     ocr as ocr,
     remote as remote,
 )
 from common.rewards.combine import combine, finite_mean
+from common.rewards.features import Features
 from common.rewards.guard import RewardError, score
 from common.rewards.registry import (
     FEATURES,
@@ -24,6 +26,7 @@ __all__ = [
     "FEATURES",
     "REWARDS",
     "Affine",
+    "Features",
     "Options",
     "Reward",
     "RewardError",

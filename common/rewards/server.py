@@ -83,12 +83,12 @@ class RewardServer(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     """One connection."""
 
-    server: RewardServer
+    server: RewardServer  # pyright: ignore[reportIncompatibleVariableOverride]
     protocol_version = "HTTP/1.1"
 
     def setup(self) -> None:
-        self.timeout = self.server.seconds
         super().setup()
+        self.connection.settimeout(self.server.seconds)
 
     def do_GET(self) -> None:  # the name is the library's
         if not self._allowed():

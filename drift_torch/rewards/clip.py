@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from common.rewards.preprocess import CLIP_MEAN, CLIP_STD, clip_pixels, letterboxed, normalised
+from common.rewards.preprocess import (
+    CLIP_MEAN,
+    CLIP_STD,
+    Filter,
+    clip_pixels,
+    letterboxed,
+    normalised,
+)
 from common.rewards.spec import Affine, TorchOptions
 from drift_torch.rewards import AestheticOptions, ClipOptions, loading, open_clip
 
@@ -69,7 +76,7 @@ class ClipScore:
         name = options.path or default
         model = loading.pretrained(CLIPModel, name)
         self._clip = Clip(model, options.processor or name, options)
-        self._resample = options.interpolation
+        self._resample: Filter = options.interpolation
 
     def __call__(
         self,
@@ -114,7 +121,7 @@ class HpsV2(ClipScore):
     def __init__(self, options: ClipOptions, default: str, processor: str) -> None:
         model = open_clip.load(options.path or default)
         self._clip = Clip(model, options.processor or processor, options)
-        self._resample = options.interpolation
+        self._resample: Filter = options.interpolation
 
     def _pixels(self, images: np.ndarray) -> np.ndarray:
         box = letterboxed(images, self._clip.size, resample=self._resample)

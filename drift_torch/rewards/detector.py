@@ -58,7 +58,7 @@ class Detector:
             colors = logits[:, start : start + len(COLORS)].argmax(axis=1)
             sure = 1.0 / (1.0 + np.exp(-logits[:, i]))
             boxes = [
-                Box(tuple(map(float, c)), float(p), COLORS[k])
+                Box((float(c[0]), float(c[1]), float(c[2]), float(c[3])), float(p), COLORS[k])
                 for c, p, k in zip(corners, sure, colors, strict=True)
             ]
             found[name] = detection.kept(boxes, threshold=threshold, overlap=self._options.overlap)

@@ -1,6 +1,7 @@
 """A CLIP that open_clip saved, in transformers' classes: the same weights under other names."""
 
 import re
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,7 +59,7 @@ def renamed(values: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _config(values: dict[str, Tensor]) -> object:
+def _config(values: dict[str, Tensor]) -> Any:
     """The architecture that the weights' shapes tell."""
     from transformers import CLIPConfig
 
