@@ -138,6 +138,8 @@ class Trainer:
             self._watch = Watch(config, backend, list(self._prompts), self._rewards, run)
         self._update, self._compiling = 0, backend.compiling_seconds()
         self._restore()
+        if self._watch is not None:
+            self._watch.restore()
         rewrite.keep(self._variants, rewriter, seed=seed, run=run.path)
 
     def plan(self) -> dict[str, Any]:
@@ -330,12 +332,11 @@ class Trainer:
     def _audit_if_due(self) -> None:
         if self._watch is None or not self._watch.due(self._update):
             return
+        texts = [prompt.text for prompt in self._prompts]
         try:
             self._watch(
                 self._update,
-                lambda count: self._evaluator.sample(
-                    self._policy, self._average, [prompt.text for prompt in self._prompts], count
-                ),
+                lambda n: self._evaluator.sample(self._policy, self._average, texts, n),
             )
         except HackedError:
             self._save_if_new()
@@ -374,7 +375,6 @@ class Trainer:
         newest = checkpoint.latest(self._run.checkpoints)
         if newest is None:
             self._run.rewind(0)
-            self._take_up_weights()
             return
         snapshot = checkpoint.load(newest)
         self._policy.load_parameters(snapshot.parameters)
@@ -383,11 +383,6 @@ class Trainer:
             self._average.load(snapshot.ema, int(snapshot.state["ema_steps"]))
         self._update = snapshot.update
         self._run.rewind(snapshot.update)
-        self._take_up_weights()
-
-    def _take_up_weights(self) -> None:
-        if self._watch is not None:
-            self._watch.restore()
 
 
 def _check_prompts(config: Config, available: int) -> None:

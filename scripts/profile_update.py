@@ -18,6 +18,7 @@ import click
 
 from common import config as configuration
 from common.backends import load
+from common.rewards import Scoring
 from common.run_directory import RunDirectory
 from common.trainer import Silent, Trainer
 
@@ -85,9 +86,8 @@ def main(name: str, updates: int, overrides: tuple[str, ...]) -> None:
 
         timed_forward = policy.predict
         learner._gradients = profile.timed("denoiser, learning", gradient_call, settle)
-        scorer, rewards = trainer._potential_scorer, trainer._rewards
-        scorer.features = profile.timed("scorers", scorer.features, lambda _: None)
-        rewards.score = profile.timed("scorers", rewards.score, lambda _: None)
+        trainer._features = profile.timed("scorers", trainer._features, lambda _: None)
+        Scoring.result = profile.timed("scorers", Scoring.result, lambda _: None)
         trainer.run()
     report(profile)
 

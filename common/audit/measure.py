@@ -118,6 +118,9 @@ class Scorers:
             heldout[HELD_OUT] = self._heldout.score(flat, texts).reshape(shape)
         for name, suite in list(self._suites.items()):
             try:
+                unfit = getattr(suite.rewards[name].function, "unfit", None)
+                if unfit is not None and (why := unfit(texts, metadata)):
+                    raise RewardError(why)
                 values = suite.score(flat, texts, metadata, describe)[name].reshape(shape)
                 if statistics.spread(values) == 0:
                     raise RewardError(f"gives every image of a prompt the same: {values[0, 0]:g}")

@@ -39,7 +39,7 @@ class Threshold:
     meaning: str
     found: str
     suspicious: str
-    hacked: str
+    alarming: str
     level: str
 
 
@@ -99,7 +99,7 @@ def _threshold(finding: Finding) -> Threshold:
     found = words.number(finding.value, 2) if not math.isnan(finding.value) else "not told"
     about = f" ({finding.about})" if finding.about and not math.isnan(finding.value) else ""
     return Threshold(
-        rule.name, rule.meaning, found + about, bound(rule.suspicious), bound(rule.hacked),
+        rule.name, rule.meaning, found + about, bound(rule.suspicious), bound(rule.alarming),
         finding.level,
     )  # fmt: skip
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Level = Literal["fine", "suspicious", "hacked"]
-LEVELS: tuple[Level, ...] = ("fine", "suspicious", "hacked")
+Level = Literal["fine", "suspicious", "alarming"]
+LEVELS: tuple[Level, ...] = ("fine", "suspicious", "alarming")
 
 ROSE = 0.2
 """An effect on the reward from which it has risen."""
@@ -22,7 +22,7 @@ class Rule:
 
     name: str
     suspicious: float
-    hacked: float
+    alarming: float
     meaning: str
 
 
@@ -42,7 +42,7 @@ RULES = {
         "explained reward", 0.5, 0.8, "share of the tuned reward that one statistic explains"
     ),
 }
-"""Below the first two and diversity's, above the others', a value is suspicious, then hacked."""
+"""Below the first two and diversity's, above the others', a value is suspicious, then alarming."""
 
 LOW_IS_BAD = frozenset({"heldout", "transfer", "diversity"})
 
@@ -106,8 +106,8 @@ def _finding(key: str, value: float, about: str) -> Finding:
     level: Level = "fine"
     if sign * value > sign * rule.suspicious:
         level = "suspicious"
-    if sign * value > sign * rule.hacked:
-        level = "hacked"
+    if sign * value > sign * rule.alarming:
+        level = "alarming"
     return Finding(rule, value, about, level)
 
 
@@ -126,5 +126,4 @@ def _sentence(level: Level, findings: tuple[Finding, ...], rose: bool) -> str:
     told = " and ".join(
         f"{finding.rule.name}{f' ({finding.about})' if finding.about else ''}" for finding in worst
     )
-    how = "Look at the pictures" if level == "suspicious" else "The reward was hacked"
-    return f"{how}: {told} {'stands' if len(worst) == 1 else 'stand'} beyond the threshold."
+    return f"Beyond the threshold: {told}. Look at the pictures."

@@ -93,12 +93,14 @@ def serve(
     timeout: float,
     backend: str,
 ) -> None:
-    """Serve the reward NAME over HTTP until Ctrl-C; the reward `remote` is its client.
+    """Serve the reward NAME over HTTP until Ctrl-C or SIGTERM; the reward `remote` is its client.
 
     Requests and answers are JSON, images PNG. Only this machine can reach it, unless --host says
     otherwise, which needs a token.
     """
     import os
+    import signal
+    import threading
 
     from common import backends
     from common.commands.errors import preparing
@@ -120,11 +122,15 @@ def serve(
         except OSError as error:
             raise RequestError(f"cannot listen at {host}:{port}: {error.strerror}") from None
     pairs({"serving": name, "at": server.url, "token": "needed" if token else "none"})
+
+    def stop(*_: object) -> None:
+        threading.Thread(target=server.shutdown, daemon=True).start()  # it waits for the loop
+
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, stop)
     with server:
-        try:
-            server.serve_forever(poll_interval=0.1)
-        except KeyboardInterrupt:
-            say(f"stopped; {server.scored:,} images scored")
+        server.serve_forever(poll_interval=0.1)
+    say(f"stopped; {server.scored:,} images scored")
 
 
 def _options(overrides: tuple[str, ...]) -> dict[str, object]:

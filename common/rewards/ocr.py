@@ -82,6 +82,11 @@ class TextScorer:
             ]
         )
 
+    def unfit(self, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> str:
+        """Why an audit should not ask it about these prompts; "" where it should."""
+        asked = any(wanted(p, about) for p, about in zip(prompts, metadata, strict=True))
+        return "" if asked else "no prompt asks for words"
+
     def read(self, image: np.ndarray) -> str:
         """All text of an image uint8 [H, W, 3], in reading order; "" where there is none."""
         found: Any = self._read(np.ascontiguousarray(image[..., ::-1]))  # it takes BGR

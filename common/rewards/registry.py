@@ -20,6 +20,9 @@ from common.backend import Backend
 from common.config import closest
 from common.rewards.spec import RAW, Affine, Factory, Options, Spec
 
+DECLARED = "drift_spec"
+"""Attribute of a registered factory: its declaration."""
+
 RewardFunction = Callable[[np.ndarray, Sequence[str], Sequence[Mapping[str, Any]]], Any]
 """(images uint8 [N, H, W, 3], N prompts, N metadata) -> array-like of N finite numbers."""
 
@@ -130,6 +133,7 @@ class Registry:
                 raise RewardNameError(f"{self.kind} '{name}' is registered twice")
             spec = Spec(name, description, range, needs=tuple(needs), **about)
             self.entries[name] = spec, factory
+            setattr(factory, DECLARED, spec)
             return factory
 
         return decorate
@@ -207,11 +211,14 @@ class Registry:
         if name in self.entries:
             return
         try:
-            point.load()
+            factory = point.load()
         except Exception as error:
             raise RewardNameError(
                 f"{self.kind} '{name}' ({point.value}): {_text(error)}"
             ) from error
+        spec = getattr(factory, DECLARED, None)
+        if name not in self.entries and spec is not None and spec.name == name:
+            self.entries[name] = spec, factory  # its module was imported for another registry
         if name not in self.entries:
             raise RewardNameError(
                 f"{self.kind} '{name}' ({point.value}) did not register that name"

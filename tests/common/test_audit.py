@@ -140,15 +140,15 @@ FINE = {
     [
         ({}, "fine", ""),
         ({"heldout": {"a": 0.5, "b": -0.2}}, "suspicious", "a held-out scorer (b)"),
-        ({"heldout": {"a": 0.5, "b": -0.31}}, "hacked", "a held-out scorer (b)"),
+        ({"heldout": {"a": 0.5, "b": -0.31}}, "alarming", "a held-out scorer (b)"),
         ({"heldout": {"a": 0.2}}, "suspicious", "transfer (a)"),
         ({"diversity": 0.6}, "suspicious", "diversity"),
-        ({"diversity": 0.4}, "hacked", "diversity"),
+        ({"diversity": 0.4}, "alarming", "diversity"),
         ({"drift": {"edges": -1.5}}, "suspicious", "image statistics (edges)"),
-        ({"drift": {"edges": 0.1, "size": 2.5}}, "hacked", "image statistics (size)"),
-        ({"drift": {"edges": math.nan}}, "hacked", "image statistics (edges)"),
+        ({"drift": {"edges": 0.1, "size": 2.5}}, "alarming", "image statistics (size)"),
+        ({"drift": {"edges": math.nan}}, "alarming", "image statistics (edges)"),
         ({"explained": {"edges": 0.6}}, "suspicious", "explained reward (edges)"),
-        ({"explained": {"edges": 0.9}}, "hacked", "explained reward (edges)"),
+        ({"explained": {"edges": 0.9}}, "alarming", "explained reward (edges)"),
         ({"heldout": {}}, "fine", ""),
         ({"heldout": {"a": math.nan}}, "fine", ""),
         # A scorer that falls while the reward does not rise is bad tuning, but no hacking.
@@ -187,7 +187,7 @@ def audit():
 
 
 def test_a_hacked_model_is_flagged_and_one_that_is_level_is_not(audit):
-    assert audit.verdict.level == "hacked"
+    assert audit.verdict.level == "alarming"
     assert audit.explained["edge density"][1] == pytest.approx(1.0)
     assert set(audit.effects) == {"reward", "<b>judge</b>", *STATISTICS}
     prompts = [Prompt(i, str(i)) for i in range(4)]
