@@ -4,6 +4,7 @@ Importing this module imports no PyTorch. Each gives unit-norm float32 [N, F], s
 distance of two rows is how far apart two images are.
 """
 
+import importlib
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -129,8 +130,8 @@ def dinov2(backend: Backend, options: TorchOptions) -> Extract:
 def dreamsim(backend: Backend, options: DreamSimOptions) -> Extract:
     """The embedding of the package dreamsim, whose cosine distance is the published one."""
     import torch
-    from dreamsim import dreamsim as load
 
+    load: Any = importlib.import_module("dreamsim").dreamsim
     from drift_torch.rewards import loading
 
     device = loading.device_of(options)
