@@ -67,10 +67,10 @@ def test_a_server_answers_and_ends_at_ctrl_c(tmp_path):
             assert server.stdout is not None
             lines = [server.stdout.readline() for _ in range(3)]
             (url,) = re.findall(r"http://\S+", "".join(lines))
-            with urllib.request.urlopen(f"{url}/v1/info", timeout=10) as answer:
+            with urllib.request.urlopen(f"{url}/v1/info", timeout=30) as answer:
                 assert json.load(answer)["name"] == "jpeg_compressibility"
             server.send_signal(signal.SIGINT)
-            output, errors = server.communicate(timeout=20)
+            output, errors = server.communicate(timeout=60)
             assert (server.returncode, errors) == (0, "")
             assert "stopped; 0 images scored" in output
         finally:
