@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from common.config_model import TARGETS, AdapterConfig, ModelConfig
-from common.config_types import AboveZero, Finite, NonNegative, Positive, Table, Unit, key
+from common.config_types import AboveZero, Finite, NonNegative, Positive, Setting, Table, Unit, key
 
 
 class RunConfig(Table):
@@ -181,7 +181,7 @@ class ShapingConfig(Table):
     features: str = key(
         "embedded", "what images are told apart by; `drift rewards --features` lists them"
     )
-    features_options: dict[str, Any] = key({}, "their own settings, as their weights' path")
+    features_options: dict[str, Setting] = key({}, "their own settings, as their weights' path")
     neighbours: Positive = key(3, "k of `knn`")
     radius: AboveZero = key(0.1, "distance that joins two samples of a `cluster`")
     weight: NonNegative = key(0.0, "lambda; 0 is the unshaped baseline")
@@ -252,7 +252,7 @@ class RewardConfig(Table):
         {}, "reward name -> a sample below it is worth the least of its group"
     )
     ceilings: dict[str, Finite] = key({}, "reward name -> more than this is not rewarded")
-    options: dict[str, dict[str, Any]] = key(
+    options: dict[str, dict[str, Setting]] = key(
         {}, "reward name -> its own settings, which `drift rewards NAME` lists"
     )
     cache: str | None = key(
@@ -310,7 +310,7 @@ class EvaluateConfig(Table):
     features: str = key(
         "embedded_heldout", "what diversity is measured by; not what shapes the reward"
     )
-    features_options: dict[str, Any] = key({}, "their own settings, as their weights' path")
+    features_options: dict[str, Setting] = key({}, "their own settings, as their weights' path")
 
 
 class Config(Table):

@@ -9,6 +9,8 @@ Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 AboveZero = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Setting = bool | int | float | str
+"""What an option of a scorer may be."""
 
 
 class Table(BaseModel):
