@@ -117,7 +117,9 @@ def main(runs: Path, parts: Sequence[str], backend: str, jobs: int) -> None:
             options = ["--seeds", sweep.seeds, "--out", folder, "--backend", backend]
             drift("sweep", *sweep.recipes, *options, "--jobs", jobs, *changes)
         measured = [path.parent for path in sorted(folder.glob("*/config.toml"))]
-        drift("eval", *measured)
+        drift("eval", *measured, "--split", "test")
+        if any("train" in options for options in part.comparisons.values()):
+            drift("eval", *measured, "--split", "train", "--prompts", 8)
         for comparison, options in part.comparisons.items():
             out = folder / f"compare-{comparison}"
             others = [runs / path for path in part.also]

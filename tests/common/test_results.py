@@ -107,3 +107,16 @@ def test_a_search_is_read_against_the_baseline_at_equal_alignment():
 def test_the_published_page_is_that_of_its_data(tmp_path):
     copy = shutil.copytree(DOCS, tmp_path / "docs")
     assert run("--check", "--docs", copy).exit_code == 0
+
+
+@pytest.mark.skipif(not (DOCS / "results.md").exists(), reason="no results are published yet")
+def test_the_readme_tells_the_published_gains():
+    summary = from_json((DOCS / "results" / "main.json").read_bytes())
+    readme = (DOCS.parent / "README.md").read_text()
+    for gain in (
+        summary.gain("emoji", "diversity", 0.75),
+        summary.gain("emoji", "alignment", 0.95),
+    ):
+        told = [gain.estimate, gain.low, gain.high]
+        first, low, high = (f"{x:+.0%}".replace("-", "\N{MINUS SIGN}")[:-1] + " %" for x in told)
+        assert f"{first} ({low} to {high})" in readme
