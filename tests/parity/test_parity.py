@@ -20,6 +20,7 @@ pytest.importorskip("torch")
 # Before mlx.core: MLX multiplies matrices with the BLAS that is loaded first.
 mlx_embedded = pytest.importorskip("drift_mlx.embedded")
 mlx_backend = pytest.importorskip("drift_mlx.backend")
+mlx_lora = pytest.importorskip("drift_mlx.lora")
 mx = pytest.importorskip("mlx.core")
 
 STAGES = {
@@ -156,13 +157,13 @@ def test_a_kernel_that_is_off_shows_in_that_kernel(found, monkeypatch):
 
 
 def test_an_adapter_that_is_off_shows_only_where_it_is_on(found, monkeypatch):
-    initialise = mlx_embedded.lora.LoRALinear.__init__
+    initialise = mlx_lora.LoRALinear.__init__
 
     def off(self, *args):
         initialise(self, *args)
         self.scale *= 1 + 1e-3
 
-    monkeypatch.setattr(mlx_embedded.lora.LoRALinear, "__init__", off)
+    monkeypatch.setattr(mlx_lora.LoRALinear, "__init__", off)
     assert found("adapter") == {"velocity, adapter on"}
 
 
