@@ -84,7 +84,7 @@ class Scorers:
         self.skipped: dict[str, str] = {}
         self._heldout = backend.scorer("heldout")
         self._features = self._heldout
-        maximised = {reward.options.get(name, {}).get("reward", name) for name in reward.terms}
+        maximised = {str(reward.options.get(name, {}).get("reward", name)) for name in reward.terms}
         if wanted is not None and (both := maximised & set(wanted)):
             raise RewardNameError(f"reward '{min(both)}' is what the run maximises: not held out")
         self._suites: dict[str, RewardSuite] = {}
