@@ -208,7 +208,8 @@ def test_an_exported_adapter_gives_the_same_image_in_plain_diffusers(
         with policy.reference():
             base = policy.predict(x, time, conditioning)
     assert (ours - base).abs().max() > 0.01
-    torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
+    # diffusers embeds the time in float32, whose sines are off by up to 500 x 6e-8 = 3e-5.
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-4)
 
 
 def test_what_cannot_be_exported_is_one_line(backend, settings, tmp_path):
