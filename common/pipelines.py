@@ -23,6 +23,7 @@ __all__ = [
     "INDEX",
     "PIPELINES",
     "check",
+    "check_resolution",
     "diffusion_schedule",
     "explained",
     "flux_schedule",
@@ -99,6 +100,16 @@ def check(model: ModelConfig, without: Collection[str] = ()) -> dict[str, Any]:
             hint = "; model.text_encoder_3 = false does without" if name.endswith("_3") else ""
             raise ValueError(f"model.path = '{path}': its component '{name}' is missing{hint}")
     return found
+
+
+def check_resolution(pixels: int, multiple: int) -> None:
+    """ValueError, with the nearest that are, unless the side is a multiple of so many pixels."""
+    if pixels % multiple:
+        down = max(pixels // multiple, 1) * multiple
+        raise ValueError(
+            f"model.resolution = {pixels} must be a multiple of {multiple}, as {down} or "
+            f"{down + multiple}"
+        )
 
 
 def diffusion_schedule(scheduler: Mapping[str, Any], path: str) -> DiffusionSchedule:

@@ -4,9 +4,7 @@ A pipeline is a folder here: of a denoiser, which is tuned, and of frozen text e
 transformers is imported for the tokenizers, when a policy is made; PyTorch never is.
 """
 
-import warnings
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar, Generic, TypeVar
@@ -16,6 +14,7 @@ import numpy as np
 from mlx import nn
 from mlx.utils import tree_unflatten
 
+from common import encoded, pipelines
 from common.backend import Conditioning, DiffusionSchedule, FlowSchedule, Prediction
 from common.config import AdapterConfig, ModelConfig
 from drift_mlx import loading, lora
@@ -27,9 +26,6 @@ from drift_mlx.networks.layers import Conv2d
 from drift_mlx.policy import Tuned
 
 __all__ = ["DiffusersPolicy"]
-
-CACHE_BYTES = 2 << 30
-"""Memory for prompts that were encoded: a thousand of SD3's, 50,000 of SD 1.5's."""
 
 T = TypeVar("T")
 
@@ -89,7 +85,7 @@ class DiffusersPolicy(Tuned, ABC):
         self.latent_shape = self._latent_shape()
         self._tune_denoiser(adapter, seed)
         self._compiled: dict[bool, Callable[..., mx.array]] = {}
-        self._embeddings: OrderedDict[str, Conditioning] = OrderedDict()
+        self._embeddings = encoded.EncodedPrompts()
         self._null: Conditioning | None = None
 
     # --- what a family says ----------------------------------------------------------------------
@@ -140,14 +136,7 @@ class DiffusersPolicy(Tuned, ABC):
 
     def check(self, prompts: Sequence[str]) -> None:
         """Warn, with their number, of prompts longer than what an encoder reads of them."""
-        for name, tokenizer, limit in self._readers():
-            lengths = [len(ids) for ids in tokenizer(list(prompts)).input_ids]
-            if cut := sum(length > limit for length in lengths):
-                warnings.warn(
-                    f"{cut} of {len(prompts)} prompts are longer than the {limit} tokens that "
-                    f"{name} reads (the longest has {max(lengths)}): it does not see their ends",
-                    stacklevel=2,
-                )
+        encoded.warn_of_long(prompts, self._readers())
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Embed clean prompts: tokens [B, L, D] and pooled [B, D'] in `model.dtype`.
@@ -155,25 +144,12 @@ class DiffusersPolicy(Tuned, ABC):
         Each prompt is embedded by itself and kept: what it becomes must not depend on its
         neighbours in a batch, or a resumed run would differ from an unbroken one.
         """
-        held = {prompt: self._embeddings.get(prompt) for prompt in prompts}
-        missing = [prompt for prompt, found in held.items() if found is None]
-        if missing:
-            with self._present():
-                for prompt in missing:
-                    held[prompt] = _computed(self._encode(prompt))
-        for prompt, found in held.items():
-            assert found is not None
-            self._embeddings[prompt] = found
-            self._embeddings.move_to_end(prompt)
-        while len(self._embeddings) > len(held) and _bytes(self._embeddings) > CACHE_BYTES:
-            self._embeddings.popitem(last=False)
-        return _stacked([self._embeddings[prompt] for prompt in prompts])
+        return _stacked(self._embeddings.of(prompts, self._encoded))
 
     def null(self, count: int) -> Conditioning:
         """The embedding of an empty prompt, `count` times."""
         if self._null is None:
-            with self._present():
-                self._null = _computed(self._encode(""))
+            (self._null,) = self._encoded([""])
         return self._null.rows(mx.zeros(count, dtype=mx.int32))
 
     def predict(
@@ -211,6 +187,10 @@ class DiffusersPolicy(Tuned, ABC):
         return np.concatenate(images)
 
     # --- helpers ---------------------------------------------------------------------------------
+
+    def _encoded(self, prompts: list[str]) -> list[Conditioning]:
+        with self._present():
+            return [_computed(self._encode(prompt)) for prompt in prompts]
 
     @property
     def _kept(self) -> bool:
@@ -275,16 +255,8 @@ class DiffusersPolicy(Tuned, ABC):
     def _latent_shape(self) -> tuple[int, int, int]:
         """[C, H, W] of one latent. ValueError for a resolution that it cannot have."""
         scale = self._vae_config.scale
-        pixels, multiple = (
-            self._settings.resolution or self._native_resolution(),
-            scale * self._patch(),
-        )
-        if pixels % multiple:
-            down = max(pixels // multiple, 1) * multiple
-            raise ValueError(
-                f"model.resolution = {pixels} must be a multiple of {multiple}, as {down} or "
-                f"{down + multiple}"
-            )
+        pixels = self._settings.resolution or self._native_resolution()
+        pipelines.check_resolution(pixels, scale * self._patch())
         return self._vae_config.latent_channels, pixels // scale, pixels // scale
 
     def _tokens(self, encoder: str, prompt: str, length: int) -> np.ndarray:
@@ -333,9 +305,3 @@ def _stacked(parts: Sequence[Conditioning]) -> Conditioning:
     pooled = [part.pooled for part in parts if part.pooled is not None]
     tokens = mx.concatenate([part.tokens for part in parts])
     return Conditioning(tokens, mx.concatenate(pooled) if pooled else None, parts[0].blocks)
-
-
-def _bytes(embeddings: "OrderedDict[str, Conditioning]") -> int:
-    first = next(iter(embeddings.values()))
-    arrays = [first.tokens, *([] if first.pooled is None else [first.pooled])]
-    return len(embeddings) * sum(array.nbytes for array in arrays)

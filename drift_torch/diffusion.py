@@ -4,9 +4,7 @@ A pipeline is only a container here: of a denoiser, which is tuned, and of froze
 and a VAE. Its own sampling loop is never run. diffusers is imported when a policy is made.
 """
 
-import warnings
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
@@ -15,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common import encoded, pipelines
 from common.backend import Conditioning, DiffusionSchedule, FlowSchedule, Prediction
 from common.config import AdapterConfig, ModelConfig
 from drift_torch import loading
@@ -25,9 +24,6 @@ from drift_torch.timesteps import tell_exactly
 __all__ = ["DiffusersPolicy"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-CACHE_BYTES = 2 << 30
-"""Host memory for prompts that were encoded: a thousand of SD3's, 50,000 of SD 1.5's."""
 
 
 class DiffusersPolicy(Tuned, ABC):
@@ -66,7 +62,7 @@ class DiffusersPolicy(Tuned, ABC):
         if model.compile:
             denoiser.compile()
         self.latent_shape = self._latent_shape()
-        self._embeddings: OrderedDict[str, Conditioning] = OrderedDict()
+        self._embeddings = encoded.EncodedPrompts()
         self._null: Conditioning | None = None
 
     # --- what a family says ----------------------------------------------------------------------
@@ -103,14 +99,7 @@ class DiffusersPolicy(Tuned, ABC):
 
     def check(self, prompts: Sequence[str]) -> None:
         """Warn, with their number, of prompts longer than what an encoder reads of them."""
-        for name, tokenizer, limit in self._readers():
-            lengths = [len(ids) for ids in tokenizer(list(prompts)).input_ids]
-            if cut := sum(length > limit for length in lengths):
-                warnings.warn(
-                    f"{cut} of {len(prompts)} prompts are longer than the {limit} tokens that "
-                    f"{name} reads (the longest has {max(lengths)}): it does not see their ends",
-                    stacklevel=2,
-                )
+        encoded.warn_of_long(prompts, self._readers())
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Embed clean prompts: tokens [B, L, D] and pooled [B, D'] in `model.dtype`.
@@ -118,19 +107,7 @@ class DiffusersPolicy(Tuned, ABC):
         Each prompt is embedded by itself and kept on the host: what it becomes must not depend
         on its neighbours in a batch, or a resumed run would differ from an unbroken one.
         """
-        held = {prompt: self._embeddings.get(prompt) for prompt in prompts}
-        missing = [prompt for prompt, found in held.items() if found is None]
-        if missing:
-            with torch.no_grad(), self._present(*self._encoders):
-                for prompt in missing:
-                    held[prompt] = _to(self._encode(prompt), torch.device("cpu"))
-        for prompt, found in held.items():
-            assert found is not None
-            self._embeddings[prompt] = found
-            self._embeddings.move_to_end(prompt)
-        while len(self._embeddings) > len(held) and _bytes(self._embeddings) > CACHE_BYTES:
-            self._embeddings.popitem(last=False)
-        return _to(_stacked([self._embeddings[prompt] for prompt in prompts]), self.device)
+        return _to(_stacked(self._embeddings.of(prompts, self._on_host)), self.device)
 
     def null(self, count: int) -> Conditioning:
         """The embedding of an empty prompt, `count` times."""
@@ -217,20 +194,16 @@ class DiffusersPolicy(Tuned, ABC):
 
     # --- helpers ---------------------------------------------------------------------------------
 
+    def _on_host(self, prompts: list[str]) -> list[Conditioning]:
+        with torch.no_grad(), self._present(*self._encoders):
+            return [_to(self._encode(prompt), torch.device("cpu")) for prompt in prompts]
+
     def _latent_shape(self) -> tuple[int, int, int]:
         """[C, H, W] of one latent. ValueError for a resolution that it cannot have."""
         channels = self._vae.config.latent_channels
         scale = 2 ** (len(self._vae.config.block_out_channels) - 1)
-        pixels, multiple = (
-            self._settings.resolution or self._native_resolution(),
-            scale * self._patch(),
-        )
-        if pixels % multiple:
-            down = max(pixels // multiple, 1) * multiple
-            raise ValueError(
-                f"model.resolution = {pixels} must be a multiple of {multiple}, as {down} or "
-                f"{down + multiple}"
-            )
+        pixels = self._settings.resolution or self._native_resolution()
+        pipelines.check_resolution(pixels, scale * self._patch())
         return channels, pixels // scale, pixels // scale
 
     @contextmanager
@@ -264,9 +237,3 @@ def _stacked(parts: Sequence[Conditioning]) -> Conditioning:
     pooled = [part.pooled for part in parts if part.pooled is not None]
     tokens = torch.cat([part.tokens for part in parts])
     return Conditioning(tokens, torch.cat(pooled) if pooled else None, parts[0].blocks)
-
-
-def _bytes(embeddings: "OrderedDict[str, Conditioning]") -> int:
-    first = next(iter(embeddings.values()))
-    arrays = [first.tokens, *([] if first.pooled is None else [first.pooled])]
-    return len(embeddings) * sum(array.nbytes for array in arrays)

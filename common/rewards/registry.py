@@ -6,9 +6,6 @@ of the group "drift.rewards" that point at a factory decorated with `register`, 
 Features for diversity are registered in the same way, in a registry of their own.
 """
 
-import importlib
-import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -16,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from common import imports
 from common.backend import Backend
 from common.config import closest
 from common.rewards.spec import RAW, Affine, Factory, Options, Spec
@@ -214,7 +212,7 @@ class Registry:
             factory = point.load()
         except Exception as error:
             raise RewardNameError(
-                f"{self.kind} '{name}' ({point.value}): {_text(error)}"
+                f"{self.kind} '{name}' ({point.value}): {imports.text(error)}"
             ) from error
         spec = getattr(factory, DECLARED, None)
         if name not in self.entries and spec is not None and spec.name == name:
@@ -290,28 +288,12 @@ def _info(spec: Spec) -> RewardInfo:
 
 
 def _import(kind: str, name: str) -> RewardFunction:
-    module_name, _, path = name.partition(":")
-    if not module_name or not path:
-        raise RewardNameError(f"{kind} '{name}': write module:function")
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)  # a console script, unlike `python -m`, does not look here
+    where = f"{kind} '{name}'"
     try:
-        found: Any = importlib.import_module(module_name)
-    except Exception as error:
-        raise RewardNameError(
-            f"{kind} '{name}': cannot import '{module_name}': {_text(error)}"
-        ) from error
-    for part in path.split("."):
-        if not hasattr(found, part):
-            callables = [key for key, value in vars(found).items() if callable(value)]
-            hint = closest(part, callables) if callables else ""
-            raise RewardNameError(f"{kind} '{name}': '{module_name}' has no '{part}'{hint}")
-        found = getattr(found, part)
+        found = imports.named(where, name, what="function", likely=callable)
+    except ValueError as error:
+        raise RewardNameError(str(error)) from error.__cause__
     if not callable(found):
-        what = type(found).__name__
-        raise RewardNameError(f"{kind} '{name}': '{path}' is a {what}, not a function")
+        path, what = name.partition(":")[2], type(found).__name__
+        raise RewardNameError(f"{where}: '{path}' is a {what}, not a function")
     return found
-
-
-def _text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(": ")
