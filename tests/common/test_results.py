@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from common import config as configuration
 from common.study.methods import gather
 from common.study.summary import from_json, summarise, to_json
-from scripts import make_results
+from scripts import make_results, run_study
 from tests.common.synthetic_study import better_curve, make_run
 
 DOCS = Path(make_results.DOCS)
@@ -101,6 +102,18 @@ def test_a_search_is_read_against_the_baseline_at_equal_alignment():
     rows = [line.split(" | ") for line in make_results.search(found).splitlines()[5:]]
     assert [row[0][2:] for row in rows] == ["plain", "plain", "other", "other", "other"]
     assert [row[4] for row in rows] == ["", "", "+25.0%", "", "\N{MINUS SIGN}20.0%"]
+
+
+@pytest.mark.parametrize("name", run_study.PARTS)
+def test_every_run_of_the_study_is_one_that_can_be_made(name):
+    part = run_study.PARTS[name]
+    for sweep in part.sweeps:
+        for recipe in sweep.recipes:
+            changes = [*run_study.COMMON, f"run.updates={sweep.updates}", *sweep.settings]
+            config = configuration.load(recipe, changes)
+            assert config.prompts.split == "train"
+            assert config.prompts.source == "emoji-animals"
+            assert config.run.updates == sweep.updates
 
 
 def test_the_published_page_is_that_of_its_data(tmp_path):
