@@ -48,6 +48,8 @@ class Sweep:
     seeds: str
     updates: int
     settings: Sequence[str] = ()
+    over: str = ""
+    """One key and its values: TABLE.KEY=V1,V2."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,11 @@ PARTS = {
     ),
     "ablation": Part(
         "ablation",
-        [Sweep([*FACTORIAL, *BASELINES, *CONTROLS], "0", 40)],
+        [
+            Sweep([*FACTORIAL, *BASELINES, *CONTROLS], "0", 40),
+            Sweep(["emoji-kl"], "0", 40, over="objective.kl_weight=0.01,0.2"),
+            Sweep(["emoji-grpo"], "0", 40, over="optimizer.learning_rate=2.5e-5,1e-4"),
+        ],
         {"ablation": ("--split", "test")},
         also=["main/emoji-grpo-seed0", "main/emoji-seed0"],
     ),
@@ -113,7 +119,11 @@ def main(runs: Path, parts: Sequence[str], backend: str, jobs: int) -> None:
         folder = runs / part.folder
         for sweep in part.sweeps:
             settings = (*COMMON, f"run.updates={sweep.updates}", *sweep.settings)
+            key = sweep.over.partition("=")[0]
+            settings = [text for text in settings if text.partition("=")[0] != key]
             changes = [word for setting in settings for word in ("--set", setting)]
+            if sweep.over:
+                changes += ["--over", sweep.over]
             options = ["--seeds", sweep.seeds, "--out", folder, "--backend", backend]
             drift("sweep", *sweep.recipes, *options, "--jobs", jobs, *changes)
         measured = [path.parent for path in sorted(folder.glob("*/config.toml"))]
