@@ -61,6 +61,8 @@ class Part:
     comparisons: dict[str, Sequence[str]]
     also: Sequence[str] = ()
     """Runs of other parts that these are compared with."""
+    free: Sequence[Sequence[object]] = ()
+    """Methods that train nothing: options of `drift eval` for the runs of plain GRPO."""
 
 
 FACTORIAL = (
@@ -74,28 +76,41 @@ FACTORIAL = (
 BASELINES = ("emoji-kl", "emoji-gardo", "emoji-pods")
 CONTROLS = ("emoji-random", "emoji-strict", "emoji-shuffled")
 
-JPEG = ("reward.terms={jpeg_compressibility=1.0}",)
+JPEG = (
+    "reward.terms={jpeg_compressibility=1.0,embedded=0.0}",
+    # A tenth of the base model's samples lie below it: smooth, but still of the prompt.
+    "reward.floors={embedded=0.42}",
+)
 
 PARTS = {
     "main": Part(
         "main",
         [Sweep(["emoji-grpo"], "0,1,2,3,4", 80), Sweep(["emoji"], "0,1,2,3,4", 120)],
         {"main": ("--split", "test"), "main-train": ("--split", "train")},
+        free=(
+            ("--checkpoint", 80, "--scale", 0.25, "--scale", 0.5, "--scale", 0.75),
+            ("--checkpoint", 40, "--checkpoint", 80, "--prompt-noise", 0.1),
+        ),
     ),
     "ablation": Part(
         "ablation",
         [
             Sweep([*FACTORIAL, *BASELINES, *CONTROLS], "0", 40),
             Sweep(["emoji-kl"], "0", 40, over="objective.kl_weight=0.01,0.2"),
-            Sweep(["emoji-grpo"], "0", 40, over="optimizer.learning_rate=2.5e-5,1e-4"),
         ],
         {"ablation": ("--split", "test")},
         also=["main/emoji-grpo-seed0", "main/emoji-seed0"],
     ),
     "jpeg": Part(
         "jpeg",
-        [Sweep(["emoji-grpo", "emoji"], "0", 40, JPEG)],
+        [Sweep(["emoji-grpo", "emoji"], "0,1,2", 60, JPEG)],
         {"jpeg": ("--split", "test", "--alignment", "reward")},
+    ),
+    "rates": Part(
+        "rates",
+        [Sweep(["emoji-grpo", "emoji"], "0", 40, over="optimizer.learning_rate=2.5e-5,1e-4")],
+        {"rates": ("--split", "test")},
+        also=["main/emoji-grpo-seed0", "main/emoji-seed0"],
     ),
 }
 
@@ -128,6 +143,8 @@ def main(runs: Path, parts: Sequence[str], backend: str, jobs: int) -> None:
             drift("sweep", *sweep.recipes, *options, "--jobs", jobs, *changes)
         measured = [path.parent for path in sorted(folder.glob("*/config.toml"))]
         drift("eval", *measured, "--split", "test")
+        for options in part.free:
+            drift("eval", *sorted(folder.glob("emoji-grpo-*")), "--split", "test", *options)
         if any("train" in options for options in part.comparisons.values()):
             drift("eval", *measured, "--split", "train", "--prompts", 8)
         for comparison, options in part.comparisons.items():
