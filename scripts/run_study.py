@@ -22,7 +22,10 @@ from common.study import measured
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 
+OFTEN = ("checkpoint.every=20", "evaluate.every=1000", "evaluate.prompts=4")
+
 COMMON = (
+    *OFTEN,
     "prompts.names=[]",
     "prompts.source=emoji-animals",
     "prompts.split=train",
@@ -31,11 +34,8 @@ COMMON = (
     "optimizer.learning_rate=5e-5",
     "optimizer.ema_decay=0.9",
     "optimizer.ema_every=1",
-    "checkpoint.every=20",
-    "evaluate.every=1000",
-    "evaluate.prompts=4",
 )
-"""Of every run: animals, 41 of them to train on; full tuning, which reaches unseen prompts."""
+"""Animals, 41 of them to train on; full tuning, which reaches unseen prompts."""
 
 LEVELS = ("--level", "0.25,0.5,0.75,0.9", "--diversity-level", "0.95,0.9,0.8,0.6")
 
@@ -50,11 +50,12 @@ class Sweep:
     settings: Sequence[str] = ()
     over: str = ""
     """One key and its values: TABLE.KEY=V1,V2."""
+    common: Sequence[str] = COMMON
 
 
 @dataclass(frozen=True)
 class Part:
-    """Sweeps into one folder, and the comparisons made of them: name -> options."""
+    """Sweeps into one folder, and the comparisons made of them: name -> options, a split first."""
 
     folder: str
     sweeps: Sequence[Sweep]
@@ -106,6 +107,14 @@ PARTS = {
         [Sweep(["emoji-grpo", "emoji"], "0,1,2", 60, JPEG)],
         {"jpeg": ("--split", "test", "--alignment", "reward")},
     ),
+    "collapse": Part(
+        "collapse",
+        [
+            Sweep(["emoji-grpo"], "0,1,2", 60, common=OFTEN),
+            Sweep(["emoji"], "0,1,2", 80, common=OFTEN),
+        ],
+        {"collapse": ("--split", "train")},
+    ),
     "rates": Part(
         "rates",
         [Sweep(["emoji-grpo", "emoji"], "0", 40, over="optimizer.learning_rate=2.5e-5,1e-4")],
@@ -133,7 +142,7 @@ def main(runs: Path, parts: Sequence[str], backend: str, jobs: int) -> None:
         part = PARTS[name]
         folder = runs / part.folder
         for sweep in part.sweeps:
-            settings = (*COMMON, f"run.updates={sweep.updates}", *sweep.settings)
+            settings = (*sweep.common, f"run.updates={sweep.updates}", *sweep.settings)
             key = sweep.over.partition("=")[0]
             settings = [text for text in settings if text.partition("=")[0] != key]
             changes = [word for setting in settings for word in ("--set", setting)]
@@ -142,10 +151,12 @@ def main(runs: Path, parts: Sequence[str], backend: str, jobs: int) -> None:
             options = ["--seeds", sweep.seeds, "--out", folder, "--backend", backend]
             drift("sweep", *sweep.recipes, *options, "--jobs", jobs, *changes)
         measured = [path.parent for path in sorted(folder.glob("*/config.toml"))]
-        drift("eval", *measured, "--split", "test")
+        splits = {options[1] for options in part.comparisons.values()}
+        if "test" in splits:
+            drift("eval", *measured, "--split", "test")
         for options in part.free:
             drift("eval", *sorted(folder.glob("emoji-grpo-*")), "--split", "test", *options)
-        if any("train" in options for options in part.comparisons.values()):
+        if "train" in splits:
             drift("eval", *measured, "--split", "train", "--prompts", 8)
         for comparison, options in part.comparisons.items():
             out = folder / f"compare-{comparison}"
