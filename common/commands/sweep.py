@@ -22,18 +22,25 @@ LOGS = "logs"
 
 
 class Seeds(click.ParamType):
-    """Whole numbers with commas between them."""
+    """Whole numbers with commas between them, and ranges of them."""
 
     name = "seeds"
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, ...]:
-        """Numbers of a text such as 0,1,2."""
-        parts = [part.strip() for part in str(value).split(",")]
-        if not all(part.isdecimal() for part in parts):
-            self.fail(f"'{value}': write whole numbers, as 0,1,2", param, ctx)
-        return tuple(map(int, parts))
+        """Numbers of a text such as 0,1,2 or 0-2: at most 1,000 a range."""
+        seeds: list[int] = []
+        for part in str(value).split(","):
+            first, dash, last = (word.strip() for word in part.partition("-"))
+            numbers = (first, last) if dash else (first, first)
+            if not all(number.isdecimal() for number in numbers):
+                self.fail(f"'{value}': write whole numbers, as 0,1,2 or 0-2", param, ctx)
+            start, stop = map(int, numbers)
+            if not 0 <= stop - start < 1000:
+                self.fail(f"'{part.strip()}': write a range as 0-4, lowest first", param, ctx)
+            seeds += range(start, stop + 1)
+        return tuple(seeds)
 
 
 @click.command(short_help="Run recipes over values and seeds; go on where it stopped.")
@@ -44,7 +51,7 @@ class Seeds(click.ParamType):
     metavar="TABLE.KEY=V1,V2,...",
     help="Values of one key; with several, all their combinations. A value may be a list: [0, 1].",
 )
-@click.option("--seeds", type=Seeds(), metavar="0,1,2", help="Seeds.  [default: each recipe's]")
+@click.option("--seeds", type=Seeds(), metavar="0-4,9", help="Seeds.  [default: each recipe's]")
 @click.option(
     "--set",
     "overrides",

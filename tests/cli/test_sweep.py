@@ -90,6 +90,20 @@ def test_seeds_that_are_none(drift, seeds):
     assert f"'{seeds}': write whole numbers, as 0,1,2" in result.stderr
 
 
+@pytest.mark.parametrize("seeds", ["4-0", "0-1000"])
+def test_a_range_of_seeds_that_is_none(drift, seeds):
+    result = drift("sweep", "emoji", "--out", "runs", "--seeds", seeds)
+    assert result.exit_code == 2
+    assert f"'{seeds}': write a range as 0-4, lowest first" in result.stderr
+
+
+def test_a_range_of_seeds(drift):
+    result = drift("sweep", "emoji", "--out", "runs", "--seeds", "0-2, 7", "--dry-run")
+    assert result.exit_code == 0
+    named = {n for n in range(9) if f"emoji-seed{n} " in result.stdout}
+    assert named == {0, 1, 2, 7}
+
+
 # --- running -------------------------------------------------------------------------------------
 
 FAILS_ON_ONE = """
