@@ -5,7 +5,6 @@ Runs are synthetic: their numbers are made here, so that what the page must show
 
 import base64
 import io
-import json
 import math
 import re
 import subprocess
@@ -13,107 +12,26 @@ import sys
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
 from PIL import Image
 
-from common import config, report
+from common import report
 from common.files import WriteError
 from common.report import pictures
 from common.report.page import render, warnings
 from common.report.plots import plots
 from common.run_directory import RunDirectory
-
-EMOJI = Path(config.__file__).parent / "embedded"
-PROMPTS = ["strawberry", "cat face", "rose", "hamburger"]
-ENVIRONMENT = {"backend": "cpu", "python": "3.11.9", "torch": {"version": "2.13.0", "tf32": False}}
-
-
-def emoji_images(names: list[str], count: int, *, diverse: bool) -> np.ndarray:
-    """Emoji of each name, uint8 [P, count, 32, 32, 3]: of all styles, or of one."""
-    with np.load(EMOJI / "emoji32.npz") as data:
-        images, name_index = data["images"], data["name_index"]
-    known = json.loads((EMOJI / "names.json").read_text())["names"]
-    found = [images[name_index == known.index(name.replace(" ", "-"))] for name in names]
-    return np.stack([x[np.arange(count) % (len(x) if diverse else 2)] for x in found])
-
-
-def metrics_record(update: int, updates: int) -> dict[str, Any]:
-    """One healthy update; every curve has a wobble of its own."""
-    done, wobble = update / updates, math.sin(2.4 * update)
-    return {
-        "update": update,
-        "seconds": 4.0 + 0.1 * wobble,
-        "images": 96.0,
-        "reward/mean": 5.4 + 0.8 * done + 0.12 * wobble,
-        "reward/std": 0.7 - 0.2 * done,
-        "subset/size": 21.0 + wobble,
-        "subset/best_dropped": 0.1 + 0.1 * abs(wobble),
-        "subset/fallback": 0.0,
-        "group/zero_std": 0.0,
-        "group/invalid": 0.0,
-        "diversity/group": 0.36 - 0.04 * done + 0.01 * wobble,
-        "shaping/correlation": -0.2 + 0.1 * wobble,
-        "shaping/variance_share": 0.12 + 0.02 * wobble,
-        "objective/clip_fraction": 0.3 + 0.1 * done,
-        "objective/ratio_mean": 4e-8,
-        "objective/ratio_max": 0.0 if update % 5 == 0 else 2.4e-7,
-        "objective/kl": 1e-4 * done,
-        "objective/gradient_norm": 0.02 + 0.005 * wobble,
-        "time/noise": 0.05,
-        "time/rollout": 1.1,
-        "time/reward": 0.2,
-        "time/update": 2.5,
-    }
-
-
-def evaluation_record(done: float, **changes: Any) -> dict[str, Any]:
-    """An evaluation of a healthy run; the base model's numbers at done = 0."""
-    return {
-        "update": 0,
-        "reward": 5.42 + 0.55 * done,
-        "alignment_train": 5.42 + 0.55 * done,
-        "alignment_heldout": 5.77 + 0.46 * done,
-        "diversity": 0.392 - 0.02 * done,
-        "diversity_train": 0.41 - 0.03 * done,
-        "high_frequency": 0.0412 + 0.0008 * done,
-        "seconds": 3.2,
-        "prompts": PROMPTS,
-        "images": 16,
-        "columns": 8,
-        "weights": "policy",
-    } | changes
-
-
-def make_run(
-    path: Path,
-    *,
-    updates: int = 60,
-    done: int = 60,
-    evaluated: tuple[int, ...] = (0, 20, 40, 60),
-    prompts: list[str] | None = None,
-    overrides: tuple[str, ...] = (),
-) -> RunDirectory:
-    """A run that got as far as `done` of `updates`. prompts: what the emoji are said to be."""
-    settings = config.load("emoji", [f"run.updates={updates}", *overrides])
-    run = RunDirectory.create(path, settings, ENVIRONMENT)
-    for update in range(1, done + 1):
-        run.append_metrics(metrics_record(update, updates))
-    for update in evaluated:
-        grid = pictures.grid(emoji_images(PROMPTS, 8, diverse=update == 0))
-        name = run.save_picture(f"{update:06d}", grid).name
-        record = evaluation_record(
-            update / updates, update=update, grid=name, prompts=prompts or PROMPTS
-        )
-        run.append_evaluation(record)
-    return run
-
-
-ENDS_ONLY: dict[str, Any] = {"done": 0, "evaluated": (0, 60)}
-"""What a run needs to have pictures, and little to draw."""
+from tests.common.synthetic_run import (
+    ENDS_ONLY,
+    ENVIRONMENT,
+    PROMPTS,
+    emoji_images,
+    evaluation_record,
+    make_run,
+    metrics_record,
+)
 
 
 class Page(HTMLParser):
@@ -474,41 +392,3 @@ def test_plots_use_the_pages_colours_only():
     for plot in plots(HEALTHY, [evaluation_record(0), evaluation_record(1, update=3)]):
         assert re.findall(r"#[0-9a-f]{6}\b", plot.svg) == [], plot.name
         assert "var(--accent)" in plot.svg
-
-
-def test_a_grid_by_hand():
-    red, blue = [255, 0, 0], [0, 0, 255]
-    images = np.array([[[[red]]], [[[blue]]]], dtype=np.uint8)  # two rows of one pixel
-    picture = pictures.grid(images, scale=2, gap=1)
-    assert picture.tolist() == [[red] * 2] * 2 + [[[255] * 3] * 2] + [[blue] * 2] * 2
-
-
-@given(shape=st.tuples(*[st.integers(1, 4)] * 4), scale=st.integers(1, 3), gap=st.integers(0, 3))
-def test_every_pixel_of_a_grid_is_where_it_should_be(
-    shape: tuple[int, int, int, int], scale: int, gap: int
-):
-    R, C, H, W = shape
-    images = np.random.default_rng(0).integers(0, 255, (*shape, 3), dtype=np.uint8)
-    picture = pictures.grid(images, scale=scale, gap=gap)
-    assert picture.shape == (R * (H * scale + gap) - gap, C * (W * scale + gap) - gap, 3)
-    r, c, y, x = R - 1, C - 1, H - 1, W - 1
-    top, left = r * (H * scale + gap) + y * scale, c * (W * scale + gap) + x * scale
-    cell = picture[top : top + scale, left : left + scale]
-    assert (cell == images[r, c, y, x]).all()
-    strips = pictures.rows(picture, R, gap=gap)
-    for strip, row in zip(strips, images, strict=True):
-        np.testing.assert_array_equal(strip, pictures.grid(row[None], scale=scale, gap=gap))
-    white = picture.shape[0] * picture.shape[1] - images[..., 0].size * scale**2
-    assert (picture == 255).all(axis=-1).sum() == white
-
-
-def test_pictures_refuse_what_is_no_picture():
-    with pytest.raises(ValueError, match=r"uint8 images \[R, C, H, W, 3\], not float64"):
-        pictures.grid(np.zeros((1, 1, 2, 2, 3)))
-    with pytest.raises(ValueError, match=r"not uint8 \[2, 2, 3\]"):
-        pictures.grid(np.zeros((2, 2, 3), dtype=np.uint8))
-    with pytest.raises(ValueError, match="scale >= 1"):
-        pictures.grid(np.zeros((1, 1, 2, 2, 3), dtype=np.uint8), scale=0)
-    for count in (0, 4):
-        with pytest.raises(ValueError, match=f"7 pixels high does not hold {count} rows"):
-            pictures.rows(np.zeros((7, 2, 3), dtype=np.uint8), count)

@@ -1,0 +1,45 @@
+"""Grids of images: every pixel where it should be."""
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+from common.report import pictures
+
+
+def test_a_grid_by_hand():
+    red, blue = [255, 0, 0], [0, 0, 255]
+    images = np.array([[[[red]]], [[[blue]]]], dtype=np.uint8)  # two rows of one pixel
+    picture = pictures.grid(images, scale=2, gap=1)
+    assert picture.tolist() == [[red] * 2] * 2 + [[[255] * 3] * 2] + [[blue] * 2] * 2
+
+
+@given(shape=st.tuples(*[st.integers(1, 4)] * 4), scale=st.integers(1, 3), gap=st.integers(0, 3))
+def test_every_pixel_of_a_grid_is_where_it_should_be(
+    shape: tuple[int, int, int, int], scale: int, gap: int
+):
+    R, C, H, W = shape
+    images = np.random.default_rng(0).integers(0, 255, (*shape, 3), dtype=np.uint8)
+    picture = pictures.grid(images, scale=scale, gap=gap)
+    assert picture.shape == (R * (H * scale + gap) - gap, C * (W * scale + gap) - gap, 3)
+    r, c, y, x = R - 1, C - 1, H - 1, W - 1
+    top, left = r * (H * scale + gap) + y * scale, c * (W * scale + gap) + x * scale
+    cell = picture[top : top + scale, left : left + scale]
+    assert (cell == images[r, c, y, x]).all()
+    strips = pictures.rows(picture, R, gap=gap)
+    for strip, row in zip(strips, images, strict=True):
+        np.testing.assert_array_equal(strip, pictures.grid(row[None], scale=scale, gap=gap))
+    white = picture.shape[0] * picture.shape[1] - images[..., 0].size * scale**2
+    assert (picture == 255).all(axis=-1).sum() == white
+
+
+def test_pictures_refuse_what_is_no_picture():
+    with pytest.raises(ValueError, match=r"uint8 images \[R, C, H, W, 3\], not float64"):
+        pictures.grid(np.zeros((1, 1, 2, 2, 3)))
+    with pytest.raises(ValueError, match=r"not uint8 \[2, 2, 3\]"):
+        pictures.grid(np.zeros((2, 2, 3), dtype=np.uint8))
+    with pytest.raises(ValueError, match="scale >= 1"):
+        pictures.grid(np.zeros((1, 1, 2, 2, 3), dtype=np.uint8), scale=0)
+    for count in (0, 4):
+        with pytest.raises(ValueError, match=f"7 pixels high does not hold {count} rows"):
+            pictures.rows(np.zeros((7, 2, 3), dtype=np.uint8), count)
