@@ -104,7 +104,7 @@ PARTS = {
     ),
     "jpeg": Part(
         "jpeg",
-        [Sweep(["emoji-grpo", "emoji"], "0,1,2", 60, JPEG)],
+        [Sweep(["emoji-grpo", "emoji"], "0,1,2", 40, JPEG)],
         {"jpeg": ("--split", "test", "--alignment", "reward")},
     ),
     "collapse": Part(
