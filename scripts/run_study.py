@@ -99,7 +99,7 @@ PARTS = {
             Sweep([*FACTORIAL, *BASELINES, *CONTROLS], "0", 40),
             Sweep(["emoji-kl"], "0", 40, over="objective.kl_weight=0.01,0.2"),
         ],
-        {"ablation": ("--split", "test")},
+        {"ablation": ("--split", "test", "--until", "40")},
         also=["main/emoji-grpo-seed0", "main/emoji-seed0"],
     ),
     "jpeg": Part(
@@ -118,7 +118,7 @@ PARTS = {
     "rates": Part(
         "rates",
         [Sweep(["emoji-grpo", "emoji"], "0", 40, over="optimizer.learning_rate=2.5e-5,1e-4")],
-        {"rates": ("--split", "test")},
+        {"rates": ("--split", "test", "--until", "40")},
         also=["main/emoji-grpo-seed0", "main/emoji-seed0"],
     ),
 }

@@ -47,6 +47,12 @@ class Shares(click.ParamType):
     help="Which prompts count.",
 )
 @click.option(
+    "--until",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Leave out what was measured after more updates.  [default: take all]",
+)
+@click.option(
     "--alignment",
     type=click.Choice(ALIGNMENTS),
     default=ALIGNMENTS[0],
@@ -104,6 +110,7 @@ def compare(
     paths: tuple[Path, ...],
     baseline: str | None,
     split: "Split",
+    until: int | None,
     alignment: str,
     diversity: str,
     gain_shares: tuple[float, ...],
@@ -126,7 +133,7 @@ def compare(
         from common.study import methods, summary as summaries
 
         with preparing():
-            study = methods.gather(paths, split)
+            study = methods.gather(paths, split, until)
             name = baseline or methods.plain(study).name
             summary = summaries.summarise(
                 study,

@@ -39,18 +39,21 @@ class Run:
         return self.directory.path
 
 
-def read(paths: Iterable[Path], split: Split) -> tuple[Protocol, list[Run]]:
+def read(
+    paths: Iterable[Path], split: Split, until: int | None = None
+) -> tuple[Protocol, list[Run]]:
     """The runs at these paths, or in folders below them, and how all of them were measured.
 
     Of runs that were measured in several ways, the way that all share counts; of several such the
-    one with the most images. Raises StudyError for runs that cannot be compared, RunError and
-    RecordError for damaged ones.
+    one with the most images. until: what later updates gave is left out.
+
+    Raises StudyError for runs that cannot be compared, RunError and RecordError for damaged ones.
     """
     found = {directory: _measurements(directory, split) for directory in find(paths)}
     if not found:
         raise StudyError("nothing to compare: name at least one run")
     protocol = _common_protocol(found)
-    runs = [_run(directory, ways[protocol]) for directory, ways in found.items()]
+    runs = [_run(directory, ways[protocol], until) for directory, ways in found.items()]
     for run in runs[1:]:
         _check_comparable(runs[0], run)
     return protocol, runs
@@ -98,10 +101,14 @@ def _measurements(directory: RunDirectory, split: Split) -> Ways:
     return ways
 
 
-def _run(directory: RunDirectory, measured: Mapping[Variant, Record]) -> Run:
+def _run(directory: RunDirectory, everything: Mapping[Variant, Record], until: int | None) -> Run:
     path = directory.path
+    last = max(variant.update for variant in everything) if until is None else until
+    measured = {v: record for v, record in everything.items() if v.update <= last}
     if BASE not in measured:
         raise StudyError(f"{path} has no measurement of the base model: run `drift eval {path}`")
+    if len(measured) == 1 < len(everything):
+        raise StudyError(f"{path} has no measurement up to update {until}, only later ones")
     if len(measured) == 1:
         raise StudyError(
             f"{path} has only the base model measured: run `drift eval {path}` when it has "

@@ -90,13 +90,15 @@ class Study:
         raise StudyError(f"no method '{name}' among the runs{hint}; there are {', '.join(names)}")
 
 
-def gather(paths: Iterable[Path], split: Split) -> Study:
+def gather(paths: Iterable[Path], split: Split, until: int | None = None) -> Study:
     """Read the runs at these paths, or in folders below them, and sort them into methods.
+
+    until: the last update that counts; all of them when None.
 
     Raises StudyError for runs that cannot be compared, RunError and RecordError for damaged ones;
     see `measured.read`.
     """
-    protocol, runs = measured.read(paths, split)
+    protocol, runs = measured.read(paths, split, until)
     by_name: dict[str, list[tuple[list[Run], Family]]] = {}
     for same in _same_configuration(runs):
         for family in _families(same):

@@ -67,6 +67,13 @@ def test_options_say_what_is_compared_and_where(drift, runs):
     assert summary.gain("emoji-grpo", "diversity", 0.3).estimate < 0
 
 
+def test_later_checkpoints_can_be_left_out(drift, runs):
+    result = drift("compare", runs, *QUICK, "--until", "25", "--json")
+    assert result.exit_code == 0, result.output
+    summary = from_json(result.stdout)
+    assert {point.update for m in summary.methods for point in m.points} == {10, 20}
+
+
 def test_the_options_offer_what_a_summary_knows():
     assert command.ALIGNMENTS == summaries.ALIGNMENTS
     assert command.DIVERSITIES == summaries.DIVERSITIES
@@ -91,6 +98,7 @@ def test_the_baseline_alone_has_a_front_and_no_gains(drift, runs):
     [
         (["--baseline", "emoji-grp"], "no method 'emoji-grp' among the runs; did you mean"),
         (["--split", "train"], "was measured on test prompts, not on train: run `drift eval"),
+        (["--until", "5"], "has no measurement up to update 5, only later ones"),
     ],
 )
 def test_wrong_requests(refused, runs, words, expected):
