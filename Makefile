@@ -46,9 +46,8 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/.made
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/.made
 	$(PIP) -e '.[torch,mlx,rewards,dev]'
-	# diffusionkit pins an old MLX, so it goes in without its dependencies; these it does import.
-	$(PIP) --no-deps diffusionkit==0.5.2 argmaxtools==0.1.23
-	$(PIP) beartype jaxtyping sentencepiece regex
+	# diffusionkit pins an old MLX, so it goes in without its dependencies; this one it imports.
+	$(PIP) --no-deps diffusionkit==0.5.2 beartype
 	touch $@
 
 results: $(VENV)/.test

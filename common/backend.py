@@ -268,3 +268,7 @@ class Backend(Protocol):
     def advice(self) -> list[str]:
         """What would make this backend faster here, one sentence each; mostly empty."""
         ...
+
+    def packages(self) -> dict[str, str]:
+        """Packages that it can do without: what each is good for here, or why it does not work."""
+        ...

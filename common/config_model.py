@@ -22,6 +22,10 @@ class ModelConfig(Table):
     path: str | None = key(
         None, "folder or repository name of a diffusers pipeline; of embedded, a weights file"
     )
+    weights: str | None = key(
+        None,
+        "file, folder or repository of DiffusionKit's: denoiser and VAE instead of path's; MLX",
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = key(
         "float32", "of the frozen weights; a low-rank adapter and the kernels stay float32"
     )
@@ -71,6 +75,7 @@ class ModelConfig(Table):
 
 
 _ONLY = {
+    "weights": ("sd3", "flux"),
     "dtype": _DIFFUSERS,
     "quantize": _DIFFUSERS,
     "resolution": _DIFFUSERS,

@@ -7,7 +7,7 @@ its own. Both backends read the same ones.
 import json
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,13 +56,17 @@ def index(path: str) -> dict[str, Any]:
     file = folder / INDEX
     if not folder.is_dir():
         if not REPOSITORY.fullmatch(path):
-            raise ValueError(f"model.path = '{path}': no such folder, and no repository name")
+            held = _weights([folder])
+            raise ValueError(f"model.path = '{path}': no such folder, and no repository name{held}")
         from huggingface_hub import hf_hub_download
 
         with explained(path):
             file = Path(hf_hub_download(path, INDEX))
     elif not file.is_file():
-        raise ValueError(f"model.path = '{path}' is no diffusers pipeline: {INDEX} is missing")
+        held = _weights(sorted(folder.iterdir()))
+        raise ValueError(
+            f"model.path = '{path}' is no diffusers pipeline: {INDEX} is missing{held}"
+        )
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
@@ -156,11 +160,11 @@ def flux_schedule(scheduler: Mapping[str, Any], length: int) -> FlowSchedule:
 
 
 @contextmanager
-def explained(path: str) -> Iterator[None]:
-    """Within it, errors of the hub and of reading files become one line on `model.path`."""
+def explained(path: str, key: str = "model.path") -> Iterator[None]:
+    """Within it, errors of the hub and of reading files become one line on the key."""
     from huggingface_hub import errors
 
-    where = f"model.path = '{path}'"
+    where = f"{key} = '{path}'"
     try:
         yield
     except errors.GatedRepoError:
@@ -180,6 +184,14 @@ def explained(path: str) -> Iterator[None]:
         raise ValueError(_unreachable(where)) from None
     except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(f"{where} cannot be loaded: {_line(error)}") from None
+
+
+def _weights(paths: Sequence[Path]) -> str:
+    """A hint where there are weights without a pipeline around them."""
+    file = next((p for p in paths if p.suffix == ".safetensors" and p.is_file()), None)
+    if file is None:
+        return ""
+    return f"; {file.name} is weights alone: model.weights takes DiffusionKit's, on --backend mlx"
 
 
 def _unreachable(where: str) -> str:

@@ -26,7 +26,7 @@ METRICS, EVALUATIONS, AUDITS = "metrics.jsonl", "evaluations.jsonl", "audits.jso
 FINGERPRINT, DIGESTS, STARTS = "noise_fingerprint", "sha256", "starts"
 """Keys of `environment.json`: the random stream, the input files, and a record of each start."""
 
-MODEL = "model.path"
+MODEL = ("model.path", "model.weights")
 
 WEIGHED = {".json", ".txt", ".model", ".safetensors"}
 """Endings of what makes a model in its folder: configurations, tokenizers and weights."""
@@ -145,8 +145,8 @@ class RunDirectory:
         """Raise RunError unless going on with `config` continues the run as if unbroken.
 
         The keys in MAY_CHANGE are free; run.updates is not when the prompt noise or the shaping
-        falls over the run, since its strength then depends on how long the run is. model.path may
-        be another place where the same files are, as on another machine.
+        falls over the run, since its strength then depends on how long the run is. model.path and
+        model.weights may be other places where the same files are, as on another machine.
         """
         facts = self.environment()
         with files.explained(f"resume {self.path}", RunError):
@@ -158,8 +158,7 @@ class RunDirectory:
         }
         spanning = [f"{key} = '{name}'" for key, name in schedules.items() if name != "constant"]
         free = MAY_CHANGE - {"run.updates"} if spanning else MAY_CHANGE
-        if held.get(MODEL) is not None and held.get(MODEL) == present.get(MODEL):
-            free |= {MODEL}
+        free |= {key for key in MODEL if key in held and held[key] == present.get(key)}
         if changed := configuration.differences(self.config, config, free):
             why = ""
             if any(line.startswith("run.updates:") for line in changed):
@@ -274,7 +273,8 @@ def _inputs(config: Config) -> dict[str, Path]:
     source = config.prompts.source
     named = {
         "prompts.source": None if source in NAMED else source,
-        MODEL: config.model.path,
+        "model.path": config.model.path,
+        "model.weights": config.model.weights,
     }
     return {key: Path(name) for key, name in named.items() if name}
 

@@ -23,7 +23,7 @@ from common.config import AdapterConfig, Config, ModelConfig, OptimizerConfig
 from common.cores import cores
 from common.embedded.model import check_shapes
 from common.prompts.language import LanguageModel
-from drift_mlx import OPENBLAS, lora
+from drift_mlx import OPENBLAS, kit, lora
 from drift_mlx.embedded import EmbeddedPolicy, EmbeddedScorer
 
 __all__ = ["AdamW", "Backend", "mlx"]
@@ -197,6 +197,10 @@ class Backend:
             "openblas": str(_openblas_loaded()),
             "threads": os.environ.get("OMP_NUM_THREADS", str(cores())),
         }
+
+    def packages(self) -> dict[str, str]:
+        """DiffusionKit, whose published weights `model.weights` reads."""
+        return {"diffusionkit": kit.verdict()}
 
     def advice(self) -> list[str]:
         """What would make this backend faster here, one sentence each."""

@@ -199,7 +199,7 @@ class DiffusersPolicy(Tuned, ABC):
     def _tune_denoiser(self, adapter: AdapterConfig, seed: int) -> None:
         model, network = self._settings, self._network()
         weights = self._folder.weights(self.DENOISER)
-        loading.fill(network, weights, f"model.path = '{model.path}': {self.DENOISER}", self.dtype)
+        loading.fill(network, weights, self._folder.origin(self.DENOISER), self.dtype)
         loading.quantized(network, model.quantize)
         if adapter.kind == "full":
             _as_in_pytorch(network)

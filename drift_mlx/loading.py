@@ -16,6 +16,7 @@ from mlx.utils import tree_flatten
 from common import pipelines
 from common.config import ModelConfig
 from common.embedded.model import check_shapes
+from drift_mlx.kit import source
 from drift_mlx.networks.text import CLIPText, CLIPTextConfig, T5Config, T5Encoder
 from drift_mlx.networks.vae import Decoder, VAEConfig
 
@@ -54,6 +55,7 @@ class Folder:
         self.index = pipelines.check(model, without)
         self.name = str(model.path)
         self._where = f"model.path = '{model.path}'"
+        self._source = source.Source(model) if model.weights else None
         self._path = Path(self.name).expanduser()
         if not self._path.is_dir():
             self._path = self._downloaded(without)
@@ -100,7 +102,12 @@ class Folder:
         return found
 
     def weights(self, component: str) -> dict[str, mx.array]:
-        """The arrays of a component by name, not read from disk before they are used."""
+        """The arrays of a component by name, not read from disk before they are used.
+
+        Those of the denoiser and the VAE are of `model.weights`, where it has them.
+        """
+        if self._source is not None and self._source.has(component):
+            return self._source.vae() if component == "vae" else self._source.denoiser()
         stem = WEIGHTS.get(str(self.index[component][0]), "model")
         folder = self._path / component
         files = self._files(folder, stem)
@@ -116,6 +123,11 @@ class Folder:
                 line = " ".join(str(error).split())[:200]
                 raise ValueError(f"{self._where}: {component}/{file.name}: {line}") from None
         return found
+
+    def origin(self, component: str) -> str:
+        """What to call a component's weights in an error message."""
+        given = self._source is not None and self._source.has(component)
+        return f"{self._source.where if self._source and given else self._where}: {component}"
 
     def tokenizer(self, component: str) -> Any:
         """A tokenizer of the transformers library, which needs no PyTorch for it."""
@@ -162,7 +174,7 @@ class Folder:
             if ".attentions." in name and w.ndim == 4:  # a linear that was once a 1 x 1 convolution
                 kept[name] = w[:, :, 0, 0]
         module = Decoder(config)
-        fill(module, kept, f"{self._where}: vae", mx.float32)
+        fill(module, kept, self.origin("vae"), mx.float32)
         return module, config
 
     def _files(self, folder: Path, stem: str) -> list[Path]:
@@ -181,6 +193,8 @@ class Folder:
         from huggingface_hub import snapshot_download
 
         ignored = ["*.fp16*", "*non_ema*", "*.msgpack", *(f"{name}/*" for name in without)]
+        if self._source is not None:
+            ignored.append("transformer/*.safetensors")
         with pipelines.explained(self.name):
             return Path(
                 snapshot_download(self.name, allow_patterns=list(PATTERNS), ignore_patterns=ignored)
@@ -203,15 +217,37 @@ def fill(
     """Put weights, in PyTorch's layout, into a module, which is frozen then.
 
     what: whose they are, for ValueError that names a missing, extra or misshapen one. only: of
-    which names the module's arrays are replaced. Nothing is read from disk yet.
+    which names the module's arrays are replaced. Nothing is read from disk yet. Linears whose
+    weights come with scales become quantised ones.
     """
+    _as_packed(module, weights)
     # MLX convolves images whose channels come last: [out, in, ky, kx] to [out, ky, kx, in].
     last = {n: w.transpose(0, 2, 3, 1) if w.ndim == 4 else w for n, w in weights.items()}
     shapes = {name: tuple(array.shape) for name, array in flat(module).items()}
     check_shapes(last, shapes, what)  # type: ignore[arg-type]
-    chosen = [(name, w.astype(dtype)) for name, w in last.items() if only(name)]
+    chosen = [
+        (name, w if w.dtype == mx.uint32 else w.astype(dtype))
+        for name, w in last.items()
+        if only(name)
+    ]
     module.load_weights(chosen, strict=False)
     module.freeze()
+
+
+def _as_packed(module: nn.Module, weights: Mapping[str, mx.array]) -> None:
+    """Quantise the linears that `weights` has packed: [out, in bits / 32] and [out, in / group]."""
+
+    def packed(path: str, part: nn.Module) -> bool | dict[str, int]:
+        if not isinstance(part, nn.Linear) or f"{path}.scales" not in weights:
+            return False
+        width, words = part.weight.shape[1], weights[f"{path}.weight"].shape[1]
+        return {
+            "group_size": width // weights[f"{path}.scales"].shape[1],
+            "bits": 32 * words // width,
+        }
+
+    if any(name.endswith(".scales") for name in weights):
+        nn.quantize(module, class_predicate=packed)
 
 
 def flat(module: nn.Module) -> dict[str, mx.array]:

@@ -190,6 +190,10 @@ class Backend:
             facts["float32_products"] = torch.get_float32_matmul_precision()
         return facts
 
+    def packages(self) -> dict[str, str]:
+        """None."""
+        return {}
+
     def advice(self) -> list[str]:
         """What would make this backend faster here, one sentence each."""
         threads, available = torch.get_num_threads(), cores()

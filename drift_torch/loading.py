@@ -43,6 +43,8 @@ def pipeline(model: ModelConfig, dtype: torch.dtype, **parts: Any) -> Any:
     """
     if model.quantize:
         raise ValueError(f"model.quantize = {model.quantize} is for --backend mlx; here: 0")
+    if model.weights:
+        raise ValueError(f"model.weights = '{model.weights}' is for --backend mlx; here: none")
     index = pipelines.check(model, parts)
     import diffusers
     from diffusers.utils import logging as diffusers_logging

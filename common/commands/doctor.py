@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-DIFFUSIONKIT = "pip install --no-deps diffusionkit==0.5.2 argmaxtools==0.1.23"
+DIFFUSIONKIT = "pip install --no-deps diffusionkit==0.5.2 beartype"
+"""It pins an MLX that nothing else can live with; of what else it asks for, this is imported."""
 
 
 @click.command(short_help="Say what each backend can do here, or why not.")
@@ -31,14 +32,17 @@ def examine() -> dict[str, Any]:
         auto, verdict = (name := backends.best()), f"drift run takes {name}"
     except BackendUnavailableError as error:
         auto, verdict = None, f"drift run does not work here: {error}"
+    found = [_backend(name) for name in backends.names()]
+    packages = {name: each for backend in found for name, each in backend["packages"].items()}
     return {
         "machine": machine.facts(),
-        "backends": [_backend(name) for name in backends.names()],
+        "backends": found,
         "auto": auto,
         "verdict": verdict,
         "diffusionkit": {
             "version": machine.installed("diffusionkit"),
             "install": DIFFUSIONKIT,
+            "verdict": packages.get("diffusionkit", "needs the backend mlx"),
         },
         "extras": _extras(),
     }
@@ -50,12 +54,13 @@ def _backend(name: str) -> dict[str, Any]:
     try:
         backend = backends.load(name)
     except Exception as error:  # a broken library may raise anything; the others still count
-        return {"name": name, "works": False, "reason": str(error)}
+        return {"name": name, "works": False, "reason": str(error), "packages": {}}
     return {
         "name": name,
         "works": True,
         "facts": backend.describe(),
         "advice": backend.advice(),
+        "packages": backend.packages(),
     }
 
 
@@ -95,8 +100,7 @@ def _show(findings: dict[str, Any]) -> None:
     say("\noptional")
     for extra in findings["extras"]:
         say(f"  {extra['name']}: {_missing(extra['name'], extra['missing'])}")
-    kit = findings["diffusionkit"]
-    say(f"  diffusionkit: {kit['version'] or 'not installed: ' + kit['install']}")
+    say(f"  diffusionkit: {findings['diffusionkit']['verdict']}")
     say(f"\n{findings['verdict']}")
 
 

@@ -127,8 +127,11 @@ def sd15(path, *, prediction="epsilon", **_):
     return _save(pipeline, path)
 
 
-def sd3(path, *, t5_encoder=True, newer=False, **_):
-    """SD3-medium's shape, or 3.5's (`newer`: dual attention and normalised queries and keys)."""
+def sd3(path, *, t5_encoder=True, newer=False, as_published=False, **_):
+    """SD3-medium's shape, or 3.5's (`newer`: dual attention and normalised queries and keys).
+
+    as_published: the VAE has no convolution before its decoder either.
+    """
     extra = {"dual_attention_layers": (0,), "qk_norm": "rms_norm"} if newer else {}
     pipeline = StableDiffusion3Pipeline(
         transformer=SD3Transformer2DModel(
@@ -146,7 +149,12 @@ def sd3(path, *, t5_encoder=True, newer=False, **_):
             **extra,
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=vae(scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False),
+        vae=vae(
+            scaling_factor=1.5305,
+            shift_factor=0.0609,
+            use_quant_conv=False,
+            use_post_quant_conv=not as_published,
+        ),
         text_encoder=clip(8, CLIPTextModelWithProjection),
         tokenizer=clip_tokenizer(),
         text_encoder_2=clip(12, CLIPTextModelWithProjection),
@@ -157,13 +165,18 @@ def sd3(path, *, t5_encoder=True, newer=False, **_):
     return _save(pipeline, path)
 
 
-def flux(path, *, told=True, **_):
+def flux(path, *, told=True, as_published=False, **_):
     """FLUX.1-dev's shape (`told` its guidance, dynamic shift), or schnell's."""
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(
             shift=3.0 if told else 1.0, use_dynamic_shifting=told, base_shift=0.5, max_shift=1.15
         ),
-        vae=vae(scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False),
+        vae=vae(
+            scaling_factor=0.3611,
+            shift_factor=0.1159,
+            use_quant_conv=False,
+            use_post_quant_conv=not as_published,
+        ),
         text_encoder=clip(12, CLIPTextModel),
         tokenizer=clip_tokenizer(),
         text_encoder_2=t5(32),

@@ -1,0 +1,497 @@
+"""`model.weights`: files as DiffusionKit publishes them are the model that a diffusers folder is.
+
+No hub is needed: tiny diffusers models are written in that layout here, by the inverse of what the
+original checkpoints' names mean. Every tensor is random, so none that is lost goes unnoticed.
+"""
+
+import importlib.machinery
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("diffusionkit")
+drift = pytest.importorskip("drift_mlx.backend", exc_type=ImportError)
+
+import mlx.core as mx  # noqa: E402
+from click.testing import CliRunner  # noqa: E402
+from safetensors.numpy import load_file, save_file  # noqa: E402
+
+from common import backends, config as configuration  # noqa: E402
+from common.cli import drift as command  # noqa: E402
+from drift_mlx import kit  # noqa: E402
+
+SHAPES = {
+    "sd3": ("sd3", {"as_published": True}),
+    "sd35": ("sd3", {"as_published": True, "newer": True}),
+    "flux-dev": ("flux", {"as_published": True, "told": True}),
+    "schnell": ("flux", {"as_published": True, "told": False}),
+}
+
+# --- the layout, from diffusers' -----------------------------------------------------------------
+
+
+def joined(arrays, *names):
+    return np.concatenate([arrays.pop(name) for name in names])
+
+
+def swapped(array):
+    return np.concatenate(np.split(array, 2)[::-1])
+
+
+def renamed(arrays, table):
+    """The arrays under the first name of each pair that the second one begins."""
+    found = {}
+    for name, array in arrays.items():
+        for theirs, ours in table:
+            if name.startswith(ours):
+                name = theirs + name.removeprefix(ours)
+                break
+        found[name] = array
+    return found
+
+
+def stabilitys(arrays):
+    """SD3's denoiser as in sd3_medium.safetensors."""
+    blocks = sorted({int(name.split(".")[1]) for name in arrays if name.startswith("transf")})
+    table = [
+        ("x_embedder.proj.", "pos_embed.proj."),
+        ("pos_embed", "pos_embed.pos_embed"),
+        ("t_embedder.mlp.0.", "time_text_embed.timestep_embedder.linear_1."),
+        ("t_embedder.mlp.2.", "time_text_embed.timestep_embedder.linear_2."),
+        ("y_embedder.mlp.0.", "time_text_embed.text_embedder.linear_1."),
+        ("y_embedder.mlp.2.", "time_text_embed.text_embedder.linear_2."),
+        ("final_layer.linear.", "proj_out."),
+        ("final_layer.adaLN_modulation.1.", "norm_out.linear."),
+    ]
+    for leaf in ("weight", "bias"):
+        for name in ("norm_out.linear.", f"transformer_blocks.{blocks[-1]}.norm1_context.linear."):
+            arrays[name + leaf] = swapped(arrays[name + leaf])
+        for i in blocks:
+            ours, theirs = f"transformer_blocks.{i}.", f"joint_blocks.{i}."
+            for stream, attn, parts in (
+                ("x_block", "attn", ("to_q", "to_k", "to_v")),
+                ("x_block", "attn2", ("to_q", "to_k", "to_v")),
+                ("context_block", "attn", ("add_q_proj", "add_k_proj", "add_v_proj")),
+            ):
+                names = [f"{ours}{attn}.{part}.{leaf}" for part in parts]
+                if names[0] in arrays:
+                    arrays[f"{theirs}{stream}.{attn}.qkv.{leaf}"] = joined(arrays, *names)
+    for i in blocks:
+        ours, x, context = (
+            f"transformer_blocks.{i}.",
+            f"joint_blocks.{i}.x_block.",
+            f"joint_blocks.{i}.context_block.",
+        )
+        table += [
+            (f"{x}attn.proj.", f"{ours}attn.to_out.0."),
+            (f"{context}attn.proj.", f"{ours}attn.to_add_out."),
+            (f"{x}attn.ln_q.", f"{ours}attn.norm_q."),
+            (f"{x}attn.ln_k.", f"{ours}attn.norm_k."),
+            (f"{context}attn.ln_q.", f"{ours}attn.norm_added_q."),
+            (f"{context}attn.ln_k.", f"{ours}attn.norm_added_k."),
+            (f"{x}attn2.proj.", f"{ours}attn2.to_out.0."),
+            (f"{x}attn2.ln_q.", f"{ours}attn2.norm_q."),
+            (f"{x}attn2.ln_k.", f"{ours}attn2.norm_k."),
+            (f"{x}adaLN_modulation.1.", f"{ours}norm1.linear."),
+            (f"{context}adaLN_modulation.1.", f"{ours}norm1_context.linear."),
+            (f"{x}mlp.fc1.", f"{ours}ff.net.0.proj."),
+            (f"{x}mlp.fc2.", f"{ours}ff.net.2."),
+            (f"{context}mlp.fc1.", f"{ours}ff_context.net.0.proj."),
+            (f"{context}mlp.fc2.", f"{ours}ff_context.net.2."),
+        ]
+    return {f"model.diffusion_model.{n}": a for n, a in renamed(arrays, table).items()}
+
+
+def black_forests(arrays):
+    """FLUX's denoiser as in flux-schnell.safetensors."""
+    table = [("img_in.", "x_embedder."), ("txt_in.", "context_embedder.")]
+    for theirs, ours in (("time", "timestep"), ("vector", "text"), ("guidance", "guidance")):
+        table += [
+            (f"{theirs}_in.in_layer.", f"time_text_embed.{ours}_embedder.linear_1."),
+            (f"{theirs}_in.out_layer.", f"time_text_embed.{ours}_embedder.linear_2."),
+        ]
+    single, ours, theirs = (
+        "single_transformer_blocks.0.",
+        "transformer_blocks.0.",
+        "double_blocks.0.",
+    )
+    for leaf in ("weight", "bias"):
+        arrays[f"norm_out.linear.{leaf}"] = swapped(arrays[f"norm_out.linear.{leaf}"])
+        parts = ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")
+        names = [f"{single}{part}.{leaf}" for part in parts]
+        arrays[f"single_blocks.0.linear1.{leaf}"] = joined(arrays, *names)
+        for stream, part in (("img", "to_{}"), ("txt", "add_{}_proj")):
+            names = [f"{ours}attn.{part.format(letter)}.{leaf}" for letter in "qkv"]
+            arrays[f"{theirs}{stream}_attn.qkv.{leaf}"] = joined(arrays, *names)
+    table += [
+        ("single_blocks.0.linear2.", f"{single}proj_out."),
+        ("single_blocks.0.modulation.lin.", f"{single}norm.linear."),
+        ("single_blocks.0.norm.query_norm.scale", f"{single}attn.norm_q.weight"),
+        ("single_blocks.0.norm.key_norm.scale", f"{single}attn.norm_k.weight"),
+        (f"{theirs}img_attn.norm.query_norm.scale", f"{ours}attn.norm_q.weight"),
+        (f"{theirs}img_attn.norm.key_norm.scale", f"{ours}attn.norm_k.weight"),
+        (f"{theirs}txt_attn.norm.query_norm.scale", f"{ours}attn.norm_added_q.weight"),
+        (f"{theirs}txt_attn.norm.key_norm.scale", f"{ours}attn.norm_added_k.weight"),
+        (f"{theirs}img_attn.proj.", f"{ours}attn.to_out.0."),
+        (f"{theirs}txt_attn.proj.", f"{ours}attn.to_add_out."),
+        (f"{theirs}img_mod.lin.", f"{ours}norm1.linear."),
+        (f"{theirs}txt_mod.lin.", f"{ours}norm1_context.linear."),
+        (f"{theirs}img_mlp.0.", f"{ours}ff.net.0.proj."),
+        (f"{theirs}img_mlp.2.", f"{ours}ff.net.2."),
+        (f"{theirs}txt_mlp.0.", f"{ours}ff_context.net.0.proj."),
+        (f"{theirs}txt_mlp.2.", f"{ours}ff_context.net.2."),
+        ("final_layer.linear.", "proj_out."),
+        ("final_layer.adaLN_modulation.1.", "norm_out.linear."),
+    ]
+    return renamed(arrays, table)
+
+
+def autoencoders(arrays, levels=2):
+    """A VAE as in ae.safetensors: blocks counted by resolution, linears as 1 x 1 convolutions."""
+    found = {}
+    for name, array in arrays.items():
+        name = name.replace("mid_block.resnets.0", "mid.block_1")
+        name = name.replace("mid_block.resnets.1", "mid.block_2")
+        name = name.replace("mid_block.attentions.0.group_norm", "mid.attn_1.norm")
+        name = name.replace("mid_block.attentions.0.to_out.0", "mid.attn_1.proj_out")
+        name = re.sub(r"mid_block\.attentions\.0\.to_([qkv])", r"mid.attn_1.\1", name)
+        name = re.sub(r"up_blocks\.(\d+)", lambda at: f"up.{levels - 1 - int(at[1])}", name)
+        name = name.replace("down_blocks.", "down.").replace(".resnets.", ".block.")
+        name = name.replace("upsamplers.0", "upsample").replace("downsamplers.0", "downsample")
+        name = name.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
+        is_linear = "attn_1" in name and array.ndim == 2
+        found[name] = array[:, :, None, None] if is_linear else array
+    return found
+
+
+def published(path, family):
+    """The arrays of a diffusers folder in the published layout: of the denoiser, of the VAE."""
+    denoiser = load_file(path / "transformer/diffusion_pytorch_model.safetensors")
+    vae = autoencoders(load_file(path / "vae/diffusion_pytorch_model.safetensors"))
+    if family == "flux":
+        return black_forests(denoiser), vae
+    return stabilitys(denoiser), {f"first_stage_model.{name}": a for name, a in vae.items()}
+
+
+# --- fixtures ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folders(checkpoint, tmp_path_factory):
+    """shape -> (diffusers folder, the same without weights of denoiser and VAE, published one)."""
+    made = {}
+
+    def get(shape):
+        if shape not in made:
+            family, options = SHAPES[shape]
+            whole, root = checkpoint(family, **options), tmp_path_factory.mktemp(shape)
+            bare = root / "bare"
+            shutil.copytree(whole, bare)
+            for part in ("transformer", "vae"):
+                (bare / part / "diffusion_pytorch_model.safetensors").unlink()
+            (root / "kit").mkdir()
+            denoiser, vae = published(whole, family)
+            if family == "flux":
+                save_file(denoiser, root / "kit" / "flux-schnell.safetensors")
+                save_file(vae, root / "kit" / "ae.safetensors")
+            else:
+                save_file(denoiser | vae, root / "kit" / "sd3_medium.safetensors")
+            made[shape] = whole, bare, root / "kit"
+        return made[shape]
+
+    return get
+
+
+def settings(shape, path, *changes):
+    own = [f"model.family={SHAPES[shape][0]}", f"model.path={path}", "model.max_tokens=20"]
+    own += ["rollout.schedule=model", "adapter.rank=2"]
+    own += ["model.resolution=32"] if SHAPES[shape][0] == "flux" else []
+    return configuration.load("emoji-grpo", [*own, *changes])
+
+
+def policy_of(shape, path, *changes):
+    config = settings(shape, path, *changes)
+    return backends.load("mlx").policy(config.model, config.adapter, seed=0)
+
+
+def prediction(policy):
+    x = np.random.default_rng(1).standard_normal((2, *policy.latent_shape)).astype(np.float32)
+    time, told = policy.embed_time(np.array([0.3, 0.8])), policy.encode(["a red fox", "owl 7"])
+    return np.array(policy.predict(mx.array(x), time, told)), policy.decode(mx.array(x))
+
+
+# --- it is the same model ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_it_predicts_and_decodes_as_the_diffusers_folder(shape, folders):
+    whole, bare, kits = folders(shape)
+    ours, image = prediction(policy_of(shape, bare, f"model.weights={kits}"))
+    theirs, expected = prediction(policy_of(shape, whole))
+    assert np.abs(theirs).max() > 0.1
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(image, expected)
+
+
+@pytest.mark.parametrize("shape", ["sd35", "schnell"])
+def test_what_the_file_lacks_comes_from_the_folder(shape, folders, tmp_path):
+    """Without a VAE in the file the folder's decodes; all of it can be trained."""
+    whole, _, kits = folders(shape)
+    denoiser = published(whole, SHAPES[shape][0])[0]
+    file = tmp_path / "denoiser.safetensors"
+    save_file(denoiser, file)
+    policy = policy_of(shape, whole, f"model.weights={file}", "adapter.kind=full")
+    both = policy_of(shape, whole, f"model.weights={kits}", "model.offload=true")
+    np.testing.assert_allclose(prediction(policy)[0], prediction(both)[0], rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(prediction(policy)[1], prediction(both)[1])
+    plain = policy_of(shape, whole, "adapter.kind=full").parameters()
+    assert policy.parameters().keys() == plain.keys()
+
+
+def test_the_maps_faults_are_made_good():
+    """What DiffusionKit's own map of SD3 loses, and what `kit.names` makes of the same arrays."""
+    from drift_mlx.kit import names
+
+    rng = np.random.default_rng(0)
+    given = {
+        "joint_blocks.0.x_block.attn.qkv.bias": rng.normal(size=12),
+        "joint_blocks.0.context_block.adaLN_modulation.1.bias": rng.normal(size=8),
+        "final_layer.adaLN_modulation.1.bias": rng.normal(size=8),
+        "x_embedder.proj.weight": rng.normal(size=(4, 2, 3, 3)),
+    }
+    given = {name: mx.array(array.astype(np.float32)) for name, array in given.items()}
+    io = kit.load().model_io
+    theirs = io.mmdit_state_dict_adjustments(dict(given), "")
+    block = "multimodal_transformer_blocks.0.image_transformer_block.attn"
+    assert {f"{block}.{part}_proj.bias" for part in "qv"} < theirs.keys()
+    assert f"{block}.k_proj.bias" not in theirs  # lost
+    assert "finfinal_layer.adaLN_modulation.layers.1.bias" in theirs  # no prefix to strip
+    ours = names.of_denoiser(names.sd3_named(given, io), flux=False)
+    assert len(ours) == 6
+    expected = np.array(given["joint_blocks.0.x_block.attn.qkv.bias"])[4:8]
+    np.testing.assert_array_equal(ours["transformer_blocks.0.attn.to_k.bias"], expected)
+    for name, source in (
+        ("norm_out.linear.bias", "final_layer.adaLN_modulation.1.bias"),
+        ("transformer_blocks.0.norm1_context.linear.bias", [*given][1]),
+    ):
+        np.testing.assert_array_equal(ours[name], swapped(np.array(given[source])))
+    np.testing.assert_array_equal(ours["pos_embed.proj.weight"], given["x_embedder.proj.weight"])
+
+
+def test_importing_it_leaves_no_trace():
+    """Neither PyTorch nor coremltools is asked for, and a later import of it is the real one."""
+    code = """
+import os, sys
+for name in ("torch", "coremltools", "argmaxtools"):
+    sys.modules[name] = None
+before = dict(os.environ)
+from drift_mlx import kit
+assert callable(kit.load().model_io.load_mmdit)
+assert [n for n in sys.modules if n.startswith("diffusionkit")] == []
+assert sys.modules["argmaxtools"] is None
+assert "TOKENIZERS_PARALLELISM" not in os.environ.keys() - before.keys()
+import diffusionkit
+assert diffusionkit.__file__
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+# --- quantised files -----------------------------------------------------------------------------
+
+
+def made_by_diffusionkit(whole, *, group=32, bits=4):
+    """FLUX as its 4-bit file: DiffusionKit's names, every linear packed, no bias of a key.
+
+    Returns the file's arrays, and the diffusers ones that they stand for.
+    """
+    from drift_mlx.kit import names
+
+    denoiser, vae = published(whole, "flux")
+    io = kit.load().model_io
+    named = names.flux_named({name: mx.array(array) for name, array in denoiser.items()}, io)
+    packed, meant = {}, {}
+    for name, array in named.items():
+        if name.endswith(".k_proj.bias"):
+            meant[name] = mx.zeros_like(array)
+        elif array.ndim == 2 and array.shape[1] % group == 0:
+            parts = mx.quantize(array, group_size=group, bits=bits)
+            for leaf, part in zip(("weight", "scales", "biases"), parts, strict=True):
+                packed[name.replace(".weight", f".{leaf}")] = part
+            meant[name] = mx.dequantize(*parts, group_size=group, bits=bits)
+        else:
+            packed[name] = meant[name] = array
+    decoder = io.vae_decoder_state_dict_adjustments(
+        {name: mx.array(array) for name, array in vae.items()}, "decoder."
+    )
+    packed |= {f"decoder.{name}": array for name, array in decoder.items()}
+    of_diffusers = names.of_denoiser(meant, flux=True)
+    return tuple(
+        {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        for arrays in (packed, of_diffusers)
+    )
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_quantised_file_is_taken_as_it_is(bits, folders, tmp_path):
+    from mlx import nn
+
+    whole, bare, _ = folders("schnell")
+    packed, meant = made_by_diffusionkit(whole, bits=bits)
+    save_file(packed, tmp_path / "flux-schnell-quantized.safetensors")
+    shutil.copytree(whole, tmp_path / "meant")
+    save_file(meant, tmp_path / "meant/transformer/diffusion_pytorch_model.safetensors")
+    changes = [f"model.weights={tmp_path}/flux-schnell-quantized.safetensors"]
+    with pytest.warns(UserWarning, match="dropped the biases of 3 key projections; they are zero"):
+        policy = policy_of("schnell", bare, *changes, f"model.quantize={bits}")
+    parts = dict(policy.module.named_modules())
+    assert isinstance(parts["single_transformer_blocks.0.proj_out"], nn.QuantizedLinear)
+    assert isinstance(parts["transformer_blocks.0.attn.to_q"].base, nn.QuantizedLinear)
+    plain = policy_of("schnell", tmp_path / "meant")
+    plain._embeddings = policy._embeddings  # T5's blocks are quantised too
+    ours, image = prediction(policy)
+    theirs, expected = prediction(plain)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6)
+    np.testing.assert_array_equal(image, expected)
+    assert np.abs(ours - prediction(policy_of("schnell", whole))[0]).max() > 1e-3
+
+
+# --- what cannot be used -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def refused(tmp_path):
+    """`drift run` on a model that cannot be used: its one line."""
+
+    def run(shape, path, weights, *changes, backend="mlx"):
+        words = ["run", "emoji-grpo", "--backend", backend, "--out", str(tmp_path / "run")]
+        own = [f"model.family={SHAPES[shape][0]}", f"model.path={path}"]
+        own += [f"model.weights={weights}"] if weights else []
+        for change in [*own, "rollout.schedule=model", "prompts.names=[]", *changes]:
+            words += ["--set", change]
+        result = CliRunner().invoke(command, words)
+        assert result.exit_code == 2, result.output
+        (line,) = result.output.strip().splitlines()
+        assert not (tmp_path / "run").exists()
+        return line
+
+    return run
+
+
+def test_files_that_are_not_it_are_one_line(folders, refused, tmp_path):
+    whole, bare, kits = folders("schnell")
+    file = tmp_path / "weights.safetensors"
+
+    def changed(change):
+        denoiser = load_file(kits / "flux-schnell.safetensors")
+        change(denoiser)
+        save_file(denoiser, file)
+        return refused("schnell", whole, file)
+
+    def drop(*names):
+        return lambda arrays: [arrays.pop(name) for name in names]
+
+    before = f"model.weights = '{file}'"
+    line = changed(drop("double_blocks.0.img_mod.lin.bias"))
+    assert f"{before}: transformer: 'transformer_blocks.0.norm1.linear.bias' is missing" in line
+    line = changed(drop("img_in.weight"))
+    assert f"{before}: transformer: 'x_embedder.proj.weight' is missing" in line
+    line = changed(lambda a: a.update(img_out=np.zeros(3, np.float32)))
+    assert f"{before}: transformer: it has no 'img_out'" in line
+    line = changed(lambda a: a.update({"txt_in.bias": np.zeros(3, np.float32)}))
+    assert "'context_embedder.bias' has shape [3], not [32]" in line
+    line = changed(lambda a: a.update({"single_blocks.0.linear1.bias": np.zeros(3, np.float32)}))
+    assert f"{before}: transformer: 'single_transformer_blocks.0.attn.to_k.bias' has shape" in line
+    line = changed(lambda a: a.update({"img_in.weight": np.zeros(3, np.float32)}))
+    assert f"{before}: transformer: a tensor's shape: " in line or "has shape" in line
+    line = changed(drop(*load_file(kits / "flux-schnell.safetensors").keys() - {"txt_in.bias"}))
+    assert f"{before} holds 'txt_in.bias' and the like, none of an SD3 or FLUX" in line
+    file.write_bytes(b"\0" * 40)
+    assert f"{before}: weights.safetensors: " in refused("schnell", whole, file)
+
+    for name in ("one", "two"):
+        (tmp_path / "both").mkdir(exist_ok=True)
+        shutil.copy(kits / "flux-schnell.safetensors", tmp_path / f"both/{name}.safetensors")
+    line = refused("schnell", whole, tmp_path / "both")
+    assert "is in two.safetensors and in another of its 2 files; name one file" in line
+    (tmp_path / "none").mkdir()
+    assert "no .safetensors file is in it" in refused("schnell", whole, tmp_path / "none")
+    assert "no such file or folder, and no repository name" in refused(
+        "schnell", bare, "no/such/one"
+    )
+    vae = tmp_path / "vae.safetensors"
+    shutil.copy(kits / "ae.safetensors", vae)
+    assert "holds no denoiser at all, none of" in refused("schnell", whole, vae)
+    broken = load_file(kits / "ae.safetensors")
+    broken.pop("decoder.conv_out.weight")
+    save_file(broken | load_file(kits / "flux-schnell.safetensors"), file)
+    lost = "vae: 'decoder.conv_out.weight' is missing"
+    assert f"{before}: {lost}" in refused("schnell", whole, file)
+
+
+def test_other_requests_that_cannot_be_met_are_one_line(folders, refused, tmp_path):
+    whole, bare, kits = folders("schnell")
+    medium = folders("sd3")[2]
+    line = refused("sd3", folders("sd3")[0], kits)
+    assert "holds a flux, not a sd3: model.family = 'flux'" in line
+    # Depth and sizes are those of path's configuration.
+    line = refused("sd35", folders("sd35")[0], medium)
+    assert "model.weights = " in line
+    assert "is missing" in line
+    assert "diffusion_pytorch_model.safetensors is missing" in refused("schnell", bare, None)
+    line = refused("schnell", whole, kits, backend="cpu")
+    assert f"model.weights = '{kits}' is for --backend mlx; here: none" in line
+
+    packed, _ = made_by_diffusionkit(whole)
+    file = tmp_path / "four.safetensors"
+    save_file(packed, file)
+    wanted = "holds weights of 4 bits, on which only a low-rank adapter can be trained"
+    for change in ("adapter.kind=full", "model.quantize=8"):
+        assert wanted in refused("schnell", whole, file, change)
+    half = "unified_transformer_blocks.0.transformer_block.mlp.fc2.scales"
+    packed.pop(half)
+    save_file(packed, file)
+    assert f"'{half}' is missing" in refused("schnell", whole, file, "model.quantize=4")
+
+
+def test_a_published_folder_given_as_path_says_where_it_belongs(folders, refused):
+    for shape, name in (("sd3", "sd3_medium"), ("schnell", "ae")):
+        kits = folders(shape)[2]
+        line = refused(shape, kits, None)
+        assert f"model_index.json is missing; {name}.safetensors is weights alone" in line
+        assert "model.weights takes DiffusionKit's, on --backend mlx" in line
+        assert f"{name}.safetensors is weights alone" in refused(
+            shape, f"{kits}/{name}.safetensors", None
+        )
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_without_diffusionkit_it_says_what_to_install(
+    broken, folders, refused, tmp_path, monkeypatch
+):
+    whole, _, kits = folders("sd3")
+    fake = tmp_path / "diffusionkit" / "mlx"
+    fake.mkdir(parents=True)
+    (fake / "config.py").write_text("import nothing_of_this_name\n")
+    found = importlib.machinery.ModuleSpec("diffusionkit", None, is_package=True)
+    found.submodule_search_locations = [str(fake.parent)]
+    monkeypatch.setattr(kit, "find_spec", lambda name: found if broken else None)
+    kit.load.cache_clear()
+    try:
+        line = refused("sd3", whole, kits)
+        why = "broken (ModuleNotFoundError: No module" if broken else "not installed"
+        assert f"model.weights = '{kits}': diffusionkit is {why}" in line
+        assert line.endswith("pip install --no-deps diffusionkit==0.5.2 beartype")
+        assert f"  diffusionkit: {why}" in CliRunner().invoke(command, ["doctor"]).output
+    finally:
+        kit.load.cache_clear()
+
+
+def test_doctor_says_that_it_works_and_what_for():
+    output = CliRunner().invoke(command, ["doctor"]).output
+    assert "diffusionkit: 0.5.2 works, for model.weights, weights as argmaxinc/mlx-*" in output
