@@ -8,6 +8,7 @@ with the same weights, named by its own maps. An error is |a - b| / |b|, of a wh
 """
 
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from typing import Any
 
 import mlx.core as mx
@@ -19,6 +20,9 @@ from mlx.utils import tree_flatten
 from drift_mlx import kit
 from drift_mlx.kit import names
 from scripts.kit_layout import autoencoders, black_forests, stabilitys
+
+diffusers: Any = import_module("diffusers")  # its lazy exports have no types
+transformers: Any = import_module("transformers")
 
 WIDTH, HEADS, SIZE, TOKENS, TIME = 16, 2, 8, 5, 500.0
 
@@ -64,12 +68,10 @@ def encoder() -> float:
 
 def _clip(activation: str) -> float:
     """The worst of penultimate states, last states and the projected pooled one."""
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
-
     sizes = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "projection_dim": WIDTH}
     theirs = _stirred(
-        CLIPTextModelWithProjection(
-            CLIPTextConfig(
+        transformers.CLIPTextModelWithProjection(
+            transformers.CLIPTextConfig(
                 vocab_size=40,
                 num_hidden_layers=2,
                 num_attention_heads=HEADS,
@@ -113,11 +115,11 @@ def clip_g() -> float:
 @part("T5", "no: erf GELU for tanh; its call fails without Metal")
 def t5() -> float:
     """Its layers by themselves: its call asks Metal how much memory there is."""
-    from transformers import T5Config, T5EncoderModel
-
     sizes = {"vocab_size": 40, "d_model": WIDTH, "d_ff": 2 * WIDTH, "d_kv": 8, "num_layers": 2}
-    config = T5Config(num_heads=HEADS, feed_forward_proj="gated-gelu", dropout_rate=0.0, **sizes)
-    theirs, io = _stirred(T5EncoderModel(config)), kit.load().model_io
+    config = transformers.T5Config(
+        num_heads=HEADS, feed_forward_proj="gated-gelu", dropout_rate=0.0, **sizes
+    )
+    theirs, io = _stirred(transformers.T5EncoderModel(config)), kit.load().model_io
     ours = kit.load().t5.SD3T5Encoder(config, low_memory_mode=False)
     given = _device(_host(theirs))
     given.setdefault("encoder.embed_tokens.weight", given["shared.weight"])
@@ -186,9 +188,7 @@ def flux() -> float:
 @part("`ModelSamplingDiscreteFlow`", "no: ours is in float64, and has FLUX's shifts too")
 def sampler() -> float:
     """All noise levels of SD3's scheduler."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    expected = FlowMatchEulerDiscreteScheduler(shift=3.0).sigmas.flip(0)
+    expected = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0).sigmas.flip(0)
     return _error(kit.load().sampler.ModelSamplingDiscreteFlow(shift=3.0).sigmas, expected)
 
 
@@ -247,11 +247,9 @@ def _stirred(module: Any) -> Any:
 
 
 def _vae() -> Any:
-    from diffusers import AutoencoderKL
-
     torch.manual_seed(0)
     return _stirred(
-        AutoencoderKL(
+        diffusers.AutoencoderKL(
             block_out_channels=(8, 16),
             down_block_types=("DownEncoderBlock2D",) * 2,
             up_block_types=("UpDecoderBlock2D",) * 2,
@@ -265,10 +263,8 @@ def _vae() -> Any:
 
 
 def _sd3() -> Any:
-    from diffusers import SD3Transformer2DModel
-
     return _stirred(
-        SD3Transformer2DModel(
+        diffusers.SD3Transformer2DModel(
             sample_size=SIZE,
             in_channels=4,
             out_channels=4,
@@ -284,10 +280,8 @@ def _sd3() -> Any:
 
 
 def _flux() -> Any:
-    from diffusers import FluxTransformer2DModel
-
     return _stirred(
-        FluxTransformer2DModel(
+        diffusers.FluxTransformer2DModel(
             in_channels=16,
             num_layers=1,
             num_single_layers=1,
