@@ -262,24 +262,24 @@ def test_a_file_that_the_run_was_started_with_must_not_change(tmp_path, key):
     run.check_resumable(config)
 
 
-def test_a_model_may_be_elsewhere_but_not_another(tmp_path):
+@pytest.mark.parametrize("key", ["path", "weights"])
+def test_a_model_may_be_elsewhere_but_not_another(tmp_path, key):
     def folder(name, weights):
         part = tmp_path / name / "unet"
         part.mkdir(parents=True)
         (part / "config.json").write_text("{}")
         (part / "w.safetensors").write_bytes(weights)
         (tmp_path / name / "notes.md").write_text(name)  # none of the model's own
-        return f"model.path={tmp_path / name}"
+        return f"model.{key}={tmp_path / name}"
 
     def settings(path):
-        family = ("model.family=sd15", "rollout.kernel=ddim")
-        return configuration.load("emoji-grpo", [*family, path])
+        return configuration.load("emoji-grpo", ["model.family=sd3", "model.path=some/one", path])
 
     mac, server, other = folder("mac", b"123"), folder("server", b"123"), folder("other", b"124")
     run = RunDirectory.create(tmp_path / "run", settings(mac), {})
     run.check_resumable(settings(server))
-    with pytest.raises(RunError, match=r"with other settings: model\.path: .*/mac.* -> .*/other"):
+    with pytest.raises(RunError, match=rf"with other settings: model\.{key}: .*/mac.* -> .*/other"):
         run.check_resumable(settings(other))
     (tmp_path / "mac" / "unet" / "w.safetensors").write_bytes(b"125")
-    with pytest.raises(RunError, match=r"what model\.path names, .*/mac, has changed"):
+    with pytest.raises(RunError, match=rf"what model\.{key} names, .*/mac, has changed"):
         run.check_resumable(settings(mac))
