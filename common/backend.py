@@ -193,6 +193,8 @@ class Backend(Protocol):
     """The name it was asked for: "cpu", "cuda" or "mlx"."""
     dtype: str
     """"float32", or "float64" for a reference run (torch CPU only)."""
+    gpu: bool
+    """Whether the device is a GPU."""
 
     def asarray(self, values: np.ndarray) -> Array:
         """Host to device. Floats become the backend's dtype, integers int32, booleans bool."""
@@ -204,6 +206,10 @@ class Backend(Protocol):
 
     def evaluate(self, *arrays: Array) -> None:
         """Compute lazy arrays now (MLX); does nothing elsewhere."""
+        ...
+
+    def synchronize(self) -> None:
+        """Wait until the device has done what it was asked; for clocks."""
         ...
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -226,6 +232,15 @@ class Backend(Protocol):
 
     def policy(self, model: "ModelConfig", adapter: "AdapterConfig", *, seed: int) -> Policy:
         """Load a model and attach the adapter, initialised from the seed (the same everywhere)."""
+        ...
+
+    def random_policy(
+        self, model: "ModelConfig", adapter: "AdapterConfig", *, weights: bool = True
+    ) -> Policy:
+        """A published model at its full size with random weights; nothing is read or downloaded.
+
+        weights: False gives one that is of use to `estimate` alone, and takes no memory.
+        """
         ...
 
     def estimate(self, policy: Policy, config: "Config", prompt: str) -> dict[str, int]:
@@ -258,7 +273,10 @@ class Backend(Protocol):
         ...
 
     def device_memory(self) -> dict[str, int]:
-        """Bytes: `peak` since the start of the process, and `active` where it is known."""
+        """Bytes: `peak` since the start of the process, `total` of the device, `active` if known.
+
+        Of a GPU that shares the machine's memory, the total is what its maker recommends.
+        """
         ...
 
     def describe(self) -> dict[str, str]:

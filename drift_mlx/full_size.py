@@ -3,6 +3,7 @@
 The sizes are those of the configurations that the models were published with.
 """
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,39 +47,30 @@ FLOW_VAE = VAEConfig(
     shift_factor=0.0609,
     use_post_quant_conv=False,
 )
-MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "Stable Diffusion 1.5": (
-        "sd15",
-        {"unet": UNetConfig(cross_attention_dim=768), "vae": SD_VAE, "text_encoder": CLIP_L},
-    ),
-    "Stable Diffusion 3.5 medium": (
-        "sd3",
-        {
-            "transformer": MMDiTConfig(
-                num_layers=24,
-                num_attention_heads=24,
-                caption_projection_dim=1536,
-                pos_embed_max_size=384,
-                dual_attention_layers=tuple(range(13)),
-                qk_norm="rms_norm",
-            ),
-            "vae": FLOW_VAE,
-            "text_encoder": CLIP_L,
-            "text_encoder_2": CLIP_G,
-            "text_encoder_3": T5_XXL,
-        },
-    ),
-    "FLUX.1-schnell": (
-        "flux",
-        {
-            "transformer": FluxConfig(),
-            "vae": FLOW_VAE,
-            "text_encoder": CLIP_L,
-            "text_encoder_2": T5_XXL,
-        },
-    ),
+MODELS: dict[str, dict[str, Any]] = {
+    "sd15": {"unet": UNetConfig(cross_attention_dim=768), "vae": SD_VAE, "text_encoder": CLIP_L},
+    "sd3": {
+        "transformer": MMDiTConfig(
+            num_layers=24,
+            num_attention_heads=24,
+            caption_projection_dim=1536,
+            pos_embed_max_size=384,
+            dual_attention_layers=tuple(range(13)),
+            qk_norm="rms_norm",
+        ),
+        "vae": FLOW_VAE,
+        "text_encoder": CLIP_L,
+        "text_encoder_2": CLIP_G,
+        "text_encoder_3": T5_XXL,
+    },
+    "flux": {
+        "transformer": FluxConfig(),
+        "vae": FLOW_VAE,
+        "text_encoder": CLIP_L,
+        "text_encoder_2": T5_XXL,
+    },
 }
-"""Family and sizes of each published model, by name."""
+"""Sizes by family: Stable Diffusion 1.5, 3.5 medium and FLUX.1."""
 
 POLICIES = {"sd15": SD15Policy, "sd3": SD3Policy, "flux": FluxPolicy}
 NETWORKS = {UNetConfig: UNet, MMDiTConfig: MMDiT, FluxConfig: Flux}
@@ -86,14 +78,18 @@ SCHEDULER = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end"
 SCHEDULER |= {"steps_offset": 1, "set_alpha_to_one": False}
 
 
-def policy(name: str, model: ModelConfig, adapter: AdapterConfig) -> DiffusersPolicy:
-    """A policy of one of MODELS; its weights are drawn when they are first used.
+def policy(model: ModelConfig, adapter: AdapterConfig) -> DiffusersPolicy:
+    """The policy of `model.family` with weights that are drawn when they are first used.
 
-    It reads no words: what it is conditioned on is `shaped`.
+    Nothing is read from `model.path`; of FLUX.1, it tells schnell from dev. What a prompt says is
+    of no matter: its letters are its tokens.
     """
-    family, sizes = MODELS[name]
+    sizes = MODELS[model.family]
+    if model.family == "flux":
+        told = "schnell" not in str(model.path)
+        sizes = sizes | {"transformer": replace(sizes["transformer"], guidance_embeds=told)}
 
-    class Full(POLICIES[family]):  # type: ignore[misc]
+    class Full(POLICIES[model.family]):  # type: ignore[misc]
         def _open(self) -> Any:
             return _Drawn(sizes)
 
@@ -116,7 +112,7 @@ class _Drawn:
         return self._sizes[component]
 
     def tokenizer(self, component: str) -> Any:
-        return SimpleNamespace(model_max_length=77)
+        return _Letters(self._sizes[component.replace("tokenizer", "text_encoder")].vocab_size)
 
     def weights(self, component: str) -> dict[str, mx.array]:
         sizes = self._sizes[component]
@@ -137,3 +133,20 @@ class _Drawn:
 
     def vae(self) -> tuple[Decoder, VAEConfig]:
         return Decoder(self._sizes["vae"]), self._sizes["vae"]
+
+
+class _Letters:
+    """A tokenizer to which each letter is a token; the last of its vocabulary ends a text."""
+
+    model_max_length = 77
+
+    def __init__(self, vocabulary: int):
+        self._end = vocabulary - 1
+
+    def __call__(self, prompts: list[str], *, max_length: int = 0, **_: Any) -> SimpleNamespace:
+        texts = [[ord(letter) % self._end for letter in prompt] for prompt in prompts]
+        if not max_length:
+            return SimpleNamespace(input_ids=[[*text, self._end] for text in texts])
+        cut = [text[: max_length - 1] for text in texts]
+        padded = [text + [self._end] * (max_length - len(text)) for text in cut]
+        return SimpleNamespace(input_ids=padded)

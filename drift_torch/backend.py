@@ -65,6 +65,7 @@ class Backend:
         if dtype not in DTYPES:
             raise ValueError(f"dtype '{dtype}' of backend {name}; valid: {', '.join(DTYPES)}")
         self.name, self.dtype, self.device = name, dtype, device
+        self.gpu = device.type == "cuda"
         self._dtype = DTYPES[dtype]
         self._scorers: dict[str, EmbeddedScorer] = {}
         _exact()
@@ -85,6 +86,11 @@ class Backend:
 
     def evaluate(self, *arrays: Tensor) -> None:
         """Nothing to do: PyTorch computes at once."""
+
+    def synchronize(self) -> None:
+        """Wait until the device has done what it was asked."""
+        if self.gpu:
+            torch.cuda.synchronize(self.device)
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function itself: eager PyTorch needs no compiler and gives the same bits."""
@@ -131,10 +137,20 @@ class Backend:
             kind = getattr(importlib.import_module(module), name)
             return kind(model, adapter, seed=seed, device=self.device)
         except ImportError as error:
-            raise BackendUnavailableError(
-                f"model.family = '{model.family}' needs {error.name}: "
-                "pip install 'drift-toolkit[torch]'"
-            ) from None
+            raise _lacking(model.family, error) from None
+
+    def random_policy(
+        self, model: ModelConfig, adapter: AdapterConfig, *, weights: bool = True
+    ) -> protocols.Policy:
+        """A published model at its full size with random weights, or without content."""
+        try:
+            from drift_torch import full_size
+
+            if weights:
+                return full_size.policy(model, adapter, device=self.device)
+            return full_size.without_content(model, adapter)
+        except ImportError as error:
+            raise _lacking(model.family, error) from None
 
     def estimate(self, policy: protocols.Policy, config: Config, prompt: str) -> dict[str, int]:
         """Bytes on the device at the peak of each stage of an update."""
@@ -168,12 +184,16 @@ class Backend:
         return dynamo.calculate_time_spent()["total_wall_time"] if dynamo else 0.0
 
     def device_memory(self) -> dict[str, int]:
-        """Bytes: `peak` since the start, and `active` on CUDA; on a CPU, of the process."""
-        if self.device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(self.device)
-            return {"peak": peak, "active": torch.cuda.memory_allocated(self.device)}
+        """Bytes: `peak`, `total`, and `active` on CUDA; on a CPU, the peak is of the process."""
+        if self.gpu:
+            return {
+                "peak": torch.cuda.max_memory_allocated(self.device),
+                "total": torch.cuda.get_device_properties(self.device).total_memory,
+                "active": torch.cuda.memory_allocated(self.device),
+            }
         unit = 1 if sys.platform == "darwin" else 1024
-        return {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return {"peak": peak, "total": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")}
 
     def describe(self) -> dict[str, str]:
         """Versions, device and numerical switches, for `environment.json`."""
@@ -285,6 +305,12 @@ def _module(policy: protocols.Policy) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise TypeError(f"{type(policy).__name__} is not a policy of the PyTorch backend")
     return module
+
+
+def _lacking(family: str, error: ImportError) -> BackendUnavailableError:
+    return BackendUnavailableError(
+        f"model.family = '{family}' needs {error.name}: pip install 'drift-toolkit[torch]'"
+    )
 
 
 def _keep_freed_memory() -> None:

@@ -11,7 +11,7 @@ import torch
 from common import pipelines
 from common.config import ModelConfig
 
-__all__ = ["check_dtype", "choose_kernels", "pipeline", "tf32"]
+__all__ = ["check_dtype", "choose_kernels", "pipeline", "quiet", "tf32"]
 
 ATTENTION = {
     "flash": torch.backends.cuda.enable_flash_sdp,
@@ -47,12 +47,8 @@ def pipeline(model: ModelConfig, dtype: torch.dtype, **parts: Any) -> Any:
         raise ValueError(f"model.weights = '{model.weights}' is for --backend mlx; here: none")
     index = pipelines.check(model, parts)
     import diffusers
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
 
-    for library in (diffusers_logging, transformers_logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()
+    quiet()
     path = str(model.path)
     folder = Path(path).expanduser()
     kind = getattr(diffusers, str(index["_class_name"]), None)
@@ -69,6 +65,16 @@ def pipeline(model: ModelConfig, dtype: torch.dtype, **parts: Any) -> Any:
             torch_dtype={"vae": torch.float32, "default": dtype},
             **parts,
         )
+
+
+def quiet() -> None:
+    """Let diffusers and transformers tell of errors alone, without progress bars."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
 
 
 def choose_kernels(model: ModelConfig) -> None:

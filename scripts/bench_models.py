@@ -162,9 +162,7 @@ def measure(
             torch.cuda.reset_peak_memory_stats()
         rows = [trainer.step() for _ in range(updates)]
         peak = backend.device_memory()["peak"]
-        outside = share_outside(
-            trainer, synchronise(backend_name), trace and trace / f"{name}.json"
-        )
+        outside = share_outside(trainer, backend.synchronize, trace and trace / f"{name}.json")
         plan = trainer.plan()
     return {
         "device": backend.describe()["device"] or platform.machine(),
@@ -176,7 +174,7 @@ def measure(
         "peak": peak,
         "compile": first.get("time/compile", 0.0),
         "flops": arithmetic(config, rows, tiny),
-        "matrix_rate": matrix_rate(backend_name, config.model.dtype),
+        "matrix_rate": matrix_rate(backend, config.model.dtype),
     }
 
 
@@ -195,10 +193,9 @@ def configured(name: str, prompts: int, updates: int, backend: str, tiny: bool) 
 @contextmanager
 def trained(config: Any, backend: Any, tiny: bool) -> Iterator[Any]:
     """The trainer of a configuration, whose model has random weights."""
-    from full_size import policy
-
     from common.run_directory import RunDirectory
     from common.trainer import Silent, Trainer
+    from drift_torch.full_size import policy
 
     def random(model: Any, adapter: Any, *, seed: int) -> Any:
         return policy(model, adapter, device=backend.device, tiny=tiny)
@@ -248,29 +245,24 @@ def traced(path: Path) -> Iterator[None]:
     print(record.key_averages().table(row_limit=20), file=sys.stderr)
 
 
-def synchronise(backend: str) -> Callable[[], None]:
-    """Waits until the device has done what it was asked."""
-    import torch
-
-    return torch.cuda.synchronize if backend == "cuda" else lambda: None
-
-
 def arithmetic(config: Any, rows: list[dict[str, float]], tiny: bool) -> float:
     """Floating-point operations for one image, of which a part was selected for learning."""
-    from estimate_models import flops, without_content
+    from estimate_models import flops
 
-    found = flops(without_content(config, tiny=tiny), config)
+    from drift_torch.full_size import without_content
+
+    found = flops(without_content(config.model, config.adapter, tiny=tiny), config)
     selected = statistics.mean(row["subset/size"] for row in rows) / config.rollout.group_size
     return found["sampling"] + selected * found["learning"]
 
 
-def matrix_rate(backend: str, dtype: str, seconds: float = 1.0) -> float:
+def matrix_rate(backend: Any, dtype: str, seconds: float = 1.0) -> float:
     """Floating-point operations a second of square matrix products in a type."""
     import torch
 
-    side, settle = SIDE[backend], synchronise(backend)
+    side, settle = SIDE[backend.name], backend.synchronize
     kind = getattr(torch, dtype)
-    a, b = (torch.randn(side, side, device=backend).to(kind) for _ in range(2))
+    a, b = (torch.randn(side, side, device=backend.device).to(kind) for _ in range(2))
     for _ in range(3):
         torch.mm(a, b)
     settle()

@@ -9,11 +9,7 @@ Prints a Markdown table. Weights are exact; activations are right within a facto
 from common import config as configuration
 from drift_mlx import estimate, full_size
 
-RECIPES = {
-    "sd15-mac16-ddpo": "Stable Diffusion 1.5",
-    "sd35m-mac32-grpo": "Stable Diffusion 3.5 medium",
-    "flux-schnell-mac64-grpo": "FLUX.1-schnell",
-}
+RECIPES = ("sd15-mac16-ddpo", "sd35m-mac32-grpo", "flux-schnell-mac64-grpo")
 CHANGES = ((), ("model.quantize=8",), ("model.quantize=4",))
 
 
@@ -21,10 +17,10 @@ def main() -> None:
     """Print a row for each recipe, as it is and quantised."""
     print("| recipe | `model.quantize` | encoding | rollout | decoding | update |")
     print("|---|---|---|---|---|---|")
-    for recipe, model in RECIPES.items():
+    for recipe in RECIPES:
         for changes in CHANGES:
             config = configuration.load(recipe, changes)
-            policy = full_size.policy(model, config.model, config.adapter)
+            policy = full_size.policy(config.model, config.adapter)
             stages = estimate.stages(policy, config)
             cells = " | ".join(f"{size / 1e9:.1f} GB" for size in stages.values())
             print(f"| `{recipe}` | {config.model.quantize or '-'} | {cells} |", flush=True)

@@ -3,8 +3,8 @@
     python scripts/estimate_models.py [RECIPE]...
 
 Prints a Markdown table. Nothing is measured: the steps of a recipe run on tensors without content,
-in the shapes of the published models (`full_size.py`), while multiplications and storages are
-counted. Memory is what tensors take; an allocator and the CUDA context come on top.
+in the shapes of the published models, while multiplications and storages are counted. Memory is
+what tensors take; an allocator and the CUDA context come on top.
 """
 
 from collections.abc import Callable
@@ -12,19 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
-import torch
-from full_size import policy as full_policy
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from common import config as configuration
-from common.backend import Conditioning
 from common.config import Config
 from common.process import process_of
 from common.rollout import plan_steps
 from drift_torch import estimate
 from drift_torch.diffusion import DiffusersPolicy
+from drift_torch.full_size import without_content
 
 PROMPT = "a prompt"
 
@@ -45,7 +42,7 @@ class Needs:
 
 def needs(config: Config) -> Needs:
     """What a recipe needs for one image sampled and trained on, and at the peak of each stage."""
-    policy = without_content(config)
+    policy = without_content(config.model, config.adapter)
     rollout = config.rollout.model_copy(update={"guidance": 1.0})
     unguided = process_of(policy, rollout)
     return Needs(
@@ -68,24 +65,6 @@ def flops(policy: DiffusersPolicy, config: Config) -> dict[str, float]:
         "sampling": sampled * config.rollout.steps,
         "learning": (learned + references * sampled) * steps,
     }
-
-
-def without_content(config: Config, *, tiny: bool = False) -> DiffusersPolicy:
-    """The policy of a recipe at full size, of arrays without content that act as on a CPU."""
-    device = torch.device("cpu")
-    policy = full_policy(config.model, config.adapter, device=torch.device("meta"), tiny=tiny)
-    policy.device = device
-    for name, value in vars(policy).items():
-        if isinstance(value, torch.Tensor):
-            setattr(policy, name, torch.zeros_like(value, device=device))
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        encoders = torch.nn.ModuleList(policy._encoders)
-        with estimate.without_content(encoders, mode, device):
-            read = policy._encode("")
-    tokens = torch.zeros(read.tokens.shape, dtype=read.tokens.dtype)
-    pooled = None if read.pooled is None else torch.zeros(read.pooled.shape, dtype=tokens.dtype)
-    policy._null = policy._embeddings[PROMPT] = Conditioning(tokens, pooled, read.blocks)
-    return policy
 
 
 def _counted(work: Callable[[], Any]) -> float:

@@ -7,14 +7,51 @@ from typing import Any
 
 import click
 
+from common.commands.errors import RequestError
+
 DIFFUSIONKIT = "pip install --no-deps diffusionkit==0.5.2 beartype"
 """It pins an MLX that nothing else can live with; of what else it asks for, this is imported."""
 
 
 @click.command(short_help="Say what each backend can do here, or why not.")
+@click.option("--bench", "measured", is_flag=True, help="Measure how fast this machine is.")
+@click.option(
+    "--backend",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="Of --bench: only this backend; more than once for more.  [default: all that work]",
+)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="embedded|sd15|sd35m|flux-schnell",
+    help="Of --bench: this model; more than once for more.  [default: embedded, and on a GPU the "
+    "largest that fits]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def doctor(as_json: bool) -> None:
-    """Say what each backend can do here, or why not and what to install."""
+@click.pass_context
+def doctor(
+    ctx: click.Context,
+    measured: bool,
+    names: tuple[str, ...],
+    models: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Say what each backend can do here, or why not and what to install.
+
+    With --bench, measure it instead and print a block of Markdown: seconds of a forward pass and of
+    an update, images a second and memory. Real models have their full size and random weights, so
+    nothing is downloaded; one that would not fit is refused before it is made.
+    """
+    if measured:
+        from common.commands.bench import bench
+
+        bench(ctx, names, models, as_json)
+        return
+    if names or models:
+        raise RequestError(f"--{'backend' if names else 'model'} is for --bench")
     findings = examine()
     if as_json:
         click.echo(json.dumps(findings, indent=2))

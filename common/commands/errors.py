@@ -29,13 +29,14 @@ def preparing() -> Iterator[None]:
 
 def explain(error: Exception) -> tuple[int, str]:
     """The exit code of an error, and the one line to print after `drift: `."""
+    from common.bench import FailedError
     from common.memory import OutOfMemoryError
     from common.rewards import RewardError
 
     text = " ".join(str(error).split())
     if isinstance(error, _request_errors()):
         return WRONG_REQUEST, text
-    if isinstance(error, RewardError | FloatingPointError | OutOfMemoryError):
+    if isinstance(error, RewardError | FloatingPointError | OutOfMemoryError | FailedError):
         return FAILED, text
     if isinstance(error, OSError) and error.strerror:
         return FAILED, f"{error.strerror}: {error.filename}" if error.filename else error.strerror

@@ -2,7 +2,11 @@
 
 import os
 import platform
+import re
+import subprocess
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from common.cores import cores as cores  # part of this module's interface
 
@@ -24,9 +28,23 @@ def facts() -> dict[str, str]:
         "python": platform.python_version(),
         "numpy": installed("numpy") or "not installed",
         "system": platform.platform(),
+        "chip": chip(),
         "cores": str(cores()),
         "memory": f"{memory_bytes() / 2**30:.1f} GiB",
     }
+
+
+def chip() -> str:
+    """What the processor is called, as far as the system tells."""
+    with suppress(OSError, subprocess.SubprocessError):
+        if platform.system() == "Darwin":
+            asked = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+            found = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10)
+            return found.stdout.strip()
+        said = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        if named := re.search(r"^model name\s*: *(.+)$", said, re.MULTILINE):
+            return named[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def memory_bytes() -> int:

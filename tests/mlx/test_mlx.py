@@ -1,6 +1,7 @@
 """What only MLX needs: its own GELU, no PyTorch, no TF32, OpenBLAS first on Linux, no float64."""
 
 import os
+import re
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -133,24 +134,32 @@ def test_a_linear_without_bias_takes_an_adapter():
     assert mx.allclose(layer(x), x @ base.weight.T, rtol=1e-5)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux's MLX needs OpenBLAS")
 @pytest.mark.parametrize(
-    ("installed", "advised"),
-    [(True, f"LD_PRELOAD={drift_mlx.OPENBLAS}"), (False, "apt install libopenblas0-pthread")],
+    ("system", "loaded", "installed", "advised"),
+    [
+        ("Linux", True, True, "CPU, with OpenBLAS: an update took 2.7 times as long as with"),
+        ("Linux", False, True, "25 times slower than OpenBLAS, which is installed, but .* LD_PRE"),
+        ("Linux", False, False, "25 times slower than OpenBLAS, which is not .* libopenblas0-p"),
+        ("Darwin", False, False, "CPU: --backend cpu, PyTorch, may be faster"),
+    ],
 )
-def test_without_openblas_the_advice_says_what_to_do(monkeypatch, installed, advised):
-    backend = drift.Backend("mlx", mx.Device(mx.cpu), "float32")
-    monkeypatch.setattr(drift, "_openblas_loaded", lambda: True)
-    assert backend.advice() == []
-    monkeypatch.setattr(drift, "_openblas_loaded", lambda: False)
-
+def test_on_a_cpu_one_line_says_that_it_is_slow(monkeypatch, system, loaded, installed, advised):
     def load(name):
         assert name == drift_mlx.OPENBLAS
         if not installed:
             raise OSError(name)
 
+    backend = drift.Backend("mlx", mx.Device(mx.cpu), "float32")
+    monkeypatch.setattr(drift.platform, "system", lambda: system)
+    monkeypatch.setattr(drift, "_openblas_loaded", lambda: loaded)
     monkeypatch.setattr(drift.ctypes, "CDLL", load)
-    assert [advised in line for line in backend.advice()] == [True]
+    (line,) = backend.advice()
+    assert line.startswith("MLX finds neither Metal nor CUDA: it computes on the CPU")
+    assert re.search(advised, line)
+
+
+def test_on_a_gpu_there_is_nothing_to_advise():
+    assert drift.Backend("mlx", mx.Device(mx.gpu), "float32").advice() == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux's MLX needs OpenBLAS")

@@ -13,6 +13,7 @@ import torch
 from click.testing import CliRunner
 
 from common import config as configuration
+from drift_torch import full_size
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 CASES = ("SD 1.5, DDPO", "SD 3.5 medium, DRIFT", "FLUX.1-dev, Flow-GRPO")
@@ -47,12 +48,11 @@ def test_every_family_can_be_made_and_its_arithmetic_counted(name, script):
     """A forward and a backward pass cost two to four forward passes: the weights are frozen."""
     bench, estimate = script("bench_models"), script("estimate_models")
     config = bench["configured"](name, 1, 1, "cpu", True)
-    policy = script("full_size")["policy"](
-        config.model, config.adapter, device=torch.device("cpu"), tiny=True
-    )
+    policy = full_size.policy(config.model, config.adapter, device=torch.device("cpu"), tiny=True)
     assert policy.encode(["owl"]).tokens.isfinite().all()
     assert policy.decode(torch.zeros(1, *policy.latent_shape)).shape == (1, 32, 32, 3)
-    found = estimate["flops"](estimate["without_content"](config, tiny=True), config)
+    shape = full_size.without_content(config.model, config.adapter, tiny=True)
+    found = estimate["flops"](shape, config)
     one = found["sampling"] / config.rollout.steps
     trained = {CASES[0]: 6, CASES[1]: 5, CASES[2]: 5}[name]
     references = 1 if config.objective.kl_weight else 0
@@ -91,7 +91,7 @@ def test_the_table_has_a_row_for_each_case_and_tells_of_one_that_failed(
 def test_the_larger_recipe_for_24_gb_is_estimated_under_22(script):
     estimate = script("estimate_models")
     config = configuration.load("sd35m-24gb-grpo")
-    policy = estimate["without_content"](config)
+    policy = full_size.without_content(config.model, config.adapter)
     trained = sum(value.numel() for value in policy.parameters().values())
     parameters = sum(value.numel() for value in policy.module.parameters()) - trained
     assert parameters == 2_243_171_520

@@ -13,13 +13,17 @@ from unittest import mock
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from common.backend import Conditioning
 from common.config import AdapterConfig, ModelConfig
-from drift_torch import loading
+from drift_torch import estimate, loading
 from drift_torch.diffusion import DTYPES, DiffusersPolicy
 from drift_torch.flux import FluxPolicy
 from drift_torch.sd3 import SD3Policy
 from drift_torch.sd15 import SD15Policy
+
+__all__ = ["policy", "without_content"]
 
 POLICIES: dict[str, type[DiffusersPolicy]] = {
     "sd15": SD15Policy,
@@ -53,9 +57,9 @@ DENOISERS: dict[str, dict[str, Any]] = {
         "dual_attention_layers": tuple(range(13)),
         "qk_norm": "rms_norm",
     },
-    "flux": {"guidance_embeds": True},
+    "flux": {},
 }
-"""Stable Diffusion 1.5, 3.5 medium and FLUX.1-dev; what is not named is the class's default."""
+"""Stable Diffusion 1.5, 3.5 medium and FLUX.1; what is not named is the class's default."""
 
 TINY_DENOISERS: dict[str, dict[str, Any]] = {
     "sd15": {
@@ -90,7 +94,6 @@ TINY_DENOISERS: dict[str, dict[str, Any]] = {
         "num_attention_heads": 2,
         "joint_attention_dim": 32,
         "pooled_projection_dim": 16,
-        "guidance_embeds": True,
         "axes_dims_rope": (4, 4, 8),
     },
 }
@@ -105,30 +108,52 @@ DECODERS: dict[str, dict[str, Any]] = {
 def policy(
     model: ModelConfig, adapter: AdapterConfig, *, device: torch.device, tiny: bool = False
 ) -> DiffusersPolicy:
-    """The policy of `model.family` with random weights; `model.path` is not read.
+    """The policy of `model.family` with random weights; nothing is read from `model.path`.
 
     Args:
-        model: family, dtype and memory settings.
+        model: family, dtype and memory settings; of FLUX.1, the path tells schnell from dev.
         adapter: what is trained.
         device: where the weights are made; "meta" makes none at all.
         tiny: small shapes of the same classes.
     """
 
     def build(*_: Any, **__: Any) -> Any:
-        return _pipeline(model.family, DTYPES[model.dtype], device, model.offload, tiny)
+        return _pipeline(model, device, tiny)
 
+    loading.quiet()
     with mock.patch.object(loading, "pipeline", build):
         return POLICIES[model.family](model, adapter, seed=0, device=device)
 
 
-def _pipeline(
-    family: str, dtype: torch.dtype, device: torch.device, offload: bool, tiny: bool
-) -> Any:
+def without_content(
+    model: ModelConfig, adapter: AdapterConfig, *, tiny: bool = False
+) -> DiffusersPolicy:
+    """The same policy of arrays without content that act as on a CPU: for estimates alone."""
+    device = torch.device("cpu")
+    made: Any = policy(model, adapter, device=torch.device("meta"), tiny=tiny)
+    made.device = device
+    for name, value in vars(made).items():
+        if isinstance(value, torch.Tensor):
+            setattr(made, name, torch.zeros_like(value, device=device))
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        encoders = nn.ModuleList(made._encoders)
+        with estimate.without_content(encoders, mode, device):
+            read = made._encode("")
+    tokens = torch.zeros(read.tokens.shape, dtype=read.tokens.dtype)
+    pooled = None if read.pooled is None else torch.zeros(read.pooled.shape, dtype=tokens.dtype)
+    made._null = told = Conditioning(tokens, pooled, read.blocks)
+    made._on_host = lambda prompts: [told] * len(prompts)
+    return made
+
+
+def _pipeline(model: ModelConfig, device: torch.device, tiny: bool) -> Any:
     """The container that `from_pretrained` would have given."""
-    diffusers = _library("diffusers")
+    diffusers, family, dtype = _library("diffusers"), model.family, DTYPES[model.dtype]
     large, small = (CLIP_L, CLIP_G) if not tiny else (SMALL_CLIP, SMALL_CLIP)
     t5 = SMALL_T5 if tiny else T5_XXL
     shapes = (TINY_DENOISERS if tiny else DENOISERS)[family]
+    if family == "flux":
+        shapes = shapes | {"guidance_embeds": "schnell" not in str(model.path)}
     kinds = {
         "sd15": diffusers.UNet2DConditionModel,
         "sd3": diffusers.SD3Transformer2DModel,
@@ -151,7 +176,7 @@ def _pipeline(
                 "text_encoder_2": _t5(t5),
             },
         }[family]()
-    if offload and device.type == "cuda":
+    if model.offload and device.type == "cuda":
         for part in (vae, *encoders.values()):
             part.to("cpu")
     return _container(family, denoiser, vae, encoders)

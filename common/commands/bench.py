@@ -1,0 +1,228 @@
+"""`drift doctor --bench`: a block that says how fast this machine is, to be pasted as it is."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from common.commands.errors import FAILED, WRONG_REQUEST, RequestError, preparing
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from common.backend import Backend
+    from common.bench import Case, Measurement
+
+HOW = (
+    "weights are random; seconds are the median of {timed} after one that warmed up\n"
+    "a forward pass is unguided; an update samples, scores and learns\n"
+    "peak memory is the device's, of backend cpu the whole process's"
+)
+
+
+def bench(ctx: click.Context, names: Sequence[str], models: Sequence[str], as_json: bool) -> None:
+    """Measure the models on the backends, those that suit this machine unless some are named.
+
+    The exit code is 1 when a measurement broke and 2 when one that was asked for is impossible;
+    what could be measured is printed all the same.
+    """
+    with preparing():
+        check_models(models)
+        engines = _backends(names)
+    load = _load()
+    with _progress() as told:
+        found, skipped, code = measure(engines, models, told)
+    if not found:
+        raise RequestError("; ".join(skipped)) if code == WRONG_REQUEST else _broken(skipped)
+    facts = _facts(engines, load)
+    if as_json:
+        click.echo(json.dumps(_plain(facts, found, skipped), indent=2))
+    else:
+        click.echo(block(facts, found, skipped))
+    ctx.exit(code)
+
+
+def check_models(models: Sequence[str]) -> None:
+    """Raise RequestError for a model that nobody knows."""
+    from common import bench
+    from common.config import closest
+
+    for model in models:
+        if model not in bench.MODELS:
+            valid = ", ".join(bench.MODELS)
+            raise RequestError(f"--model {model}{closest(model, bench.MODELS)} (valid: {valid})")
+
+
+def measure(
+    engines: Mapping[str, "Backend"], models: Sequence[str], told: Callable[["Case", str], None]
+) -> tuple[list["Measurement"], list[str], int]:
+    """What was measured, what was not and why, and the exit code.
+
+    Without models: the embedded one, and on a GPU the largest real one that fits.
+    """
+    from common import bench
+
+    found: list[Measurement] = []
+    skipped: list[str] = []
+    code = 0
+
+    def attempt(case: "Case") -> int:
+        """Measure; gives the exit code of that alone."""
+        try:
+            found.append(bench.apart(case, lambda text: told(case, text)))
+        except bench.RefusedError as error:
+            skipped.append(str(error))
+            return WRONG_REQUEST
+        except bench.FailedError as error:
+            skipped.append(f"{case.model} broke on {case.backend}: {error}")
+            return FAILED
+        return 0
+
+    for name, engine in engines.items():
+        for model in models or (bench.EMBEDDED,):
+            code = max(code, attempt(bench.Case(name, model)))
+        if models:
+            continue
+        if engine.gpu:
+            for model in bench.REAL:  # what does not fit was not asked for
+                if (outcome := attempt(bench.Case(name, model))) != WRONG_REQUEST:
+                    code = max(code, outcome)
+                    break
+        else:
+            others = ", ".join(reversed(bench.REAL))
+            skipped.append(f"{others} skipped on {name}: no GPU; --model sd15 runs it anyway")
+    return found, skipped, code
+
+
+def block(facts: Mapping[str, str], found: Sequence["Measurement"], skipped: Sequence[str]) -> str:
+    """The whole as fenced Markdown, its tables aligned."""
+    from common.bench import TIMED
+
+    rows = [
+        {
+            "backend": each.backend,
+            "model": each.model,
+            "weights": each.dtype,
+            "pixels": str(each.pixels),
+            "forward": f"{_seconds(each.forward)} of {each.batch}",
+            "update": f"{_seconds(each.update)} of {each.images}",
+            "images/s": f"{each.images_per_second:.3g}",
+            "peak memory": f"{each.peak / 1e9:.2f} GB",
+        }
+        for each in found
+    ]
+    updates = {each.model: _of_what(each) for each in found}
+    lines = [
+        "```",
+        *_aligned([list(pair) for pair in facts.items()]),
+        "",
+        *_aligned([list(rows[0]), *(list(row.values()) for row in rows)]),
+        "",
+        *(f"{model}: {what}" for model, what in updates.items()),
+        *HOW.format(timed=TIMED).splitlines(),
+        *skipped,
+        "```",
+    ]
+    return "\n".join(lines)
+
+
+def _of_what(found: "Measurement") -> str:
+    guided = "no guidance" if found.guidance == 1.0 else f"guidance {found.guidance:g}"
+    steps = f"{found.steps} steps, {found.trained} of them trained"
+    return f"an update is {found.images} images of {steps}, {guided}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3g} s" if value < 100 else f"{value:.0f} s"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    cells = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
+    return ["   ".join(row).rstrip() for row in cells]
+
+
+def _backends(names: Sequence[str]) -> dict[str, "Backend"]:
+    """The backends asked for, or all that work here."""
+    from common import backends
+    from common.backend import BackendUnavailableError
+
+    wanted = [backends.best() if name == "auto" else name for name in names]
+    if wanted:
+        return {name: backends.load(name) for name in wanted}
+    probed = {name: backends.probe(name) for name in backends.names()}
+    works = {
+        name: engine
+        for name, engine in probed.items()
+        if not isinstance(engine, BackendUnavailableError)
+    }
+    return works or {(name := backends.best()): backends.load(name)}  # which says what is missing
+
+
+def _facts(engines: Mapping[str, "Backend"], load: str) -> dict[str, str]:
+    from common.commands import machine
+
+    told = {
+        name: ", ".join(f"{key} {fact}" for key, fact in engine.describe().items())
+        for name, engine in engines.items()
+    }
+    return {**machine.facts(), "load": load, **told}
+
+
+def _load() -> str:
+    """How busy the machine is before anything is measured."""
+    try:
+        return f"{os.getloadavg()[0]:.1f} processes before the measurement"
+    except OSError:
+        return "unknown"
+
+
+def _broken(skipped: Sequence[str]) -> Exception:
+    from common.bench import FailedError
+
+    return FailedError("; ".join(skipped))
+
+
+def _plain(
+    facts: Mapping[str, str], found: Sequence["Measurement"], skipped: Sequence[str]
+) -> dict[str, Any]:
+    rows = [{**asdict(each), "images_per_second": each.images_per_second} for each in found]
+    return {"machine": dict(facts), "measurements": rows, "skipped": list(skipped)}
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[["Case", str], None]]:
+    """Tells on stderr what is done: a bar for each case on a terminal, else lines."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from common.bench import STAGES
+
+    console = Console(stderr=True, highlight=False)
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(24),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    tasks: dict[Case, TaskID] = {}
+
+    def told(case: "Case", text: str) -> None:
+        line = f"{case.backend}, {case.model}: {text}"
+        if not console.is_terminal:
+            click.echo(line, err=True)
+        elif case in tasks:
+            bar.update(tasks[case], description=line, advance=1)
+        else:
+            for task in tasks.values():
+                bar.update(task, visible=False)
+            tasks[case] = bar.add_task(line, total=STAGES)
+
+    with bar:
+        yield told

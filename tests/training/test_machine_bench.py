@@ -1,0 +1,213 @@
+"""A machine is measured through the real classes, in a process of its own, within its memory.
+
+Real families are tiny here; everything else is what `drift doctor --bench` does at full size.
+"""
+
+import functools
+import os
+import signal
+from types import SimpleNamespace
+
+import pytest
+
+from common import backends, bench
+from common.backend import BackendUnavailableError
+from common.bench import Case
+from common.config import ConfigError
+from common.memory import OutOfMemoryError
+
+MADE = (
+    "estimating memory",
+    "making the model",
+    "forward passes",
+    "an update, to warm up",
+    "update 1 of 3",
+    "update 2 of 3",
+    "update 3 of 3",
+)
+SMALL = (
+    "rollout.prompts=2",
+    "rollout.group_size=2",
+    "rollout.steps=3",
+    "rollout.window=0",
+)
+SHRUNK = ("model.resolution=32", "adapter.rank=2", "model.dtype=float32")
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Makes the published models of both backends tiny."""
+    from drift_torch import full_size
+
+    for name in ("policy", "without_content"):
+        small = functools.partial(getattr(full_size, name), tiny=True)
+        monkeypatch.setattr(full_size, name, small)
+    pytest.importorskip("drift_mlx.backend", exc_type=ImportError)
+    from drift_mlx import full_size
+    from drift_mlx.networks.flux import FluxConfig
+    from drift_mlx.networks.mmdit import MMDiTConfig
+    from drift_mlx.networks.text import CLIPTextConfig, T5Config
+    from drift_mlx.networks.unet import UNetConfig
+    from drift_mlx.networks.vae import VAEConfig
+
+    vae = VAEConfig(latent_channels=4, block_out_channels=(8, 16), norm_num_groups=4)
+    clip = CLIPTextConfig(
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=32,
+        projection_dim=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+    )
+    t5 = {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_layers": 2, "num_heads": 2}
+    t5 = T5Config(vocab_size=40, feed_forward_proj="gated-gelu", **t5)
+    unet = UNetConfig(
+        sample_size=16,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    )
+    mmdit = MMDiTConfig(
+        sample_size=16,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        caption_projection_dim=16,
+        pooled_projection_dim=32,
+        in_channels=4,
+        out_channels=4,
+        pos_embed_max_size=12,
+        dual_attention_layers=(0,),
+        qk_norm="rms_norm",
+    )
+    flux = FluxConfig(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=16,
+        axes_dims_rope=(4, 4, 8),
+    )
+    both = {"text_encoder": clip, "text_encoder_2": clip, "text_encoder_3": t5}
+    sizes = {
+        "sd15": {"unet": unet, "vae": vae, "text_encoder": clip},
+        "sd3": {"transformer": mmdit, "vae": vae, **both},
+        "flux": {"transformer": flux, "vae": vae, "text_encoder": clip, "text_encoder_2": t5},
+    }
+    monkeypatch.setattr(full_size, "MODELS", sizes)
+
+
+def changes(model):
+    return SHRUNK if model == "sd15" else (*SHRUNK, "model.max_tokens=20")
+
+
+@pytest.mark.parametrize("backend", ["cpu", "mlx"])
+@pytest.mark.parametrize("model", bench.REAL)
+def test_a_real_model_is_measured(model, backend, tiny):
+    told = []
+    found = bench.measure(Case(backend, model, changes(model)), told.append)
+    assert tuple(told) == MADE
+    assert (found.backend, found.model) == (backend, model)
+    assert (found.pixels, found.batch, found.images) == (32, 2, 2)
+    assert (found.dtype, found.steps, found.trained) == ("float32", 4, 2)
+    assert found.guidance == (5.0 if model == "sd15" else 1.0)
+    assert 0 < found.forward < found.update  # which has forward passes in it
+    assert found.images_per_second == 2 / found.update
+    assert found.peak > 1e4
+
+
+@pytest.mark.parametrize("backend", ["cpu", "mlx"])
+def test_what_does_not_fit_is_refused_before_it_is_made(backend, tiny, monkeypatch):
+    made = []
+    engine = backends.load(backend)
+    monkeypatch.setattr(backends, "load", lambda name: engine)
+    monkeypatch.setattr(engine, "device_memory", lambda: {"peak": 0, "total": 10_000})
+    shape = engine.random_policy
+
+    def random_policy(*arguments, weights=True):
+        made.append(weights)
+        return shape(*arguments, weights=weights)
+
+    monkeypatch.setattr(engine, "random_policy", random_policy)
+    with pytest.raises(bench.RefusedError) as told:
+        bench.measure(Case(backend, "sd35m", changes("sd35m")), print)
+    assert str(told.value).startswith(f"sd35m does not fit on {backend}: an estimated 0.0 GB, ")
+    assert str(told.value).endswith("90% of 0.0 GB may be used")
+    assert made == [False]
+
+
+def test_schnell_is_told_no_guidance_and_dev_is(tiny):
+    from common import config as configuration
+
+    for path, told in (("FLUX.1-schnell", False), ("FLUX.1-dev", True)):
+        settings = [f"model.path={path}", *changes("flux-schnell")]
+        config = configuration.load("flux-schnell-mac64-grpo", settings)
+        for name in ("cpu", "mlx"):
+            made = backends.load(name).random_policy(config.model, config.adapter)
+            sizes = made.module.config if name == "cpu" else made._config
+            assert sizes.guidance_embeds is told
+
+
+def test_the_embedded_model_is_measured_in_a_process_of_its_own(monkeypatch):
+    told = []
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    found = bench.apart(Case("cpu", "embedded", SMALL), told.append)
+    assert tuple(told) == ("starting", *MADE)
+    assert len(told) == bench.STAGES
+    assert (found.pixels, found.images, found.steps, found.dtype) == (32, 4, 3, "float32")
+    assert found.peak > 1e7
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "text"),
+    [
+        (ConfigError("no such\nkey"), "refused", "no such key"),
+        (BackendUnavailableError("install it"), "refused", "install it"),
+        (
+            OutOfMemoryError("out of memory, update; a run goes on"),
+            "failed",
+            "out of memory, update",
+        ),
+        (ZeroDivisionError("by zero"), "failed", "ZeroDivisionError: by zero"),
+    ],
+)
+def test_what_a_process_raises_is_told_with_its_traceback(error, kind, text, monkeypatch):
+    def measure(case, told):
+        told("estimating memory")
+        raise error
+
+    sent = []
+    monkeypatch.setattr(bench, "measure", measure)
+    monkeypatch.setattr(bench.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(bench.warnings, "simplefilter", lambda _: None)
+    bench._work(SimpleNamespace(send=sent.append), Case("cpu", "embedded"))
+    assert sent[0] == ("told", "estimating memory")
+    assert sent[1][0] == kind
+    assert sent[1][1][0] == text
+    assert "raise error" in sent[1][1][1]
+
+
+def test_a_process_that_is_killed_is_told_and_none_is_left():
+    def kill(_):
+        (child,) = bench.multiprocessing.active_children()
+        os.kill(child.pid, signal.SIGKILL)
+
+    with pytest.raises(bench.FailedError, match="killed by SIGKILL, which is what a system does"):
+        bench.apart(Case("cpu", "embedded", SMALL), kill)
+    assert not bench.multiprocessing.active_children()
+
+
+def test_an_interruption_ends_the_process():
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.apart(Case("cpu", "embedded", SMALL), interrupt)
+    assert not bench.multiprocessing.active_children()
