@@ -33,12 +33,12 @@ def bench(ctx: click.Context, names: Sequence[str], models: Sequence[str], as_js
     with preparing():
         check_models(models)
         engines = _backends(names)
-    load = _load()
+    before = _load()
     with _progress() as told:
         found, skipped, code = measure(engines, models, told)
     if not found:
         raise RequestError("; ".join(skipped)) if code == WRONG_REQUEST else _broken(skipped)
-    facts = _facts(engines, load)
+    facts = _facts(engines, f"{before} processes before, {_load()} after")
     if as_json:
         click.echo(json.dumps(_plain(facts, found, skipped), indent=2))
     else:
@@ -174,9 +174,9 @@ def _facts(engines: Mapping[str, "Backend"], load: str) -> dict[str, str]:
 
 
 def _load() -> str:
-    """How busy the machine is before anything is measured."""
+    """How many processes wanted to run in the last minute, on average."""
     try:
-        return f"{os.getloadavg()[0]:.1f} processes before the measurement"
+        return f"{os.getloadavg()[0]:.1f}"
     except OSError:
         return "unknown"
 

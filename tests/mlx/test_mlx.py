@@ -137,7 +137,7 @@ def test_a_linear_without_bias_takes_an_adapter():
 @pytest.mark.parametrize(
     ("system", "loaded", "installed", "advised"),
     [
-        ("Linux", True, True, "CPU, with OpenBLAS: an update took 2.7 times as long as with"),
+        ("Linux", True, True, "CPU, with OpenBLAS; PyTorch, --backend cpu, was measured 2.7 times"),
         ("Linux", False, True, "25 times slower than OpenBLAS, which is installed, but .* LD_PRE"),
         ("Linux", False, False, "25 times slower than OpenBLAS, which is not .* libopenblas0-p"),
         ("Darwin", False, False, "CPU: --backend cpu, PyTorch, may be faster"),
