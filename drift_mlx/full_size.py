@@ -105,6 +105,9 @@ class _Drawn:
     def has(self, component: str) -> bool:
         return component in self._sizes
 
+    def origin(self, component: str) -> str:
+        return f"drawn weights: {component}"
+
     def document(self, component: str, file: str = "config.json") -> dict[str, Any]:
         return SCHEDULER
 
