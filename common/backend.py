@@ -223,7 +223,11 @@ class Backend(Protocol):
     def value_and_grad(
         self, policy: Policy, loss: LossFunction
     ) -> Callable[..., tuple[Array, dict[str, Array], Parameters]]:
-        """A function (*arrays) -> (loss, auxiliary, gradients by parameter name)."""
+        """A function (*arrays, onto=None) -> (loss, auxiliary, gradients by parameter name).
+
+        onto: gradients of the same names that these are added to. Where `policy` is compiled, the
+        whole of it is, if the library can: so whatever changes from call to call is an array.
+        """
         ...
 
     def optimizer(self, policy: Policy, settings: "OptimizerConfig") -> Optimizer:

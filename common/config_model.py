@@ -37,7 +37,9 @@ class ModelConfig(Table):
     text_encoder_3: bool = key(True, "load SD3's T5; without it its tokens are zeros")
     guidance_embedding: NonNegative = key(3.5, "guidance scale that FLUX.1-dev is told")
     gradient_checkpointing: bool = key(False, "recompute activations in the backward pass")
-    compile: bool = key(False, "torch.compile the denoiser; `time/compile` tells what that takes")
+    compile: bool = key(
+        False, "torch.compile the denoiser; on MLX the gradient and the optimizer too"
+    )
     attention: Literal["auto", "flash", "efficient", "cudnn", "math"] = key(
         "auto", "attention kernel of PyTorch, or math where it cannot run; auto = PyTorch's choice"
     )
@@ -83,7 +85,6 @@ _ONLY = {
     "text_encoder_3": ("sd3",),
     "guidance_embedding": ("flux",),
     "gradient_checkpointing": _DIFFUSERS,
-    "compile": _DIFFUSERS,
     "attention": _DIFFUSERS,
     "tf32": _DIFFUSERS,
     "vae_slicing": _DIFFUSERS,

@@ -114,15 +114,12 @@ class Learner:
         """One policy update. trained: the denoising step of each stored step, int [S]."""
         statistics = _Statistics()
         for pairs in self._optimizer_steps(credit, len(trained), update):
-            total: Parameters = {}
+            total: Parameters | None = None
             statistics.loss.append(0.0)
             for part in _chunks(pairs, self._config.objective.micro_batch):
                 batch = self._batch(trajectories, credit, trained, conditioner, part)
                 batch["weight"] = self._backend.asarray(np.full(len(part), 1.0 / len(pairs)))
-                loss, auxiliary, gradients = self._gradients(batch)
-                total = (
-                    {name: total[name] + g for name, g in gradients.items()} if total else gradients
-                )
+                loss, auxiliary, total = self._gradients(batch, onto=total)
                 self._backend.evaluate(loss, *auxiliary.values(), *total.values())
                 if "kl" not in auxiliary and not statistics.kl:
                     auxiliary["kl"] = self._measured_kl(batch, auxiliary)
@@ -130,6 +127,7 @@ class Learner:
             if not statistics.gradient_norm:
                 ratios = np.concatenate(statistics.ratio).astype(np.float64)
                 statistics.first_deviation = np.abs(ratios - 1.0)
+            assert total is not None  # an optimizer step has pairs
             statistics.gradient_norm.append(self._optimizer.step(total))
             if self._average is not None:
                 self._average.step(self._policy)

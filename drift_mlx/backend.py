@@ -15,7 +15,6 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from mlx import nn
-from mlx.utils import tree_unflatten
 
 from common import backend as protocols, imports
 from common.backend import BackendUnavailableError, LossFunction, Parameters
@@ -24,7 +23,9 @@ from common.cores import cores
 from common.embedded.model import check_shapes
 from common.prompts.language import LanguageModel
 from drift_mlx import OPENBLAS, kit, lora, metal
+from drift_mlx.compiling import check_compiler, compiled, spent
 from drift_mlx.embedded import EmbeddedPolicy, EmbeddedScorer
+from drift_mlx.policy import set_parameters
 
 __all__ = ["AdamW", "Backend", "mlx"]
 
@@ -86,7 +87,7 @@ class Backend:
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A faster version of a pure function of arrays: its element-wise parts are fused."""
-        return mx.compile(function)
+        return compiled(function)
 
     def inference(self) -> AbstractContextManager[None]:
         """Nothing to switch off: MLX records no gradient outside `value_and_grad`."""
@@ -95,7 +96,10 @@ class Backend:
     def value_and_grad(
         self, policy: protocols.Policy, loss: LossFunction
     ) -> Callable[..., tuple[mx.array, dict[str, mx.array], Parameters]]:
-        """A function (*arrays) -> (loss, auxiliary, gradients by parameter name).
+        """A function (*arrays, onto=None) -> (loss, auxiliary, onto + gradients, by name).
+
+        It is compiled as a whole, the sum included, where the policy is; every array of it is then
+        an argument but for frozen weights, so it is traced once for each set of shapes.
 
         Where some of the way is in float16, what is below 6e-8 vanishes. The loss is then
         multiplied by the largest power of two whose gradients are finite, found anew each time: a
@@ -105,36 +109,46 @@ class Backend:
         half = dtype is not None and dtype == mx.float16
 
         def pure(
-            parameters: Parameters, scale: float, *arrays: mx.array
+            parameters: Parameters, scale: mx.array, *arrays: mx.array
         ) -> tuple[mx.array, dict[str, mx.array]]:
-            _set(module, parameters)
+            set_parameters(module, parameters)
             value, auxiliary = loss(*arrays)
             return value * scale, auxiliary
 
         differentiate = mx.value_and_grad(pure)
 
+        def whole(
+            parameters: Parameters, scale: mx.array, onto: Parameters | None, *arrays: mx.array
+        ) -> tuple[mx.array, dict[str, mx.array], Parameters]:
+            # A copy: MLX puts its tracers into the dict, and leaves them there after an error.
+            (value, auxiliary), gradients = differentiate(dict(parameters), scale, *arrays)
+            if half:
+                value, gradients = value / scale, {n: g / scale for n, g in gradients.items()}
+            if onto is not None:
+                gradients = {name: onto[name] + g for name, g in gradients.items()}
+            return value, auxiliary, gradients
+
+        compute = compiled(whole) if _is_compiled(policy) else whole
+
         def scaled(
-            exponent: int, arrays: tuple[mx.array, ...]
+            exponent: int, onto: Parameters | None, arrays: tuple[mx.array, ...]
         ) -> tuple[mx.array, dict[str, mx.array], Parameters]:
             parameters = lora.trainable(module)
             try:
-                # A copy: MLX puts its tracers into the dict, and leaves them there after an error.
-                found = differentiate(dict(parameters), 2.0**exponent, *arrays)
+                found = compute(parameters, mx.array(2.0**exponent), onto, *arrays)
             finally:
-                _set(module, parameters)
-            (value, auxiliary), gradients = found
-            if exponent:
-                value = value / 2.0**exponent
-                gradients = {name: g / 2.0**exponent for name, g in gradients.items()}
-            mx.eval(value, auxiliary, gradients)
-            return value, auxiliary, gradients
+                set_parameters(module, parameters)
+            mx.eval(*found)
+            return found
 
-        def run(*arrays: mx.array) -> tuple[mx.array, dict[str, mx.array], Parameters]:
+        def run(
+            *arrays: mx.array, onto: Parameters | None = None
+        ) -> tuple[mx.array, dict[str, mx.array], Parameters]:
             for exponent in (16, 12, 8, 4) if half else ():
-                found = scaled(exponent, arrays)
+                found = scaled(exponent, onto, arrays)
                 if all(mx.isfinite(g).all().item() for g in found[2].values()):
                     return found
-            return scaled(0, arrays)
+            return scaled(0, onto, arrays)
 
         return run
 
@@ -147,6 +161,8 @@ class Backend:
 
         Raises ValueError in one line for a model that cannot be loaded or run here.
         """
+        if model.compile:
+            check_compiler()
         if model.family == "embedded":
             return EmbeddedPolicy(model, adapter, seed=seed)
         if model.family not in POLICIES:
@@ -175,7 +191,10 @@ class Backend:
         from drift_mlx import estimate
         from drift_mlx.diffusion import DiffusersPolicy
 
-        return estimate.stages(policy, config) if isinstance(policy, DiffusersPolicy) else {}
+        if not isinstance(policy, DiffusersPolicy):
+            return {}
+        on_cpu = self.device.type == mx.DeviceType.cpu
+        return estimate.stages(policy, config, on_cpu=on_cpu)
 
     def scorer(self, name: str) -> protocols.Scorer:
         """The embedded scorer "train" or "heldout", the same one at every call."""
@@ -196,8 +215,8 @@ class Backend:
         return no_room or isinstance(error, MemoryError)
 
     def compiling_seconds(self) -> float:
-        """0: what MLX compiles it fuses while it runs."""
-        return 0.0
+        """Seconds of tracing, and on a CPU of g++; what Metal's compiler takes is not told."""
+        return spent.seconds
 
     def device_memory(self) -> dict[str, int]:
         """Bytes that MLX holds: `peak` since the start, and `active`; `total` that it may."""
@@ -258,35 +277,52 @@ class AdamW:
         self._step = 0
         zeros = {n: mx.zeros_like(p) for n, p in lora.trainable(self._module).items()}
         self._first, self._second = dict(zeros), dict(zeros)
+        whole = compiled if _is_compiled(policy) else (lambda function: function)
+        self._norm, self._move = whole(_norm), whole(self._moved)
 
     def step(self, gradients: Parameters) -> float:
         """Scale gradients by min(1, max_norm / (norm + 1e-6)), update, return the norm.
 
         Raises FloatingPointError and changes nothing when the norm is not finite.
         """
-        parameters = lora.trainable(self._module)
-        values = {name: gradients[name] for name in parameters}
-        # By rows first: MLX adds up a long float32 array on a CPU with an error of 2e-5.
-        squares = [mx.square(v).sum(-1).sum() for v in values.values()]
-        norm = mx.sqrt(mx.stack(squares).sum())
+        names, s = list(self._first), self._settings
+        norm = self._norm([gradients[name] for name in names])
         before = float(np.array(norm))
         if not math.isfinite(before):
             raise FloatingPointError(f"the gradient norm is {before}; nothing was updated")
-        scale = mx.minimum(self._settings.max_grad_norm / (norm + 1e-6), 1.0)
         self._step += 1
-        updated = {
-            name: self._moved(name, p, values[name] * scale) for name, p in parameters.items()
-        }
-        _set(self._module, updated)
+        t = self._step
+        # Arrays, for a number is a constant to the compiler: every step would be compiled anew.
+        rate = mx.array(s.learning_rate / (1 - s.beta1**t))
+        root = mx.array(math.sqrt(1 - s.beta2**t))
+        shrink = mx.array(1 - s.learning_rate * s.weight_decay)
+        updated, self._first, self._second = self._move(
+            lora.trainable(self._module),
+            (self._first, self._second),
+            gradients,
+            (norm, rate, root, shrink),
+        )
+        set_parameters(self._module, updated)
         mx.eval(updated, self._first, self._second)
         return before
 
-    def _moved(self, name: str, p: mx.array, g: mx.array) -> mx.array:
-        s, t = self._settings, self._step
-        self._first[name] = m = s.beta1 * self._first[name] + (1 - s.beta1) * g
-        self._second[name] = v = s.beta2 * self._second[name] + (1 - s.beta2) * mx.square(g)
-        rate, root = s.learning_rate / (1 - s.beta1**t), math.sqrt(1 - s.beta2**t)
-        return p * (1 - s.learning_rate * s.weight_decay) - rate * m / (mx.sqrt(v) / root + s.eps)
+    def _moved(
+        self,
+        parameters: Parameters,
+        moments: tuple[Parameters, Parameters],
+        gradients: Parameters,
+        scalars: tuple[mx.array, ...],
+    ) -> tuple[Parameters, Parameters, Parameters]:
+        """Parameters and both moments after a step; pure."""
+        s, (norm, rate, root, shrink) = self._settings, scalars
+        clip = mx.minimum(s.max_grad_norm / (norm + 1e-6), 1.0)
+        updated, first, second = {}, {}, {}
+        for name, p in parameters.items():
+            g = gradients[name] * clip
+            first[name] = m = s.beta1 * moments[0][name] + (1 - s.beta1) * g
+            second[name] = v = s.beta2 * moments[1][name] + (1 - s.beta2) * mx.square(g)
+            updated[name] = p * shrink - rate * m / (mx.sqrt(v) / root + s.eps)
+        return updated, first, second
 
     def state(self) -> dict[str, np.ndarray]:
         """`step` (int64 scalar), `first/<name>` and `second/<name>` (moments), on the host."""
@@ -304,15 +340,21 @@ class AdamW:
             held.update({name: mx.array(state[f"{moment}/{name}"], mx.float32) for name in held})
 
 
+def _is_compiled(policy: protocols.Policy) -> bool:
+    return getattr(policy, "compiled", False)
+
+
+def _norm(gradients: list[mx.array]) -> mx.array:
+    """Euclidean norm of all arrays together."""
+    # By rows first: MLX adds up a long float32 array on a CPU with an error of 2e-5.
+    return mx.sqrt(mx.stack([mx.square(g).sum(-1).sum() for g in gradients]).sum())
+
+
 def _module(policy: protocols.Policy) -> nn.Module:
     module = getattr(policy, "module", None)
     if not isinstance(module, nn.Module):
         raise TypeError(f"{type(policy).__name__} is not a policy of the MLX backend")
     return module
-
-
-def _set(module: nn.Module, parameters: Parameters) -> None:
-    module.update(tree_unflatten(list(parameters.items())))
 
 
 def _check_room(policy: Any, model: ModelConfig) -> None:

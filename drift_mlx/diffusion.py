@@ -4,7 +4,7 @@ A pipeline is a folder here: of a denoiser, which is tuned, and of frozen text e
 transformers is imported for the tokenizers, when a policy is made; PyTorch never is.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar, Generic, TypeVar
@@ -12,12 +12,11 @@ from typing import Any, ClassVar, Generic, TypeVar
 import mlx.core as mx
 import numpy as np
 from mlx import nn
-from mlx.utils import tree_unflatten
 
 from common import encoded, pipelines
 from common.backend import Conditioning, DiffusionSchedule, FlowSchedule, Prediction
 from common.config import AdapterConfig, ModelConfig
-from drift_mlx import loading, lora
+from drift_mlx import loading
 from drift_mlx.estimate import held
 from drift_mlx.lora import MixedLoRALinear
 from drift_mlx.networks import vae
@@ -51,7 +50,7 @@ class Part(Generic[T]):
                 mx.clear_cache()
 
 
-class DiffusersPolicy(Tuned, ABC):
+class DiffusersPolicy(Tuned):
     """A diffusers pipeline being tuned; fulfils `common.backend.Policy`.
 
     Weights are in `model.dtype`, but the adapter and the VAE in float32. Latents and predictions
@@ -84,7 +83,7 @@ class DiffusersPolicy(Tuned, ABC):
         self._vae_config = folder.settings("vae", vae.VAEConfig)
         self.latent_shape = self._latent_shape()
         self._tune_denoiser(adapter, seed)
-        self._compiled: dict[bool, Callable[..., mx.array]] = {}
+        self.compiled = model.compile
         self._embeddings = encoded.EncodedPrompts()
         self._null: Conditioning | None = None
 
@@ -157,7 +156,7 @@ class DiffusersPolicy(Tuned, ABC):
     ) -> mx.array:
         """The denoiser's output like x, float32, differentiable unless `constant`."""
         self._read_weights()
-        forward = self._by_compiled if self._settings.compile else self._forward
+        forward = self._by_compiled if self.compiled else self._forward
         prediction = forward(x.astype(self.dtype), time, conditioning).astype(x.dtype)
         return mx.stop_gradient(prediction) if constant else prediction
 
@@ -219,38 +218,6 @@ class DiffusersPolicy(Tuned, ABC):
         if self._unread is not None:
             mx.eval(self._unread)
             self._unread = None
-
-    def _by_compiled(self, x: mx.array, time: mx.array, conditioning: Conditioning) -> mx.array:
-        """`_forward`, compiled for the adapter on or off.
-
-        Compiling takes every array that is not an argument for a constant: what is trained, and
-        changes, has to be an argument.
-        """
-        module, is_reference = self._active, self._is_reference()
-        if is_reference not in self._compiled:
-            blocks = conditioning.blocks
-
-            def pure(
-                trained: Any, x: mx.array, time: mx.array, tokens: mx.array, *pooled: mx.array
-            ) -> mx.array:
-                module.update(tree_unflatten(list(trained.items())))
-                told = Conditioning(tokens, pooled[0] if pooled else None, blocks)
-                return self._forward(x, time, told)
-
-            self._compiled[is_reference] = mx.compile(pure)
-        trained = lora.trainable(module)
-        told = [part for part in (conditioning.tokens, conditioning.pooled) if part is not None]
-        try:
-            return self._compiled[is_reference](trained, x, time, *told)
-        finally:
-            module.update(tree_unflatten(list(trained.items())))
-
-    def _is_reference(self) -> bool:
-        if self._active is not self.module:
-            return True
-        adapters = (part for part in self.module.modules() if isinstance(part, lora.LoRALinear))
-        first = next(adapters, None)
-        return first is not None and not first.enabled
 
     def _latent_shape(self) -> tuple[int, int, int]:
         """[C, H, W] of one latent. ValueError for a resolution that it cannot have."""

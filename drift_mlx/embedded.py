@@ -106,6 +106,7 @@ class EmbeddedPolicy(Tuned):
         weights = shared.denoiser_weights(model.path)
         _load(module, weights, f"weights {model.path or 'denoiser'}")
         self._tune(module, adapter, seed=seed, again=lambda: Denoiser(config), frozen=config.frozen)
+        self.compiled = model.compile
 
     def check(self, prompts: Sequence[str]) -> None:
         """Read prompts without embedding them. ValueError names a prompt it cannot read."""
@@ -127,7 +128,8 @@ class EmbeddedPolicy(Tuned):
         self, x: mx.array, time: mx.array, conditioning: Conditioning, *, constant: bool = False
     ) -> mx.array:
         """Velocity [B, 3, 32, 32] at x, differentiable in the parameters unless `constant`."""
-        velocity = self._active(x, time, conditioning.tokens)
+        forward = self._by_compiled if self.compiled else self._forward
+        velocity = forward(x, time, conditioning)
         return mx.stop_gradient(velocity) if constant else velocity
 
     def trace(self, x: mx.array, time: mx.array, conditioning: Conditioning) -> dict[str, mx.array]:
@@ -137,6 +139,9 @@ class EmbeddedPolicy(Tuned):
     def decode(self, x: mx.array) -> np.ndarray:
         """Latents as pixels: uint8 [B, 32, 32, 3]."""
         return shared.to_images(np.array(x))
+
+    def _forward(self, x: mx.array, time: mx.array, conditioning: Conditioning) -> mx.array:
+        return self._active(x, time, conditioning.tokens)
 
     def _embed(self, tokens: np.ndarray) -> Conditioning:
         return Conditioning(self.module.encode(mx.array(tokens)))

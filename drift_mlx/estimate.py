@@ -3,6 +3,10 @@
 MLX builds a graph before it computes anything, so a network can be called for the shapes alone.
 What its layers give is added up; the elementwise work between them is counted by factors that were
 measured. Activations are therefore right within a factor of two, weights exactly.
+
+What a layer needs while it works depends on the device: a CPU unfolds an image for a convolution,
+Metal may transform it, and attention has its scores in memory where no fused kernel takes them.
+The factors and the CPU's workspace are measured; Metal's is read off its kernels in MLX's source.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +24,7 @@ from common.process import process_of
 from drift_mlx.networks import layers
 from drift_mlx.networks.blocks import Blocks
 
-__all__ = ["Tally", "held", "least", "stages"]
+__all__ = ["Tally", "decoding", "held", "least", "stages"]
 
 LEAVES: tuple[type[nn.Module], ...] = (
     nn.Linear,
@@ -40,20 +44,27 @@ RECOMPUTED = 4.5
 """The same with gradient checkpointing, per byte of the largest block: 2.5 to 4.5."""
 
 LIVE = 6.0
-"""The most that a forward pass holds at once, per byte of its largest result: 1.2 to 5.7."""
+"""The most that a forward pass holds at once besides workspace, per byte of its largest result:
+1.2 to 5.7."""
+
+FUSED = (64, 80, 128)
+"""Widths of a head whose attention Metal computes without keeping its scores."""
 
 
 @dataclass
 class Tally:
     """Bytes that layers gave: in each block, outside of blocks, at most at once.
 
-    inputs: what entered each block.
+    on_cpu: it is for a CPU, else for Metal. inputs: what entered each block. workspace: the most
+    that a layer needs besides what enters it and what it gives.
     """
 
+    on_cpu: bool = True
     blocks: list[int] = field(default_factory=list)
     inputs: list[int] = field(default_factory=list)
     outside: int = 0
     largest: int = 0
+    workspace: float = 0.0
     _inside: bool = False
 
     def add(self, size: int, *, fused: bool = False) -> None:
@@ -75,18 +86,20 @@ class Tally:
 
     def inference(self) -> float:
         """Peak of a forward pass, whose results are let go as they were used."""
-        return LIVE * self.largest + max(self.inputs, default=0)
+        return LIVE * self.largest + self.workspace + max(self.inputs, default=0)
 
     @contextmanager
     def counting(self) -> Iterator[None]:
         """Within it, what layers give is counted; nobody else may call them."""
         before: dict[type, Any] = {kind: kind.__call__ for kind in LEAVES}
-        run, attend = Blocks.run, layers.attend
+        run, attend, computed = Blocks.run, layers.attend, layers.computed
 
         def counted(call: Callable[..., mx.array]) -> Callable[..., mx.array]:
             def wrapped(module: nn.Module, *args: Any) -> mx.array:
                 result = call(module, *args)
                 self.add(result.nbytes)
+                if isinstance(module, layers.Conv2d):
+                    self._worked(_convolving(args[0], module, result, on_cpu=self.on_cpu))
                 return result
 
             return wrapped
@@ -94,7 +107,10 @@ class Tally:
         def attended(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
             result = attend(q, k, v)
             self.add(result.nbytes)
-            self.add(result.nbytes // v.shape[-1] * k.shape[2], fused=True)  # each pair of tokens
+            scores = result.nbytes // v.shape[-1] * k.shape[2]  # of each pair of tokens
+            self.add(scores, fused=True)
+            if self.on_cpu or v.shape[-1] not in FUSED:
+                self._worked(scores)
             return result
 
         def within(_: Blocks, block: Callable[..., Any], *arrays: mx.array) -> Any:
@@ -110,17 +126,23 @@ class Tally:
             for kind, call in before.items():
                 kind.__call__ = counted(call)  # type: ignore[method-assign]
             Blocks.run, layers.attend = within, attended  # type: ignore[method-assign]
+            layers.computed = lambda array: array  # type: ignore[assignment]
             yield
         finally:
             for kind, call in before.items():
                 kind.__call__ = call  # type: ignore[method-assign]
             Blocks.run, layers.attend = run, attend  # type: ignore[method-assign]
+            layers.computed = computed
+
+    def _worked(self, size: float) -> None:
+        self.workspace = max(self.workspace, size)
 
 
-def stages(policy: Any, config: Config) -> dict[str, int]:
+def stages(policy: Any, config: Config, *, on_cpu: bool) -> dict[str, int]:
     """Bytes at the peak of each stage of an update, the weights and the optimizer's state included.
 
-    policy: one over a diffusers folder; none of its weights is read from disk.
+    policy: one over a diffusers folder; none of its weights is read from disk. on_cpu: on a CPU,
+    else on Metal.
     """
     model, rollout, settings = config.model, config.rollout, config.objective
     trained = held(policy.module.trainable_parameters())
@@ -132,13 +154,16 @@ def stages(policy: Any, config: Config) -> dict[str, int]:
     brought = model.offload
     branches = 1 if process_of(policy, rollout).guidance == 1.0 else 2
     decoded = 1 if model.vae_slicing else rollout.batch_size
-    kept = _tally(policy, settings.micro_batch).training(checkpointing=model.gradient_checkpointing)
+    trained_on = _tally(policy, settings.micro_batch, on_cpu)
+    kept = trained_on.training(checkpointing=model.gradient_checkpointing)
     if rollout.guidance_gradient == "both":
         kept *= branches
     found = {
         "encoding": always + (encoders if brought else 0),
-        "rollout": always + _tally(policy, rollout.batch_size).inference(),
-        "decoding": always + (policy._vae.size if brought else 0) + _decoding(policy, decoded),
+        "rollout": always + _tally(policy, rollout.batch_size, on_cpu).inference(),
+        "decoding": always
+        + (policy._vae.size if brought else 0)
+        + decoding(policy, decoded, on_cpu=on_cpu),
         "update": always + trained + kept,
     }
     return {stage: round(size) for stage, size in found.items()}
@@ -159,8 +184,8 @@ def held(tree: Any) -> int:
     return sum({id(array): array.nbytes for _, array in flat}.values())
 
 
-def _tally(policy: Any, batch: int) -> Tally:
-    tally = Tally()
+def _tally(policy: Any, batch: int, on_cpu: bool) -> Tally:
+    tally = Tally(on_cpu)
     x = mx.zeros((batch, *policy.latent_shape))
     time = policy.embed_time(np.zeros(batch))
     with tally.counting():
@@ -168,10 +193,29 @@ def _tally(policy: Any, batch: int) -> Tally:
     return tally
 
 
-def _decoding(policy: Any, batch: int) -> float:
-    tally, side = Tally(), policy.latent_shape[1]
+def decoding(policy: Any, batch: int, *, on_cpu: bool) -> float:
+    """Bytes at the peak of decoding `batch` images at once, the VAE's weights not included."""
+    tally, side = Tally(on_cpu), policy.latent_shape[1]
     if policy._settings.vae_tiling:
         side = min(side, policy._vae_config.sample_size // policy._vae_config.scale)
     with policy._vae.present() as (decoder, _), tally.counting():
         decoder(mx.zeros((batch, policy.latent_shape[0], side, side)))
     return tally.inference()
+
+
+def _convolving(x: mx.array, layer: layers.Conv2d, y: mx.array, *, on_cpu: bool) -> float:
+    """Workspace of a convolution of x to y, images [B, H, W, C].
+
+    A CPU pads the image, then copies what each pixel of y is made of, k x k pixels, in float32.
+    Metal's Winograd F(6 x 6, 3 x 3) pads it, then holds 8 x 8 numbers for each 6 x 6 pixels of x
+    and of y; it is taken for many channels, and otherwise nothing is unfolded.
+    """
+    kernel, pixels = layer.weight.shape[2], y.shape[0] * y.shape[1] * y.shape[2]
+    before, after = x.shape[-1], y.shape[-1]
+    if on_cpu:
+        return 4 * (x.size + pixels * kernel**2 * before)
+    channels, even = before + after, before % 32 == 0 and after % 32 == 0
+    many = channels >= 512 or (channels >= 256 and x[0].size >= 2**18)
+    if kernel == 3 and layer.stride == 1 and even and many:
+        return x.nbytes + 64 / 36 * (x.nbytes + y.nbytes)
+    return 0.0

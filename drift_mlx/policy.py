@@ -1,5 +1,6 @@
 """What every policy on MLX shares: its trainable arrays, and the model before tuning."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -7,21 +8,26 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from mlx import nn
+from mlx.utils import tree_unflatten
 
+from common.backend import Conditioning
 from common.config import AdapterConfig
 from common.embedded.model import check_shapes
 from drift_mlx import lora
+from drift_mlx.compiling import compiled
 
-__all__ = ["Tuned"]
+__all__ = ["Tuned", "set_parameters"]
 
 
-class Tuned:
+class Tuned(ABC):
     """A denoiser with an adapter on it, or with all its weights trained.
 
-    module: the denoiser. It is frozen but for what is trained.
+    module: the denoiser. It is frozen but for what is trained. compiled: predictions, gradients
+    and the optimizer's step of this policy go through `drift_mlx.compiling`.
     """
 
     module: Any
+    compiled: bool = False
 
     def _tune(
         self,
@@ -41,6 +47,7 @@ class Tuned:
         self.module = module
         self._active: Any = module
         self._base: Any = None
+        self._predictors: dict[bool, Callable[..., mx.array]] = {}
         if adapter.kind == "lora":
             lora.attach(module, adapter, seed=seed, linear=linear)
             return
@@ -53,6 +60,42 @@ class Tuned:
         for name in frozen:
             part, _, last = name.rpartition(".")
             parts[part].freeze(keys=last, recurse=False)
+
+    @abstractmethod
+    def _forward(self, x: mx.array, time: mx.array, conditioning: Conditioning) -> mx.array:
+        """What the denoiser, or its reference, gives."""
+
+    def _by_compiled(self, x: mx.array, time: mx.array, conditioning: Conditioning) -> mx.array:
+        """`_forward`, compiled for the adapter on or off; inside of another compilation, inlined.
+
+        Compiling takes every array that is not an argument for a constant: what is trained, and
+        changes, has to be an argument.
+        """
+        module, is_reference = self._active, self._is_reference()
+        if is_reference not in self._predictors:
+            blocks = conditioning.blocks
+
+            def pure(
+                trained: Any, x: mx.array, time: mx.array, tokens: mx.array, *pooled: mx.array
+            ) -> mx.array:
+                set_parameters(module, trained)
+                told = Conditioning(tokens, pooled[0] if pooled else None, blocks)
+                return self._forward(x, time, told)
+
+            self._predictors[is_reference] = compiled(pure)
+        trained = lora.trainable(module)
+        told = [part for part in (conditioning.tokens, conditioning.pooled) if part is not None]
+        try:
+            return self._predictors[is_reference](trained, x, time, *told)
+        finally:
+            set_parameters(module, trained)
+
+    def _is_reference(self) -> bool:
+        if self._active is not self.module:
+            return True
+        adapters = (part for part in self.module.modules() if isinstance(part, lora.LoRALinear))
+        first = next(adapters, None)
+        return first is not None and not first.enabled
 
     def parameters(self) -> dict[str, mx.array]:
         """The trainable arrays as they are now, sorted by name."""
@@ -76,3 +119,8 @@ class Tuned:
             yield
         finally:
             self._active = self.module
+
+
+def set_parameters(module: nn.Module, parameters: Mapping[str, mx.array]) -> None:
+    """Put arrays into a module by their names."""
+    module.update(tree_unflatten(list(parameters.items())))

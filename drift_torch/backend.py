@@ -103,16 +103,24 @@ class Backend:
     def value_and_grad(
         self, policy: protocols.Policy, loss: LossFunction
     ) -> Callable[..., tuple[Tensor, dict[str, Tensor], Parameters]]:
-        """A function (*arrays) -> (loss, auxiliary, gradients by parameter name)."""
+        """A function (*arrays, onto=None) -> (loss, auxiliary, onto + gradients, by name).
+
+        What is compiled of it is the denoiser, forward and backward, where the policy asks for it.
+        """
         module, half = _module(policy), getattr(policy, "dtype", None) == torch.float16
 
-        def run(*arrays: Tensor) -> tuple[Tensor, dict[str, Tensor], Parameters]:
+        def run(
+            *arrays: Tensor, onto: Parameters | None = None
+        ) -> tuple[Tensor, dict[str, Tensor], Parameters]:
             parameters = lora.trainable(module)
             with torch.enable_grad():
                 value, auxiliary = loss(*arrays)
             gradients = _gradients(value, list(parameters.values()), half=half)
             detached = {name: array.detach() for name, array in auxiliary.items()}
-            return value.detach(), detached, dict(zip(parameters, gradients, strict=True))
+            found = dict(zip(parameters, gradients, strict=True))
+            if onto is not None:
+                found = {name: onto[name] + g for name, g in found.items()}
+            return value.detach(), detached, found
 
         return run
 

@@ -114,6 +114,8 @@ class EmbeddedPolicy(Tuned):
         weights = shared.denoiser_weights(model.path)
         _load(module, weights, f"weights {model.path or 'denoiser'}")
         self._tune(module.to(device, dtype), adapter, seed=seed, frozen=config.frozen)
+        if model.compile:
+            module.compile()
 
     def check(self, prompts: Sequence[str]) -> None:
         """Read prompts without embedding them. ValueError names a prompt it cannot read."""

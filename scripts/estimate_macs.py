@@ -1,4 +1,4 @@
-"""What the recipes for Macs need of unified memory, by estimate: nothing is computed.
+"""What the recipes for Macs need of unified memory on Metal, by estimate: nothing is computed.
 
     python scripts/estimate_macs.py
 
@@ -21,7 +21,7 @@ def main() -> None:
         for changes in CHANGES:
             config = configuration.load(recipe, changes)
             policy = full_size.policy(config.model, config.adapter)
-            stages = estimate.stages(policy, config)
+            stages = estimate.stages(policy, config, on_cpu=False)
             cells = " | ".join(f"{size / 1e9:.1f} GB" for size in stages.values())
             print(f"| `{recipe}` | {config.model.quantize or '-'} | {cells} |", flush=True)
 

@@ -22,6 +22,7 @@ __all__ = [
     "ResnetBlock",
     "Upsample",
     "attend",
+    "computed",
     "gelu",
     "heads",
     "merged",
@@ -50,7 +51,8 @@ class Conv2d(nn.Module):
     """Convolution of images with a bias.
 
     The weight is [out, ky, kx, in]; after `as_in_pytorch`, [out, in, ky, kx], so that the arrays
-    of a network trained in full have the same shapes on both backends.
+    of a network trained in full have the same shapes on both backends. eager: it is computed when
+    it is called, so that its workspace (nine times its input, on a CPU) is gone before the next.
     """
 
     def __init__(self, before: int, after: int, kernel: int = 3, *, stride: int = 1):
@@ -58,7 +60,7 @@ class Conv2d(nn.Module):
         self.weight = mx.zeros((after, kernel, kernel, before))
         self.bias = mx.zeros(after)
         self.stride, self.padding = stride, (0 if kernel == stride else kernel // 2)
-        self.first = False
+        self.first = self.eager = False
 
     def as_in_pytorch(self) -> None:
         """Hold the weight with its input channels second from now on."""
@@ -68,7 +70,8 @@ class Conv2d(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         """[B, H, W, C] to [B, H', W', C']."""
         weight = self.weight.transpose(0, 2, 3, 1) if self.first else self.weight
-        return mx.conv2d(x, weight, self.stride, self.padding) + self.bias
+        y = mx.conv2d(x, weight, self.stride, self.padding) + self.bias
+        return computed(y) if self.eager else y
 
 
 class GroupNorm(nn.Module):
@@ -304,6 +307,12 @@ def gelu(x: mx.array) -> mx.array:
 def attend(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
     """Scaled dot-product attention of queries, keys and values [B, h, L, d]."""
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5)
+
+
+def computed(x: mx.array) -> mx.array:
+    """The array, which now is no longer lazy."""
+    mx.eval(x)
+    return x
 
 
 def _rms_norms(width: int) -> tuple[nn.RMSNorm, nn.RMSNorm]:

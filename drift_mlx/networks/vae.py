@@ -38,7 +38,11 @@ class VAEConfig:
 
 
 class Decoder(nn.Module):
-    """Latents [B, C, h, w], scaled as the encoder gave them, to images [B, 3, H, W]."""
+    """Latents [B, C, h, w], scaled as the encoder gave them, to images [B, 3, H, W].
+
+    It is never differentiated, so it is computed one convolution after the other: that halves
+    what a CPU needs for it.
+    """
 
     def __init__(self, config: VAEConfig):
         super().__init__()
@@ -55,6 +59,9 @@ class Decoder(nn.Module):
             before = width
         decoder.conv_norm_out = GroupNorm(config.norm_num_groups, widths[-1], EPS)
         decoder.conv_out = Conv2d(widths[-1], config.out_channels)
+        for part in self.modules():
+            if isinstance(part, Conv2d):
+                part.eager = True
 
     def __call__(self, latents: mx.array) -> mx.array:
         """[B, C, h, w] to [B, 3, H, W]."""

@@ -87,6 +87,7 @@ def test_gradient_checkpointing_changes_no_gradient(shape, policy_of):
     assert all(array is held[name] for name, array in sparing.parameters().items())
 
 
+@pytest.mark.usefixtures("quick_compiler")
 def test_compiled_it_is_the_same_policy(policy_of):
     plain, compiled = policy_of("flux-dev"), policy_of("flux-dev", "model.compile=true")
     expected, x = gradients_of(plain), inputs(plain)
