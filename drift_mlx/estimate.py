@@ -153,7 +153,6 @@ def stages(policy: Any, config: Config, *, on_cpu: bool) -> dict[str, int]:
     always = weights + 2 * trained + (0 if model.offload else encoders + policy._vae.size)
     brought = model.offload
     branches = 1 if process_of(policy, rollout).guidance == 1.0 else 2
-    decoded = 1 if model.vae_slicing else rollout.batch_size
     trained_on = _tally(policy, settings.micro_batch, on_cpu)
     kept = trained_on.training(checkpointing=model.gradient_checkpointing)
     if rollout.guidance_gradient == "both":
@@ -163,7 +162,7 @@ def stages(policy: Any, config: Config, *, on_cpu: bool) -> dict[str, int]:
         "rollout": always + _tally(policy, rollout.batch_size, on_cpu).inference(),
         "decoding": always
         + (policy._vae.size if brought else 0)
-        + decoding(policy, decoded, on_cpu=on_cpu),
+        + decoding(policy, config, on_cpu=on_cpu),
         "update": always + trained + kept,
     }
     return {stage: round(size) for stage, size in found.items()}
@@ -193,10 +192,11 @@ def _tally(policy: Any, batch: int, on_cpu: bool) -> Tally:
     return tally
 
 
-def decoding(policy: Any, batch: int, *, on_cpu: bool) -> float:
-    """Bytes at the peak of decoding `batch` images at once, the VAE's weights not included."""
+def decoding(policy: Any, config: Config, *, on_cpu: bool) -> float:
+    """Bytes at the peak of decoding a rollout's batch, the VAE's weights not included."""
     tally, side = Tally(on_cpu), policy.latent_shape[1]
-    if policy._settings.vae_tiling:
+    batch = 1 if config.model.vae_slicing else config.rollout.batch_size
+    if config.model.vae_tiling:
         side = min(side, policy._vae_config.sample_size // policy._vae_config.scale)
     with policy._vae.present() as (decoder, _), tally.counting():
         decoder(mx.zeros((batch, policy.latent_shape[0], side, side)))

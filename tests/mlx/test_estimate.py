@@ -10,8 +10,12 @@ from mlx.utils import tree_unflatten
 
 from common import backends, config as configuration
 from common.config import AdapterConfig
-from drift_mlx import backend as drift, estimate, lora
+from drift_mlx import backend as drift, estimate, full_size, lora
+from drift_mlx.networks.layers import ResnetBlock
 from drift_mlx.networks.mmdit import MMDiT, MMDiTConfig
+from drift_mlx.networks.text import CLIPTextConfig
+from drift_mlx.networks.unet import UNet, UNetConfig
+from drift_mlx.networks.vae import VAEConfig
 
 SIZES = {"sample_size": 32, "num_layers": 4, "attention_head_dim": 32, "num_attention_heads": 2}
 SIZES |= {"joint_attention_dim": 64, "caption_projection_dim": 64, "pooled_projection_dim": 32}
@@ -51,6 +55,75 @@ def test_a_backward_pass_takes_about_what_is_estimated(network, checkpointing):
         module.checkpointing = False
     peak = mx.get_peak_memory() - held
     assert 0.5 < tally.training(checkpointing=checkpointing) / peak < 2
+
+
+ON_CPU = mx.default_device().type == mx.DeviceType.cpu
+SMALL = {
+    "unet": UNetConfig(cross_attention_dim=64, block_out_channels=(64, 64, 64, 64)),
+    "vae": VAEConfig(
+        block_out_channels=(32, 64, 64), layers_per_block=1, norm_num_groups=16, sample_size=64
+    ),
+    "text_encoder": CLIPTextConfig(vocab_size=99, hidden_size=64, intermediate_size=64),
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "batch", "expected"),
+    [
+        ((), 1, 1.0),
+        (("model.resolution=128",), 1, 4.0),
+        (("model.resolution=128",), 2, 4.0),
+        (("model.resolution=128", "model.vae_slicing=false"), 2, 8.0),
+        (("model.resolution=128", "model.vae_tiling=true"), 1, 1.0),
+    ],
+)
+def test_decoding_takes_about_what_is_estimated(monkeypatch, changes, batch, expected):
+    """expected: how many times as much as one image of 64 pixels a side."""
+    monkeypatch.setitem(full_size.MODELS, "small", ("sd15", SMALL))
+    own = ["model.family=sd15", "model.path=small", "rollout.kernel=ddim", "model.resolution=64"]
+    own += [f"rollout.batch_size={batch}", *changes]
+    settings = configuration.load("emoji-grpo", own)
+    policy = full_size.policy("small", settings.model, AdapterConfig(rank=1, targets=("to_q",)))
+    with policy._vae.present() as (decoder, _):
+        mx.eval(decoder.parameters())
+    x = mx.random.normal((batch, *policy.latent_shape))
+    mx.eval(x)
+    parts = estimate.decoding(policy, settings, on_cpu=ON_CPU)
+    mx.clear_cache()
+    held = mx.get_active_memory()
+    mx.reset_peak_memory()
+    side = policy.latent_shape[1] * 4
+    assert policy.decode(x).shape == (batch, side, side, 3)
+    assert 0.7 < parts / (mx.get_peak_memory() - held) < 1.5
+    assert parts == pytest.approx(expected * 16 * 4 * 64**3, rel=0.05)
+
+
+def test_a_forward_pass_of_a_unet_takes_about_what_is_estimated():
+    network = UNet(UNetConfig(cross_attention_dim=64, block_out_channels=(64, 128, 128, 128)))
+    inputs = mx.zeros((1, 4, 32, 32)), mx.zeros((1, 64)), mx.zeros((1, 77, 64))
+    mx.eval(network.parameters(), inputs)
+    tally = estimate.Tally(ON_CPU)
+    with tally.counting():
+        network(*inputs)
+    mx.clear_cache()
+    held = mx.get_active_memory()
+    mx.reset_peak_memory()
+    mx.eval(network(*inputs))
+    assert 0.5 < tally.inference() / (mx.get_peak_memory() - held) < 2
+
+
+def test_the_workspace_is_that_of_the_device():
+    """One convolution each: 9 pixels a pixel and padding on a CPU, Winograd's 8 x 8 of 6 x 6."""
+    x = mx.zeros((1, 36, 36, 512))
+    block = ResnetBlock(512, 512, groups=32, eps=1e-6)
+    found = {}
+    for on_cpu in (True, False):
+        tally = estimate.Tally(on_cpu)
+        with tally.counting():
+            block(x)
+        found[on_cpu] = tally.workspace / x.nbytes
+    assert found[True] == 10
+    assert found[False] == pytest.approx(1 + 2 * 64 / 36)
 
 
 def config(checkpoint, *changes):
