@@ -23,7 +23,7 @@ from common.rewards.preprocess import (
 )
 from common.rewards.registry import FEATURES
 from common.rewards.spec import TorchOptions
-from drift_torch.rewards import CLIP_L, ClassOptions
+from drift_torch.rewards import CLIP_L, ClassOptions, LpipsOptions
 
 CHUNK = 32
 """Images at once: bounds memory."""
@@ -44,13 +44,6 @@ class DreamSimOptions(TorchOptions):
     variant: Literal["ensemble", "dino_vitb16", "clip_vitb32", "open_clip_vitb32"] = key(
         "ensemble", "which of the published models"
     )
-
-
-class LpipsOptions(TorchOptions):
-    """What LPIPS can be told besides. path: torchvision's AlexNet."""
-
-    head: str | None = key(None, "file of LPIPS's own weights: `alex.pth` of its wheel")
-    size: int = key(64, "pixels of a side that images are resized to", ge=32)
 
 
 @FEATURES.register(

@@ -5,8 +5,6 @@ difference of maps that have unit length over channels. So it is the squared dis
 times sqrt(weight / places), side by side.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -14,10 +12,7 @@ from torch.nn import functional
 
 from common.rewards.preprocess import normalised, resized
 from common.rewards.registry import RewardNameError
-from drift_torch.rewards import loading
-
-if TYPE_CHECKING:
-    from drift_torch.features import LpipsOptions
+from drift_torch.rewards import LpipsOptions, loading
 
 # channels in, channels out, kernel, stride, padding, pooling before; named as torchvision's.
 LAYERS = {
@@ -36,7 +31,7 @@ EPS = 1e-10
 class Maps:
     """Uint8 images to float32 vectors whose squared distance is their LPIPS."""
 
-    def __init__(self, options: "LpipsOptions") -> None:
+    def __init__(self, options: LpipsOptions) -> None:
         """Raises RewardNameError when a file is missing or holds other weights."""
         for name in ("path", "head"):
             if getattr(options, name) is None:

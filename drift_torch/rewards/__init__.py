@@ -43,6 +43,13 @@ class ClassOptions(TorchOptions):
     size: int = key(224, "pixels of a side that images are resized to", ge=32)
 
 
+class LpipsOptions(TorchOptions):
+    """What LPIPS can be told besides. path: torchvision's AlexNet."""
+
+    head: str | None = key(None, "file of LPIPS's own weights: `alex.pth` of its wheel")
+    size: int = key(64, "pixels of a side that images are resized to", ge=32)
+
+
 class DetectorOptions(TorchOptions):
     """What the detector can be told besides."""
 

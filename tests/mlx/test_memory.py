@@ -65,7 +65,7 @@ def test_a_longer_rollout_takes_no_more_memory():
         roll_out()  # weights and prompts are there from now on
         peaks[steps], trajectories = peak(roll_out)
         assert trajectories.latents.shape[1] == 2
-    assert peaks[20] == pytest.approx(peaks[10], rel=0.1)
+    assert peaks[20] == pytest.approx(peaks[10], rel=0.005)  # left lazy: 2 % more
     assert peaks[10] > 1e5
 
 
