@@ -17,20 +17,24 @@ from common.trainer import Silent, Trainer
 TINY = (
     *("run.updates=2", "rollout.prompts=2", "rollout.group_size=2", "rollout.steps=2"),
     *("rollout.window=0", "rollout.batch_size=4", "objective.micro_batch=4"),
-    *("prompts.source=animals", "prompts.names=[]", "reward.terms={jpeg_compressibility=1.0}"),
-    *("model.max_tokens=20", "model.resolution=32", "objective.kl_weight=0.01"),
+    *("reward.terms={jpeg_compressibility=1.0}", "objective.kl_weight=0.01"),
+)
+FLUX = (
+    *("model.family=flux", "model.max_tokens=20", "model.resolution=32"),
+    *("prompts.source=animals", "prompts.names=[]"),
 )
 
 
+@pytest.mark.parametrize("family", ["embedded", "flux"])
 def test_compiling_is_told_with_the_update_that_waited_for_it(
-    checkpoint, tmp_path, monkeypatch, capsys
+    family, checkpoint, tmp_path, monkeypatch, capsys
 ):
     compile_ = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda self: compile_(self, backend="eager"))
     backend, rows = backends.load("cpu"), {}
+    model = (f"model.path={checkpoint('flux')}", *FLUX) if family == "flux" else ()
     for on in ("true", "false"):
-        own = (f"model.path={checkpoint('flux')}", "model.family=flux", f"model.compile={on}")
-        config = configuration.load("emoji-grpo", [*own, *TINY])
+        config = configuration.load("emoji-grpo", [*model, *TINY, f"model.compile={on}"])
         run = RunDirectory.create(tmp_path / on, config, {})
         trainer = Trainer(config, backend, run, observer=Silent(), stop=threading.Event())
         rows[on] = [trainer.step(), trainer.step()]
