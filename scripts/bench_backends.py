@@ -5,7 +5,7 @@
 Each backend gets a process because libraries that share one also share symbols: PyTorch beside
 MLX would multiply with MLX's OpenBLAS. The backends take turns at every update, A B A B, so that
 a machine that grows slower does so for all. The first update of each warms up and is not counted.
-Prints medians; quote the ratio.
+`mlx+compile` is MLX with `model.compile`. Prints medians; quote the ratio.
 """
 
 import statistics
@@ -48,7 +48,7 @@ def main(backends: str, updates: int, overrides: tuple[str, ...], worker: str | 
     first = statistics.median(seconds[names[0]])
     for name, values in seconds.items():
         median = statistics.median(values)
-        print(f"{name:6s} {median:8.2f} s an update   {median / first:6.2f} x {names[0]}")
+        print(f"{name:12s} {median:8.2f} s an update   {median / first:6.2f} x {names[0]}")
 
 
 def start(name: str, overrides: tuple[str, ...]) -> Worker:
@@ -73,10 +73,11 @@ def time_update(name: str, process: Worker) -> float:
 
 def work(name: str, overrides: tuple[str, ...]) -> None:
     """Do an update and print its seconds for each line that comes in."""
-    config = configuration.load("emoji", overrides)
+    backend, _, compiled = name.partition("+")
+    config = configuration.load("emoji", (*overrides, f"model.compile={bool(compiled)}".lower()))
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory.create(Path(folder) / "run", config, {})
-        trainer = Trainer(config, load(name), run, observer=Silent(), stop=threading.Event())
+        trainer = Trainer(config, load(backend), run, observer=Silent(), stop=threading.Event())
         for _ in sys.stdin:
             print(trainer.step()["seconds"], flush=True)
 
