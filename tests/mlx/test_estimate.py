@@ -79,11 +79,11 @@ SMALL = {
 )
 def test_decoding_takes_about_what_is_estimated(monkeypatch, changes, batch, expected):
     """expected: how many times as much as one image of 64 pixels a side."""
-    monkeypatch.setitem(full_size.MODELS, "small", ("sd15", SMALL))
+    monkeypatch.setitem(full_size.MODELS, "sd15", SMALL)
     own = ["model.family=sd15", "model.path=small", "rollout.kernel=ddim", "model.resolution=64"]
     own += [f"rollout.batch_size={batch}", *changes]
     settings = configuration.load("emoji-grpo", own)
-    policy = full_size.policy("small", settings.model, AdapterConfig(rank=1, targets=("to_q",)))
+    policy = full_size.policy(settings.model, AdapterConfig(rank=1, targets=("to_q",)))
     with policy._vae.present() as (decoder, _):
         mx.eval(decoder.parameters())
     x = mx.random.normal((batch, *policy.latent_shape))
