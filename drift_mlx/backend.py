@@ -2,11 +2,10 @@
 
 import ctypes
 import importlib
-import math
 import os
 import platform
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -14,15 +13,14 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx import nn
 
 from common import backend as protocols, imports
 from common.backend import BackendUnavailableError, LossFunction, Parameters
 from common.config import AdapterConfig, Config, ModelConfig, OptimizerConfig
 from common.cores import cores
-from common.embedded.model import check_shapes
 from common.prompts.language import LanguageModel
 from drift_mlx import OPENBLAS, kit, lora, metal
+from drift_mlx.adamw import AdamW, is_compiled, module_of
 from drift_mlx.compiling import check_compiler, compiled, spent
 from drift_mlx.embedded import EmbeddedPolicy, EmbeddedScorer
 from drift_mlx.policy import set_parameters
@@ -105,7 +103,7 @@ class Backend:
         multiplied by the largest power of two whose gradients are finite, found anew each time: a
         scale carried along would have to be part of every checkpoint.
         """
-        module, dtype = _module(policy), getattr(policy, "dtype", None)
+        module, dtype = module_of(policy), getattr(policy, "dtype", None)
         half = dtype is not None and dtype == mx.float16
 
         def pure(
@@ -128,7 +126,7 @@ class Backend:
                 gradients = {name: onto[name] + g for name, g in gradients.items()}
             return value, auxiliary, gradients
 
-        compute = compiled(whole) if _is_compiled(policy) else whole
+        compute = compiled(whole) if is_compiled(policy) else whole
 
         def scaled(
             exponent: int, onto: Parameters | None, arrays: tuple[mx.array, ...]
@@ -261,100 +259,6 @@ class Backend:
             f"{slow} OpenBLAS, which is installed, but MLX was imported before drift_mlx: "
             f"start with LD_PRELOAD={OPENBLAS}."
         ]
-
-
-class AdamW:
-    """AdamW (Loshchilov and Hutter 2019) behind a clip; fulfils `common.backend.Optimizer`.
-
-    m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2
-    p = p (1 - lr wd) - lr m / (1 - b1^t) / (sqrt(v) / sqrt(1 - b2^t) + eps)
-
-    mlx.optimizers.AdamW takes 1 - b2^t in float32, which puts its first steps 1e-5 off.
-    """
-
-    def __init__(self, policy: protocols.Policy, settings: OptimizerConfig):
-        self._module, self._settings = _module(policy), settings
-        self._step = 0
-        zeros = {n: mx.zeros_like(p) for n, p in lora.trainable(self._module).items()}
-        self._first, self._second = dict(zeros), dict(zeros)
-        whole = compiled if _is_compiled(policy) else (lambda function: function)
-        self._norm, self._move = whole(_norm), whole(self._moved)
-
-    def step(self, gradients: Parameters) -> float:
-        """Scale gradients by min(1, max_norm / (norm + 1e-6)), update, return the norm.
-
-        Raises FloatingPointError and changes nothing when the norm is not finite.
-        """
-        names, s = list(self._first), self._settings
-        norm = self._norm([gradients[name] for name in names])
-        before = float(np.array(norm))
-        if not math.isfinite(before):
-            raise FloatingPointError(f"the gradient norm is {before}; nothing was updated")
-        self._step += 1
-        t = self._step
-        # Arrays, for a number is a constant to the compiler: every step would be compiled anew.
-        rate = mx.array(s.learning_rate / (1 - s.beta1**t))
-        root = mx.array(math.sqrt(1 - s.beta2**t))
-        shrink = mx.array(1 - s.learning_rate * s.weight_decay)
-        updated, self._first, self._second = self._move(
-            lora.trainable(self._module),
-            (self._first, self._second),
-            gradients,
-            (norm, rate, root, shrink),
-        )
-        set_parameters(self._module, updated)
-        mx.eval(updated, self._first, self._second)
-        return before
-
-    def _moved(
-        self,
-        parameters: Parameters,
-        moments: tuple[Parameters, Parameters],
-        gradients: Parameters,
-        scalars: tuple[mx.array, ...],
-    ) -> tuple[Parameters, Parameters, Parameters]:
-        """Parameters and both moments after a step; pure."""
-        s, (norm, rate, root, shrink) = self._settings, scalars
-        clip = mx.minimum(s.max_grad_norm / (norm + 1e-6), 1.0)
-        updated, first, second = {}, {}, {}
-        for name, p in parameters.items():
-            g = gradients[name] * clip
-            first[name] = m = s.beta1 * moments[0][name] + (1 - s.beta1) * g
-            second[name] = v = s.beta2 * moments[1][name] + (1 - s.beta2) * mx.square(g)
-            updated[name] = p * shrink - rate * m / (mx.sqrt(v) / root + s.eps)
-        return updated, first, second
-
-    def state(self) -> dict[str, np.ndarray]:
-        """`step` (int64 scalar), `first/<name>` and `second/<name>` (moments), on the host."""
-        state = {"step": np.array(self._step, dtype=np.int64)}
-        for moment, held in (("first", self._first), ("second", self._second)):
-            state |= {f"{moment}/{name}": np.array(array) for name, array in held.items()}
-        return state
-
-    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Restore what `state` gave; ValueError names missing, extra or misshapen arrays."""
-        expected = {name: array.shape for name, array in self.state().items()}
-        check_shapes(state, expected, "optimizer state")
-        self._step = int(state["step"])
-        for moment, held in (("first", self._first), ("second", self._second)):
-            held.update({name: mx.array(state[f"{moment}/{name}"], mx.float32) for name in held})
-
-
-def _is_compiled(policy: protocols.Policy) -> bool:
-    return getattr(policy, "compiled", False)
-
-
-def _norm(gradients: list[mx.array]) -> mx.array:
-    """Euclidean norm of all arrays together."""
-    # By rows first: MLX adds up a long float32 array on a CPU with an error of 2e-5.
-    return mx.sqrt(mx.stack([mx.square(g).sum(-1).sum() for g in gradients]).sum())
-
-
-def _module(policy: protocols.Policy) -> nn.Module:
-    module = getattr(policy, "module", None)
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"{type(policy).__name__} is not a policy of the MLX backend")
-    return module
 
 
 def _check_room(policy: Any, model: ModelConfig) -> None:
