@@ -26,7 +26,8 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
         key = next(iter(_table(root, location).model_fields))
         return f"{where} = {given!r}: '{where}' is a table; set a key of it, as {where}.{key}"
     if kind == "literal_error":
-        valid = re.findall(r"'([^']*)'", problem.get("ctx", {})["expected"])
+        expected = problem.get("ctx", {})["expected"]
+        valid = re.findall(r"'([^']*)'", expected) or re.findall(r"\d+", expected)
         return f"{where} = {given!r}: not a valid choice{closest(str(given), valid)}"
     if kind == "missing":  # the only required things are the parts of a tuple
         return f"{'.'.join(location[:-1])} = {given!r}: too few values"

@@ -18,6 +18,7 @@ SD3 = ("model.family=sd3", "model.path=somewhere")
         ([*SD3, "model.guidance_embedding=1.0"], "guidance_embedding = 1.0 is for family = 'flux'"),
         ([*SD3, "model.max_tokens=513"], "model.max_tokens = 513: input should be less than or"),
         ([*SD3, "model.dtype=float8"], "model.dtype = 'float8': not a valid choice"),
+        ([*SD3, "model.quantize=5"], "model.quantize = 5: not a valid choice; valid: 0, 4, 8"),
         (
             [*SD3, "adapter.kind=full", "model.dtype=bfloat16"],
             "adapter.kind = 'full' needs model.dtype = 'float32'",
