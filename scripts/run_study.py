@@ -38,6 +38,8 @@ COMMON = (
 """Animals, 41 of them to train on; full tuning, which reaches unseen prompts."""
 
 LEVELS = ("--level", "0.25,0.5,0.75,0.9", "--diversity-level", "0.95,0.9,0.8,0.6")
+EARLY = ("--level", "0.25,0.5,0.75", "--diversity-level", "0.95")
+"""Where runs of 40 updates can be compared: deeper levels are reached by none of them."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Part:
     comparisons: dict[str, Sequence[str]]
     also: Sequence[str] = ()
     """Runs of other parts that these are compared with."""
+    levels: Sequence[str] = LEVELS
     free: Sequence[Sequence[object]] = ()
     """Methods that train nothing: options of `drift eval` for the runs of plain GRPO."""
 
@@ -101,6 +104,7 @@ PARTS = {
         ],
         {"ablation": ("--split", "test", "--until", "40")},
         also=["main/emoji-grpo-seed0", "main/emoji-seed0"],
+        levels=EARLY,
     ),
     "jpeg": Part(
         "jpeg",
@@ -120,6 +124,7 @@ PARTS = {
         [Sweep(["emoji-grpo", "emoji"], "0", 40, over="optimizer.learning_rate=2.5e-5,1e-4")],
         {"rates": ("--split", "test", "--until", "40")},
         also=["main/emoji-grpo-seed0", "main/emoji-seed0"],
+        levels=EARLY,
     ),
 }
 
@@ -161,7 +166,7 @@ def main(runs: Path, parts: Sequence[str], backend: str, jobs: int) -> None:
         for comparison, options in part.comparisons.items():
             out = folder / f"compare-{comparison}"
             others = [runs / path for path in part.also]
-            drift("compare", *measured, *others, *options, *LEVELS, "--out", out)
+            drift("compare", *measured, *others, *options, *part.levels, "--out", out)
             RESULTS.mkdir(exist_ok=True)
             shutil.copy(out / "compare.json", RESULTS / f"{comparison}.json")
 
