@@ -178,6 +178,8 @@ class Backend:
         self, model: ModelConfig, adapter: AdapterConfig, *, weights: bool = True
     ) -> protocols.Policy:
         """A published model at its full size; its weights are drawn when they are first used."""
+        if model.compile:
+            check_compiler()
         try:
             from drift_mlx import full_size
         except ImportError as error:

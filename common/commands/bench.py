@@ -24,8 +24,16 @@ HOW = (
 )
 
 
-def bench(ctx: click.Context, names: Sequence[str], models: Sequence[str], as_json: bool) -> None:
+def bench(
+    ctx: click.Context,
+    names: Sequence[str],
+    models: Sequence[str],
+    changes: Sequence[str],
+    as_json: bool,
+) -> None:
     """Measure the models on the backends, those that suit this machine unless some are named.
+
+    changes: of their recipes, as TABLE.KEY=VALUE.
 
     The exit code is 1 when a measurement broke and 2 when one that was asked for is impossible;
     what could be measured is printed all the same.
@@ -35,10 +43,11 @@ def bench(ctx: click.Context, names: Sequence[str], models: Sequence[str], as_js
         engines = _backends(names)
     before = _load()
     with _progress() as told:
-        found, skipped, code = measure(engines, models, told)
+        found, skipped, code = measure(engines, models, changes, told)
     if not found:
         raise RequestError("; ".join(skipped)) if code == WRONG_REQUEST else _broken(skipped)
     facts = _facts(engines, f"{before} processes before, {_load()} after")
+    facts |= {"settings": ", ".join(changes)} if changes else {}
     if as_json:
         click.echo(json.dumps(_plain(facts, found, skipped), indent=2))
     else:
@@ -58,7 +67,10 @@ def check_models(models: Sequence[str]) -> None:
 
 
 def measure(
-    engines: Mapping[str, "Backend"], models: Sequence[str], told: Callable[["Case", str], None]
+    engines: Mapping[str, "Backend"],
+    models: Sequence[str],
+    changes: Sequence[str],
+    told: Callable[["Case", str], None],
 ) -> tuple[list["Measurement"], list[str], int]:
     """What was measured, what was not and why, and the exit code.
 
@@ -84,12 +96,12 @@ def measure(
 
     for name, engine in engines.items():
         for model in models or (bench.EMBEDDED,):
-            code = max(code, attempt(bench.Case(name, model)))
+            code = max(code, attempt(bench.Case(name, model, tuple(changes))))
         if models:
             continue
         if engine.gpu:
             for model in bench.REAL:  # what does not fit was not asked for
-                if (outcome := attempt(bench.Case(name, model))) != WRONG_REQUEST:
+                if (outcome := attempt(bench.Case(name, model, tuple(changes)))) != WRONG_REQUEST:
                     code = max(code, outcome)
                     break
         else:

@@ -30,6 +30,13 @@ DIFFUSIONKIT = "pip install --no-deps diffusionkit==0.5.2 beartype"
     help="Of --bench: this model; more than once for more.  [default: embedded, and on a GPU the "
     "largest that fits]",
 )
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="TABLE.KEY=VALUE",
+    help="Of --bench: change one key of the recipes that it measures, as model.compile=true.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def doctor(
@@ -37,6 +44,7 @@ def doctor(
     measured: bool,
     names: tuple[str, ...],
     models: tuple[str, ...],
+    changes: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Say what each backend can do here, or why not and what to install.
@@ -48,10 +56,11 @@ def doctor(
     if measured:
         from common.commands.bench import bench
 
-        bench(ctx, names, models, as_json)
+        bench(ctx, names, models, changes, as_json)
         return
-    if names or models:
-        raise RequestError(f"--{'backend' if names else 'model'} is for --bench")
+    for option, given in {"backend": names, "model": models, "set": changes}.items():
+        if given:
+            raise RequestError(f"--{option} is for --bench")
     findings = examine()
     if as_json:
         click.echo(json.dumps(findings, indent=2))

@@ -117,11 +117,20 @@ def test_what_cannot_be_measured_is_told_beside_what_can(
         (["--bench", "--backend", "cuda"], "cuda is not here"),
         (["--backend", "cpu"], "--backend is for --bench"),
         (["--model", "sd15"], "--model is for --bench"),
+        (["--set", "model.compile=true"], "--set is for --bench"),
     ],
 )
 def test_a_wrong_request_is_one_line(refused, machine, words, told):
     machine({"cpu": False})
     assert told in refused(2, "doctor", *words)
+
+
+def test_settings_are_changed_and_told(drift, machine):
+    cases = machine({"cpu": False})
+    result = drift("doctor", "--bench", "--model", "sd15", "--set", "model.compile=true")
+    assert cases == [Case("cpu", "sd15", ("model.compile=true",))]
+    settings = next(line for line in result.stdout.splitlines() if line.startswith("settings"))
+    assert settings.split() == ["settings", "model.compile=true"]
 
 
 def test_an_unknown_backend_gets_the_nearest_one(refused):
