@@ -230,7 +230,7 @@ def refused(tmp_path):
             words += ["--set", change]
         result = CliRunner().invoke(command, words)
         assert result.exit_code == 2, result.output
-        (line,) = result.output.strip().splitlines()
+        (line,) = result.stderr.strip().splitlines()
         assert not (tmp_path / "run").exists()
         return line
 
