@@ -99,6 +99,7 @@ def points(summary: Summary) -> str:
         summary.alignment: 2,
         summary.diversity: 3,
         "reward": 2,
+        "alignment_heldout": 2,
         "vendi": 2,
         "modes": 2,
         "high_frequency": 3,
