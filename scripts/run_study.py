@@ -41,6 +41,11 @@ LEVELS = ("--level", "0.25,0.5,0.75,0.9", "--diversity-level", "0.95,0.9,0.8,0.6
 EARLY = ("--level", "0.25,0.5,0.75", "--diversity-level", "0.95")
 """Where runs of 40 updates can be compared: deeper levels are reached by none of them."""
 
+SCALED = ("--checkpoint", "latest", "--scale", 0.25, "--scale", 0.5, "--scale", 0.75)
+
+PROMPTS = {"test": (), "train": ("--prompts", 8)}
+"""How many prompts of a split are measured: all that a run holds out, eight of those it saw."""
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -66,7 +71,7 @@ class Part:
     """Runs of other parts that these are compared with."""
     levels: Sequence[str] = LEVELS
     free: Sequence[Sequence[object]] = ()
-    """Methods that train nothing: options of `drift eval` for the runs of plain GRPO."""
+    """Methods that train nothing: a recipe, and options of `drift eval` for its runs."""
 
 
 FACTORIAL = (
@@ -92,8 +97,8 @@ PARTS = {
         [Sweep(["emoji-grpo"], "0,1,2,3,4", 80), Sweep(["emoji"], "0,1,2,3,4", 120)],
         {"main": ("--split", "test"), "main-train": ("--split", "train")},
         free=(
-            ("--checkpoint", 80, "--scale", 0.25, "--scale", 0.5, "--scale", 0.75),
-            ("--checkpoint", 40, "--checkpoint", 80, "--prompt-noise", 0.1),
+            ("emoji-grpo", *SCALED),
+            ("emoji-grpo", "--checkpoint", 40, "--checkpoint", 80, "--prompt-noise", 0.1),
         ),
     ),
     "ablation": Part(
@@ -118,6 +123,7 @@ PARTS = {
             Sweep(["emoji"], "0,1,2", 80, common=OFTEN),
         ],
         {"collapse": ("--split", "train")},
+        free=(("emoji-grpo", *SCALED), ("emoji", *SCALED)),
     ),
     "rates": Part(
         "rates",
@@ -156,13 +162,12 @@ def main(runs: Path, parts: Sequence[str], backend: str, jobs: int) -> None:
             options = ["--seeds", sweep.seeds, "--out", folder, "--backend", backend]
             drift("sweep", *sweep.recipes, *options, "--jobs", jobs, *changes)
         measured = [path.parent for path in sorted(folder.glob("*/config.toml"))]
-        splits = {options[1] for options in part.comparisons.values()}
-        if "test" in splits:
-            drift("eval", *measured, "--split", "test")
-        for options in part.free:
-            drift("eval", *sorted(folder.glob("emoji-grpo-*")), "--split", "test", *options)
-        if "train" in splits:
-            drift("eval", *measured, "--split", "train", "--prompts", 8)
+        splits = list(dict.fromkeys(options[1] for options in part.comparisons.values()))
+        for split in splits:
+            drift("eval", *measured, "--split", split, *PROMPTS[split])
+        for recipe, *options in part.free:
+            runs_of = sorted(folder.glob(f"{recipe}-seed*"))
+            drift("eval", *runs_of, "--split", splits[0], *PROMPTS[splits[0]], *options)
         for comparison, options in part.comparisons.items():
             out = folder / f"compare-{comparison}"
             others = [runs / path for path in part.also]
