@@ -109,10 +109,10 @@ def test_every_run_of_the_study_is_one_that_can_be_made(name):
     part = run_study.PARTS[name]
     for sweep in part.sweeps:
         for recipe in sweep.recipes:
-            changes = [*run_study.COMMON, f"run.updates={sweep.updates}", *sweep.settings]
+            changes = [*sweep.common, f"run.updates={sweep.updates}", *sweep.settings]
             config = configuration.load(recipe, changes)
-            assert config.prompts.split == "train"
-            assert config.prompts.source == "emoji-animals"
+            held_out = config.prompts.source == "emoji-animals" and config.prompts.split == "train"
+            assert held_out == (sweep.common is run_study.COMMON)
             assert config.run.updates == sweep.updates
 
 
