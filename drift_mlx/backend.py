@@ -193,8 +193,7 @@ class Backend:
 
         if not isinstance(policy, DiffusersPolicy):
             return {}
-        on_cpu = self.device.type == mx.DeviceType.cpu
-        return estimate.stages(policy, config, on_cpu=on_cpu)
+        return estimate.stages(policy, config, on_cpu=not self.gpu)
 
     def scorer(self, name: str) -> protocols.Scorer:
         """The embedded scorer "train" or "heldout", the same one at every call."""

@@ -45,24 +45,24 @@ def part(title: str, use: str) -> Callable[[Callable[[], float]], Callable[[], f
 @part("VAE decoder", "no: the epsilon of its norms is 1e-5, not 1e-6; no tiles")
 def decoder() -> float:
     """AutoencoderKL's decoder."""
-    theirs, io = _vae(), kit.load().model_io
-    ours = kit.load().vae.VAEDecoder(4, 3, [8, 16], layers_per_block=2, resnet_groups=4)
-    ours.load_weights([*io.vae_decoder_state_dict_adjustments(_kits_vae(theirs)).items()])
-    x = _random(2, 4, SIZE, SIZE)
-    with torch.no_grad():
-        expected = theirs.decoder(torch.from_numpy(x))
-    return _error(ours(mx.array(x.transpose(0, 2, 3, 1))).transpose(0, 3, 1, 2), expected)
+    return _half("decoder", kit.load().vae.VAEDecoder, (4, 3), layers=2)
 
 
 @part("VAE encoder", "no: the same norms; nothing here encodes images")
 def encoder() -> float:
     """AutoencoderKL's encoder: means and logarithms of variances."""
-    theirs, io = _vae(), kit.load().model_io
-    ours = kit.load().vae.VAEEncoder(3, 8, [8, 16], layers_per_block=1, resnet_groups=4)
-    ours.load_weights([*io.vae_encoder_state_dict_adjustments(_kits_vae(theirs)).items()])
-    x = _random(2, 3, SIZE, SIZE)
+    return _half("encoder", kit.load().vae.VAEEncoder, (3, 8), layers=1)
+
+
+def _half(name: str, network: Any, channels: tuple[int, int], *, layers: int) -> float:
+    """Half of a VAE, from and to so many channels."""
+    theirs = _vae()
+    named = getattr(kit.load().model_io, f"vae_{name}_state_dict_adjustments")
+    ours = network(*channels, [8, 16], layers_per_block=layers, resnet_groups=4)
+    ours.load_weights([*named(_kits_vae(theirs)).items()])
+    x = _random(2, channels[0], SIZE, SIZE)
     with torch.no_grad():
-        expected = theirs.encoder(torch.from_numpy(x))
+        expected = getattr(theirs, name)(torch.from_numpy(x))
     return _error(ours(mx.array(x.transpose(0, 2, 3, 1))).transpose(0, 3, 1, 2), expected)
 
 

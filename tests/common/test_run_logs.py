@@ -21,10 +21,6 @@ def run(tmp_path) -> RunDirectory:
     return RunDirectory.create(tmp_path / "run", CONFIG, {"backend": "cpu"})
 
 
-def changed(*overrides: str) -> configuration.Config:
-    return configuration.load("emoji", overrides)
-
-
 def names(folder) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 

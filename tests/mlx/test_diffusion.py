@@ -1,5 +1,6 @@
 """Policies over diffusers folders on MLX: memory settings, no PyTorch, and what cannot be run."""
 
+import functools
 import json
 import shutil
 import subprocess
@@ -18,27 +19,12 @@ from common.clock import Clock  # noqa: E402
 from common.conditioner import Conditioner  # noqa: E402
 from common.process import process_of  # noqa: E402
 from common.prompts import Prompt  # noqa: E402
-
-SHAPES = {
-    "sd15": ("sd15", {}),
-    "sd35": ("sd3", {"newer": True}),
-    "flux-dev": ("flux", {"told": True}),
-}
+from tests.shapes import FAMILIES, SHAPES, settings_of  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def settings(checkpoint):
-    def load(shape, *changes):
-        family, options = SHAPES[shape]
-        own = [f"model.family={family}", f"model.path={checkpoint(family, **options)}"]
-        own += {
-            "sd15": ["rollout.kernel=ddim"],
-            "sd3": ["rollout.schedule=model", "model.max_tokens=20"],
-            "flux": ["rollout.schedule=model", "model.max_tokens=20", "model.resolution=32"],
-        }[family]
-        return configuration.load("emoji-grpo", [*own, *changes])
-
-    return load
+    return functools.partial(settings_of, checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +64,7 @@ def close(ours, theirs, tolerance=1e-5):
         assert np.linalg.norm(ours[name] - value) <= tolerance * np.linalg.norm(value), name
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", FAMILIES)
 def test_gradient_checkpointing_changes_no_gradient(shape, policy_of):
     sparing = policy_of(shape, "model.gradient_checkpointing=true")
     assert sparing.module.checkpointing

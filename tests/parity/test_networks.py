@@ -19,14 +19,7 @@ from common.config import AdapterConfig, ModelConfig  # noqa: E402
 from common.parity.measure import relative_error  # noqa: E402
 from drift_mlx.networks import flux, layers, mmdit, text, unet, vae  # noqa: E402
 from drift_mlx.policy import Tuned  # noqa: E402
-
-SHAPES = {
-    "sd15": ("sd15", {}),
-    "sd3": ("sd3", {}),
-    "sd35": ("sd3", {"newer": True}),
-    "flux-dev": ("flux", {"told": True}),
-    "flux-schnell": ("flux", {"told": False}),
-}
+from tests.shapes import SHAPES  # noqa: E402
 
 
 def draw(seed, *shape):

@@ -1,9 +1,11 @@
 """Policies over tiny checkpoints of every family."""
 
+import functools
+
 import pytest
 
-from common import backends, config as configuration
-from tests.torch.shapes import SHAPES
+from common import backends
+from tests.shapes import settings_of
 
 
 @pytest.fixture(scope="module")
@@ -14,20 +16,7 @@ def backend():
 @pytest.fixture(scope="module")
 def settings(checkpoint):
     """(shape, *changes) -> the configuration of a run with that tiny model."""
-
-    def load(shape, *changes):
-        family, options = SHAPES[shape]
-        own = [f"model.family={family}", f"model.path={checkpoint(family, **options)}"]
-        own += {
-            "sd15": ["rollout.kernel=ddim"],
-            "sd3": ["rollout.schedule=model", "model.max_tokens=20"],
-            "flux": ["rollout.schedule=model", "model.max_tokens=20", "model.resolution=32"],
-        }[family]
-        if shape == "sd3-no-t5":
-            own.append("model.text_encoder_3=false")
-        return configuration.load("emoji-grpo", [*own, *changes])
-
-    return load
+    return functools.partial(settings_of, checkpoint)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from common.conditioner import Conditioner
 from common.process import process_of
 from common.prompts import Prompt
 from drift_torch.backend import _gradients
-from tests.torch.shapes import FAMILIES, SHAPES
+from tests.shapes import FAMILIES, SHAPES
 
 PROMPTS = ["a red fox", "owl 7"]
 STEPS = 3

@@ -16,14 +16,9 @@ from common import backends, config as configuration
 from common.cli import drift
 from common.process import process_of
 from drift_torch import estimate
+from tests.shapes import CHANGES
 
 BATCH = 4
-
-MODELS = {
-    "sd15": ("rollout.kernel=ddim",),
-    "sd3": ("rollout.schedule=model", "model.max_tokens=20"),
-    "flux": ("rollout.schedule=model", "model.max_tokens=20", "model.resolution=32"),
-}
 
 
 def allocated(work):
@@ -65,7 +60,7 @@ def step(backend, policy, process, *, gradients):
 def test_the_estimate_is_what_is_allocated(family, changes, checkpoint):
     own = ()
     if family != "embedded":
-        own = (f"model.family={family}", f"model.path={checkpoint(family)}", *MODELS[family])
+        own = (f"model.family={family}", f"model.path={checkpoint(family)}", *CHANGES[family])
     config = configuration.load("emoji-grpo", [*own, *changes])
     backend = backends.load("cpu")
     policy = backend.policy(config.model, config.adapter, seed=0)
@@ -85,7 +80,7 @@ def test_offloading_and_checkpointing_show(checkpoint):
     backend = backends.load("cpu")
 
     def stages(*changes):
-        own = (f"model.path={checkpoint('sd3')}", "model.family=sd3", *MODELS["sd3"])
+        own = (f"model.path={checkpoint('sd3')}", "model.family=sd3", *CHANGES["sd3"])
         config = configuration.load("emoji-grpo", [*own, *changes])
         policy = backend.policy(config.model, config.adapter, seed=0)
         return backend.estimate(policy, config, "owl"), policy

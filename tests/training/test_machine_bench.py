@@ -37,11 +37,11 @@ SHRUNK = ("model.resolution=32", "adapter.rank=2", "model.dtype=float32")
 @pytest.fixture
 def tiny(monkeypatch):
     """Makes the published models of both backends tiny."""
-    from drift_torch import full_size
+    from drift_torch import full_size as published
 
     for name in ("policy", "without_content"):
-        small = functools.partial(getattr(full_size, name), tiny=True)
-        monkeypatch.setattr(full_size, name, small)
+        small = functools.partial(getattr(published, name), tiny=True)
+        monkeypatch.setattr(published, name, small)
     pytest.importorskip("drift_mlx.backend", exc_type=ImportError)
     from drift_mlx import full_size
     from drift_mlx.networks.flux import FluxConfig
@@ -51,50 +51,12 @@ def tiny(monkeypatch):
     from drift_mlx.networks.vae import VAEConfig
 
     vae = VAEConfig(latent_channels=4, block_out_channels=(8, 16), norm_num_groups=4)
-    clip = CLIPTextConfig(
-        vocab_size=40,
-        hidden_size=16,
-        intermediate_size=32,
-        projection_dim=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-    )
-    t5 = {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_layers": 2, "num_heads": 2}
-    t5 = T5Config(vocab_size=40, feed_forward_proj="gated-gelu", **t5)
-    unet = UNetConfig(
-        sample_size=16,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=16,
-        attention_head_dim=2,
-        norm_num_groups=4,
-    )
-    mmdit = MMDiTConfig(
-        sample_size=16,
-        num_layers=2,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=32,
-        caption_projection_dim=16,
-        pooled_projection_dim=32,
-        in_channels=4,
-        out_channels=4,
-        pos_embed_max_size=12,
-        dual_attention_layers=(0,),
-        qk_norm="rms_norm",
-    )
-    flux = FluxConfig(
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=32,
-        pooled_projection_dim=16,
-        axes_dims_rope=(4, 4, 8),
-    )
+    few = {"vocab_size": 40, "projection_dim": 16, "num_attention_heads": 2}
+    clip = CLIPTextConfig(**published.SMALL_CLIP, **few)
+    t5 = T5Config(vocab_size=40, feed_forward_proj="gated-gelu", **published.SMALL_T5)
+    unet = UNetConfig(**published.TINY_DENOISERS["sd15"])
+    mmdit = MMDiTConfig(**published.TINY_DENOISERS["sd3"])
+    flux = FluxConfig(**published.TINY_DENOISERS["flux"])
     both = {"text_encoder": clip, "text_encoder_2": clip, "text_encoder_3": t5}
     sizes = {
         "sd15": {"unet": unet, "vae": vae, "text_encoder": clip},
