@@ -87,7 +87,7 @@ CONTROLS = ("emoji-random", "emoji-strict", "emoji-shuffled")
 
 JPEG = (
     "reward.terms={jpeg_compressibility=1.0,embedded=0.0}",
-    # A tenth of the base model's samples lie below it: smooth, but still of the prompt.
+    # 1.3 standard deviations below the base model's mean: smooth, but still of the prompt.
     "reward.floors={embedded=0.42}",
 )
 
