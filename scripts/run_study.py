@@ -135,50 +135,95 @@ PARTS = {
 }
 
 
+LEVERS = {
+    "upper": ("drift.subset.rule=upper",),
+    "advantage-full": ("objective.statistics=full",),
+    "shaping-subset": ("drift.shaping.statistics=subset",),
+    "noise-fades": ("drift.noise.training_schedule=linear",),
+    "shaping-fades": ("drift.shaping.training_schedule=linear",),
+    "noise-half-group": ("drift.noise.share=0.5",),
+    "noise-0.05": ("drift.noise.strength=0.05",),
+}
+"""What could make the subset and the noise earn their place: changes to the recipe `emoji`, tried
+on validation prompts."""
+
 CURVES = ("reward/mean", "diversity/group", "objective/gradient_norm")
 POINT = ("alignment_heldout", "diversity")
 
 
-@click.command()
-@click.argument("runs", type=click.Path(path_type=Path))
-@click.argument("parts", nargs=-1, type=click.Choice([*PARTS, "backends"]))
-@click.option("--backend", default="auto", show_default=True)
-@click.option("--jobs", default=2, show_default=True, help="Runs at a time.")
-def main(runs: Path, parts: Sequence[str], backend: str, jobs: int) -> None:
-    """Do PARTS (all of them by default) in the folder RUNS."""
-    for name in parts or [*PARTS, "backends"]:
-        if name == "backends":
-            twins(runs / "backends")
-            continue
-        part = PARTS[name]
-        folder = runs / part.folder
-        for sweep in part.sweeps:
-            settings = (*sweep.common, f"run.updates={sweep.updates}", *sweep.settings)
-            key = sweep.over.partition("=")[0]
-            settings = [text for text in settings if text.partition("=")[0] != key]
-            changes = [word for setting in settings for word in ("--set", setting)]
-            if sweep.over:
-                changes += ["--over", sweep.over]
-            options = ["--seeds", sweep.seeds, "--out", folder, "--backend", backend]
-            drift("sweep", *sweep.recipes, *options, "--jobs", jobs, *changes)
-        measured = [path.parent for path in sorted(folder.glob("*/config.toml"))]
-        splits = list(dict.fromkeys(options[1] for options in part.comparisons.values()))
-        for split in splits:
-            drift("eval", *measured, "--split", split, *PROMPTS[split])
-        for recipe, *options in part.free:
-            runs_of = sorted(folder.glob(f"{recipe}-seed*"))
-            drift("eval", *runs_of, "--split", splits[0], *PROMPTS[splits[0]], *options)
-        for comparison, options in part.comparisons.items():
-            out = folder / f"compare-{comparison}"
-            others = [runs / path for path in part.also]
-            drift("compare", *measured, *others, *options, *part.levels, "--out", out)
-            RESULTS.mkdir(exist_ok=True)
-            shutil.copy(out / "compare.json", RESULTS / f"{comparison}.json")
+def methods(part: Part, runs: Path, backend: str, jobs: int) -> None:
+    """Train, measure and compare what a part names."""
+    folder = runs / part.folder
+    for sweep in part.sweeps:
+        settings = (*sweep.common, f"run.updates={sweep.updates}", *sweep.settings)
+        key = sweep.over.partition("=")[0]
+        settings = [text for text in settings if text.partition("=")[0] != key]
+        options = ["--seeds", sweep.seeds, "--out", folder, "--backend", backend]
+        if sweep.over:
+            options += ["--over", sweep.over]
+        drift("sweep", *sweep.recipes, *options, "--jobs", jobs, *changes(*settings))
+    trained = [path.parent for path in sorted(folder.glob("*/config.toml"))]
+    splits = list(dict.fromkeys(options[1] for options in part.comparisons.values()))
+    for split in splits:
+        drift("eval", *trained, "--split", split, *PROMPTS[split])
+    for recipe, *options in part.free:
+        runs_of = sorted(folder.glob(f"{recipe}-seed*"))
+        drift("eval", *runs_of, "--split", splits[0], *PROMPTS[splits[0]], *options)
+    for comparison, options in part.comparisons.items():
+        out = folder / f"compare-{comparison}"
+        others = [runs / path for path in part.also]
+        drift("compare", *trained, *others, *options, *part.levels, "--out", out)
+        RESULTS.mkdir(exist_ok=True)
+        shutil.copy(out / "compare.json", RESULTS / f"{comparison}.json")
 
 
-def twins(folder: Path) -> None:
+def levers(runs: Path, backend: str, jobs: int) -> None:
+    """LEVERS beside plain GRPO and DRIFT of the main part, on validation prompts."""
+    seeds, updates = "0,1", 40
+    compared = {"plain GRPO": "main/emoji-grpo", "emoji": "main/emoji"}
+    for name, settings in LEVERS.items():
+        folder = runs / "levers" / name
+        options = ["--seeds", seeds, "--out", folder, "--backend", backend, "--jobs", jobs]
+        drift("sweep", "emoji", *options, *changes(*COMMON, f"run.updates={updates}", *settings))
+        compared[", ".join(settings)] = f"levers/{name}/emoji"
+    read = {}
+    for setting, method in compared.items():
+        paths = [runs / f"{method}-seed{seed}" for seed in seeds.split(",")]
+        cache = ["--cache", runs / "main" / "evaluation-cache"]
+        drift("eval", *paths, "--split", "validation", "--prompts", 0, *cache)
+        read[setting] = measured.read(paths, "validation", until=updates)
+    points = {setting: means(those) for setting, (_, those) in read.items()}
+    protocol = read["plain GRPO"][0]
+    table = {
+        "protocol": f"{len(protocol.prompts)} validation prompts, {protocol.images} images of each "
+        f"along {protocol.steps} ODE steps, means of seeds {seeds.replace(',', ' and ')}.",
+        "base": points["plain GRPO"][0],
+        "baseline": "plain GRPO",
+        "runs": [{"setting": name, "points": each[1:]} for name, each in points.items()],
+    }
+    (RESULTS / "levers.json").write_text(json.dumps(table, indent=1) + "\n")
+
+
+def means(runs: Sequence[measured.Run]) -> list[dict[str, float]]:
+    """Checkpoints as points of a table, the base model first: means over runs and prompts."""
+    shown = {
+        "alignment": "alignment_heldout",
+        "diversity": "diversity",
+        "high_frequency": "high_frequency",
+    }
+    return [
+        {"update": variant.update}
+        | {
+            name: float(np.mean([run.records[variant].mean(measure) for run in runs]))
+            for name, measure in shown.items()
+        }
+        for variant in sorted(runs[0].records)
+    ]
+
+
+def twins(runs: Path, _backend: str, _jobs: int) -> None:
     """The same run on MLX and on PyTorch: its curves, and where it lands on the plane."""
-    changes = [word for setting in (*COMMON, "run.updates=20") for word in ("--set", setting)]
+    folder = runs / "backends"
     found: dict[str, dict[str, Any]] = {}
     for backend in ("cpu", "mlx"):
         drift(
@@ -190,14 +235,14 @@ def twins(folder: Path) -> None:
             folder / backend,
             "--backend",
             backend,
-            *changes,
+            *changes(*COMMON, "run.updates=20"),
         )
         run = folder / backend / "emoji-seed0"
         # Both are drawn by one backend: what is compared is what was learnt.
         drift("eval", run, "--split", "test", "--checkpoint", "latest", "--backend", "cpu")
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        _, runs = measured.read([run], "test")
-        latest = next(r for v, r in runs[0].records.items() if v != measured.BASE)
+        _, read = measured.read([run], "test")
+        latest = next(r for v, r in read[0].records.items() if v != measured.BASE)
         found[backend] = {
             "curves": {key: [row[key] for row in rows] for key in CURVES},
             "point": {key: float(np.mean(latest.by_prompt[key])) for key in POINT},
@@ -205,11 +250,33 @@ def twins(folder: Path) -> None:
     (RESULTS / "backends.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
+def changes(*settings: str) -> list[str]:
+    """Settings as options of `drift sweep`."""
+    return [word for setting in settings for word in ("--set", setting)]
+
+
 def drift(*words: object) -> None:
     """Run the command, or end as it did."""
     command = [str(Path(sys.executable).with_name("drift")), *map(str, words)]
     if code := subprocess.run(command, check=False).returncode:
         sys.exit(code)
+
+
+OTHERS = {"levers": levers, "backends": twins}
+
+
+@click.command()
+@click.argument("runs", type=click.Path(path_type=Path))
+@click.argument("parts", nargs=-1, type=click.Choice([*PARTS, *OTHERS]))
+@click.option("--backend", default="auto", show_default=True)
+@click.option("--jobs", default=2, show_default=True, help="Runs at a time.")
+def main(runs: Path, parts: Sequence[str], backend: str, jobs: int) -> None:
+    """Do PARTS (all of them by default) in the folder RUNS."""
+    for name in parts or [*PARTS, *OTHERS]:
+        if name in OTHERS:
+            OTHERS[name](runs, backend, jobs)
+        else:
+            methods(PARTS[name], runs, backend, jobs)
 
 
 if __name__ == "__main__":

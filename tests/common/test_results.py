@@ -116,6 +116,14 @@ def test_every_run_of_the_study_is_one_that_can_be_made(name):
             assert config.run.updates == sweep.updates
 
 
+@pytest.mark.parametrize("name", run_study.LEVERS)
+def test_every_lever_changes_the_recipe_it_is_compared_with(name):
+    recipe = configuration.load("emoji", run_study.COMMON)
+    changed = configuration.load("emoji", (*run_study.COMMON, *run_study.LEVERS[name]))
+    moved = configuration.differences(recipe, changed, frozenset())
+    assert len(moved) == len(run_study.LEVERS[name])
+
+
 def test_the_published_page_is_that_of_its_data(tmp_path):
     copy = shutil.copytree(DOCS, tmp_path / "docs")
     assert run("--check", "--docs", copy).exit_code == 0
