@@ -1,15 +1,12 @@
-"""Policies of the published sizes with drawn weights: to estimate and to time, without a download.
+"""Policies of published models with drawn weights: to estimate and to time, without a download."""
 
-The sizes are those of the configurations that the models were published with.
-"""
-
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_map
 
+from common import published
 from common.config import AdapterConfig, ModelConfig
 from drift_mlx import loading
 from drift_mlx.diffusion import DiffusersPolicy
@@ -22,60 +19,10 @@ from drift_mlx.networks.vae import Decoder, VAEConfig
 from drift_mlx.sd3 import SD3Policy
 from drift_mlx.sd15 import SD15Policy
 
-__all__ = ["MODELS", "policy"]
-
-T5_XXL = T5Config(
-    d_model=4096, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu"
-)
-CLIP_L = CLIPTextConfig()
-CLIP_G = CLIPTextConfig(
-    hidden_size=1280,
-    intermediate_size=5120,
-    projection_dim=1280,
-    num_hidden_layers=32,
-    num_attention_heads=20,
-    hidden_act="gelu",
-)
-WIDTHS = (128, 256, 512, 512)
-SD_VAE = VAEConfig(block_out_channels=WIDTHS, layers_per_block=2, sample_size=512)
-FLOW_VAE = VAEConfig(
-    block_out_channels=WIDTHS,
-    layers_per_block=2,
-    sample_size=1024,
-    latent_channels=16,
-    scaling_factor=1.5305,
-    shift_factor=0.0609,
-    use_post_quant_conv=False,
-)
-MODELS: dict[str, dict[str, Any]] = {
-    "sd15": {"unet": UNetConfig(cross_attention_dim=768), "vae": SD_VAE, "text_encoder": CLIP_L},
-    "sd3": {
-        "transformer": MMDiTConfig(
-            num_layers=24,
-            num_attention_heads=24,
-            caption_projection_dim=1536,
-            pos_embed_max_size=384,
-            dual_attention_layers=tuple(range(13)),
-            qk_norm="rms_norm",
-        ),
-        "vae": FLOW_VAE,
-        "text_encoder": CLIP_L,
-        "text_encoder_2": CLIP_G,
-        "text_encoder_3": T5_XXL,
-    },
-    "flux": {
-        "transformer": FluxConfig(),
-        "vae": FLOW_VAE,
-        "text_encoder": CLIP_L,
-        "text_encoder_2": T5_XXL,
-    },
-}
-"""Sizes by family: Stable Diffusion 1.5, 3.5 medium and FLUX.1."""
+__all__ = ["policy"]
 
 POLICIES = {"sd15": SD15Policy, "sd3": SD3Policy, "flux": FluxPolicy}
-NETWORKS = {UNetConfig: UNet, MMDiTConfig: MMDiT, FluxConfig: Flux}
-SCHEDULER = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-SCHEDULER |= {"steps_offset": 1, "set_alpha_to_one": False}
+NETWORKS = {"sd15": (UNet, UNetConfig), "sd3": (MMDiT, MMDiTConfig), "flux": (Flux, FluxConfig)}
 
 
 def policy(model: ModelConfig, adapter: AdapterConfig) -> DiffusersPolicy:
@@ -84,58 +31,58 @@ def policy(model: ModelConfig, adapter: AdapterConfig) -> DiffusersPolicy:
     Nothing is read from `model.path`; of FLUX.1, it tells schnell from dev. What a prompt says is
     of no matter: its letters are its tokens.
     """
-    sizes = MODELS[model.family]
-    if model.family == "flux":
-        told = "schnell" not in str(model.path)
-        sizes = sizes | {"transformer": replace(sizes["transformer"], guidance_embeds=told)}
+    documents = published.documents(model.family, model.path)
 
-    class Full(POLICIES[model.family]):  # type: ignore[misc]
+    class Drawn(POLICIES[model.family]):  # type: ignore[misc]
         def _open(self) -> Any:
-            return _Drawn(sizes)
+            return _Drawn(model.family, documents)
 
-    return Full(model, adapter, seed=0)
+    return Drawn(model, adapter, seed=0)
 
 
-class _Drawn:
-    """What `loading.Folder` is to a policy, without a folder."""
+class _Drawn(loading.Folder):
+    """A pipeline that is on no disk: its documents are given, and its weights are drawn."""
 
-    def __init__(self, sizes: dict[str, Any]):
-        self._sizes = sizes
+    def __init__(self, family: str, documents: published.Documents):
+        self.name = self._where = "drawn weights"
+        self._family = family
+        self.index = {component: ["drawn", ""] for component in documents}
+        self._documents = documents
 
-    def has(self, component: str) -> bool:
-        return component in self._sizes
-
-    def origin(self, component: str) -> str:
-        return f"drawn weights: {component}"
+    def kind(self, component: str) -> str:
+        return self._documents[component]["architectures"][0]
 
     def document(self, component: str, file: str = "config.json") -> dict[str, Any]:
-        return SCHEDULER
+        return dict(self._documents[component])
 
-    def settings(self, component: str, kind: type) -> Any:
-        return self._sizes[component]
+    def origin(self, component: str) -> str:
+        return f"{self._where}: {component}"
 
     def tokenizer(self, component: str) -> Any:
-        return _Letters(self._sizes[component.replace("tokenizer", "text_encoder")].vocab_size)
+        encoder = component.replace("tokenizer", "text_encoder")
+        return _Letters(self._documents[encoder]["vocab_size"])
 
     def weights(self, component: str) -> dict[str, mx.array]:
-        sizes = self._sizes[component]
-        flat = loading.flat(NETWORKS[type(sizes)](sizes))
+        network, sizes = NETWORKS[self._family]
+        flat = loading.flat(network(self.settings(component, sizes)))
         drawn = {name: 0.02 * mx.random.normal(array.shape) for name, array in flat.items()}
         return {n: w.transpose(0, 3, 1, 2) if w.ndim == 4 else w for n, w in drawn.items()}
 
-    def text_encoder(self, component: str, dtype: mx.Dtype, bits: int = 0) -> Any:
-        sizes = self._sizes[component]
-        if isinstance(sizes, T5Config):
-            module: Any = T5Encoder(sizes)
-            module.update(tree_map(lambda array: array.astype(dtype), module.parameters()))
-            loading.quantized(module, bits)
-            return module
-        module = CLIPText(sizes, projected=len(self._sizes) > 4)
+    def text_encoder(self, component: str, dtype: mx.Dtype, bits: int = 0) -> CLIPText | T5Encoder:
+        kind = self.kind(component)
+        if kind == "T5EncoderModel":
+            module = T5Encoder(self.settings(component, T5Config))
+        else:
+            config = self.settings(component, CLIPTextConfig)
+            module = CLIPText(config, projected=kind.endswith("WithProjection"))
         module.update(tree_map(lambda array: array.astype(dtype), module.parameters()))
+        if isinstance(module, T5Encoder):
+            loading.quantized(module, bits)
         return module
 
     def vae(self) -> tuple[Decoder, VAEConfig]:
-        return Decoder(self._sizes["vae"]), self._sizes["vae"]
+        config = self.settings("vae", VAEConfig)
+        return Decoder(config), config
 
 
 class _Letters:

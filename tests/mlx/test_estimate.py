@@ -8,14 +8,12 @@ pytest.importorskip("drift_mlx.backend", exc_type=ImportError)
 import mlx.core as mx
 from mlx.utils import tree_unflatten
 
-from common import backends, config as configuration
+from common import backends, config as configuration, published
 from common.config import AdapterConfig
 from drift_mlx import backend as drift, estimate, full_size, lora
 from drift_mlx.networks.layers import ResnetBlock
 from drift_mlx.networks.mmdit import MMDiT, MMDiTConfig
-from drift_mlx.networks.text import CLIPTextConfig
 from drift_mlx.networks.unet import UNet, UNetConfig
-from drift_mlx.networks.vae import VAEConfig
 
 SIZES = {"sample_size": 32, "num_layers": 4, "attention_head_dim": 32, "num_attention_heads": 2}
 SIZES |= {"joint_attention_dim": 64, "caption_projection_dim": 64, "pooled_projection_dim": 32}
@@ -59,11 +57,17 @@ def test_a_backward_pass_takes_about_what_is_estimated(network, checkpointing):
 
 ON_CPU = mx.default_device().type == mx.DeviceType.cpu
 SMALL = {
-    "unet": UNetConfig(cross_attention_dim=64, block_out_channels=(64, 64, 64, 64)),
-    "vae": VAEConfig(
-        block_out_channels=(32, 64, 64), layers_per_block=1, norm_num_groups=16, sample_size=64
-    ),
-    "text_encoder": CLIPTextConfig(vocab_size=99, hidden_size=64, intermediate_size=64),
+    "unet": {"cross_attention_dim": 64, "block_out_channels": (64, 64, 64, 64)},
+    "vae": {
+        "block_out_channels": (32, 64, 64),
+        "layers_per_block": 1,
+        "norm_num_groups": 16,
+        "sample_size": 64,
+    },
+    "text_encoder": published.CLIP_L
+    | published.ALONE
+    | {"vocab_size": 99, "hidden_size": 64, "intermediate_size": 64},
+    "scheduler": published.SCHEDULERS["sd15"],
 }
 
 
@@ -79,7 +83,7 @@ SMALL = {
 )
 def test_decoding_takes_about_what_is_estimated(monkeypatch, changes, batch, expected):
     """expected: how many times as much as one image of 64 pixels a side."""
-    monkeypatch.setitem(full_size.MODELS, "sd15", SMALL)
+    monkeypatch.setitem(published.FULL, "sd15", SMALL)
     own = ["model.family=sd15", "model.path=small", "rollout.kernel=ddim", "model.resolution=64"]
     own += [f"rollout.batch_size={batch}", *changes]
     settings = configuration.load("emoji-grpo", own)

@@ -3,14 +3,13 @@
 Real families are tiny here; everything else is what `drift doctor --bench` does at full size.
 """
 
-import functools
 import os
 import signal
 from types import SimpleNamespace
 
 import pytest
 
-from common import backends, bench
+from common import backends, bench, published
 from common.backend import BackendUnavailableError
 from common.bench import Case
 from common.config import ConfigError
@@ -37,33 +36,8 @@ SHRUNK = ("model.resolution=32", "adapter.rank=2", "model.dtype=float32")
 @pytest.fixture
 def tiny(monkeypatch):
     """Makes the published models of both backends tiny."""
-    from drift_torch import full_size as published
-
-    for name in ("policy", "without_content"):
-        small = functools.partial(getattr(published, name), tiny=True)
-        monkeypatch.setattr(published, name, small)
     pytest.importorskip("drift_mlx.backend", exc_type=ImportError)
-    from drift_mlx import full_size
-    from drift_mlx.networks.flux import FluxConfig
-    from drift_mlx.networks.mmdit import MMDiTConfig
-    from drift_mlx.networks.text import CLIPTextConfig, T5Config
-    from drift_mlx.networks.unet import UNetConfig
-    from drift_mlx.networks.vae import VAEConfig
-
-    vae = VAEConfig(latent_channels=4, block_out_channels=(8, 16), norm_num_groups=4)
-    few = {"vocab_size": 40, "projection_dim": 16, "num_attention_heads": 2}
-    clip = CLIPTextConfig(**published.SMALL_CLIP, **few)
-    t5 = T5Config(vocab_size=40, feed_forward_proj="gated-gelu", **published.SMALL_T5)
-    unet = UNetConfig(**published.TINY_DENOISERS["sd15"])
-    mmdit = MMDiTConfig(**published.TINY_DENOISERS["sd3"])
-    flux = FluxConfig(**published.TINY_DENOISERS["flux"])
-    both = {"text_encoder": clip, "text_encoder_2": clip, "text_encoder_3": t5}
-    sizes = {
-        "sd15": {"unet": unet, "vae": vae, "text_encoder": clip},
-        "sd3": {"transformer": mmdit, "vae": vae, **both},
-        "flux": {"transformer": flux, "vae": vae, "text_encoder": clip, "text_encoder_2": t5},
-    }
-    monkeypatch.setattr(full_size, "MODELS", sizes)
+    monkeypatch.setattr(published, "FULL", published.TINY)
 
 
 def changes(model):
