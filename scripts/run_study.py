@@ -125,6 +125,11 @@ PARTS = {
         {"collapse": ("--split", "train")},
         free=(("emoji-grpo", *SCALED), ("emoji", *SCALED)),
     ),
+    "deeper": Part(
+        "deeper",
+        [Sweep(["emoji-grpo"], "0,1,2,3,4", 160), Sweep(["emoji"], "0,1,2,3,4", 240)],
+        {"deeper": ("--split", "test")},
+    ),
     "rates": Part(
         "rates",
         [Sweep(["emoji-grpo", "emoji"], "0", 40, over="optimizer.learning_rate=2.5e-5,1e-4")],
@@ -189,8 +194,9 @@ def levers(runs: Path, backend: str, jobs: int) -> None:
     read = {}
     for setting, method in compared.items():
         paths = [runs / f"{method}-seed{seed}" for seed in seeds.split(",")]
-        cache = ["--cache", runs / "main" / "evaluation-cache"]
-        drift("eval", *paths, "--split", "validation", "--prompts", 0, *cache)
+        options = ["--prompts", 0, "--checkpoint", 20, "--checkpoint", updates]
+        options += ["--cache", runs / "main" / "evaluation-cache"]
+        drift("eval", *paths, "--split", "validation", *options)
         read[setting] = measured.read(paths, "validation", until=updates)
     points = {setting: means(those) for setting, (_, those) in read.items()}
     protocol = read["plain GRPO"][0]
@@ -214,7 +220,7 @@ def means(runs: Sequence[measured.Run]) -> list[dict[str, float]]:
     return [
         {"update": variant.update}
         | {
-            name: float(np.mean([run.records[variant].mean(measure) for run in runs]))
+            name: round(float(np.mean([run.records[variant].mean(measure) for run in runs])), 4)
             for name, measure in shown.items()
         }
         for variant in sorted(runs[0].records)
