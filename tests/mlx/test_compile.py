@@ -31,6 +31,8 @@ TINY = (
     *("objective.kl_weight=0.1", "evaluate.every=9", "optimizer.learning_rate=0.01"),
 )
 
+FULL = ("adapter.kind=full", "optimizer.learning_rate=1e-3")
+
 
 @pytest.fixture
 def trainer_of(tmp_path):
@@ -50,9 +52,10 @@ def apart(ours, theirs):
 
 
 @pytest.mark.usefixtures("quick_compiler")
-def test_updates_are_the_same_and_only_the_first_is_compiled(trainer_of):
+@pytest.mark.parametrize("changes", [(), FULL], ids=["lora", "full"])
+def test_updates_are_the_same_and_only_the_first_is_compiled(trainer_of, changes):
     """12 pairs an update, in optimizer steps of 6, in micro-batches of 4 and 2."""
-    plain, fast = trainer_of(), trainer_of("model.compile=true")
+    plain, fast = trainer_of(*changes), trainer_of("model.compile=true", *changes)
     start = plain._policy.parameters()
     before, seconds = spent.traces, spent.seconds
     rows, traces = [], []
