@@ -127,14 +127,14 @@ PARTS = {
     ),
     "deeper": Part(
         "deeper",
-        [Sweep(["emoji-grpo"], "0,1,2,3,4", 160), Sweep(["emoji"], "0,1,2,3,4", 240)],
+        [Sweep(["emoji-grpo"], "0,1,2,3,4", 160), Sweep(["emoji"], "0,1,2,3,4", 200)],
         {"deeper": ("--split", "test")},
+        free=(("emoji-grpo", *SCALED),),
     ),
     "rates": Part(
         "rates",
-        [Sweep(["emoji-grpo", "emoji"], "0", 40, over="optimizer.learning_rate=2.5e-5,1e-4")],
+        [Sweep(["emoji-grpo", "emoji"], "0", 40, over="optimizer.learning_rate=2.5e-5,5e-5,1e-4")],
         {"rates": ("--split", "test", "--until", "40")},
-        also=["main/emoji-grpo-seed0", "main/emoji-seed0"],
         levels=EARLY,
     ),
 }
