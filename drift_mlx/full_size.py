@@ -4,7 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_map
+from mlx import nn
 
 from common import published
 from common.config import AdapterConfig, ModelConfig
@@ -13,7 +13,6 @@ from drift_mlx.diffusion import DiffusersPolicy
 from drift_mlx.flux import FluxPolicy
 from drift_mlx.networks.flux import Flux, FluxConfig
 from drift_mlx.networks.mmdit import MMDiT, MMDiTConfig
-from drift_mlx.networks.text import CLIPText, CLIPTextConfig, T5Config, T5Encoder
 from drift_mlx.networks.unet import UNet, UNetConfig
 from drift_mlx.networks.vae import Decoder, VAEConfig
 from drift_mlx.sd3 import SD3Policy
@@ -45,7 +44,7 @@ class _Drawn(loading.Folder):
 
     def __init__(self, family: str, documents: published.Documents):
         self.name = self._where = "drawn weights"
-        self._family = family
+        self._family, self._source = family, None
         self.index = {component: ["drawn", ""] for component in documents}
         self._documents = documents
 
@@ -55,34 +54,20 @@ class _Drawn(loading.Folder):
     def document(self, component: str, file: str = "config.json") -> dict[str, Any]:
         return dict(self._documents[component])
 
-    def origin(self, component: str) -> str:
-        return f"{self._where}: {component}"
-
     def tokenizer(self, component: str) -> Any:
         encoder = component.replace("tokenizer", "text_encoder")
         return _Letters(self._documents[encoder]["vocab_size"])
 
     def weights(self, component: str) -> dict[str, mx.array]:
-        network, sizes = NETWORKS[self._family]
-        flat = loading.flat(network(self.settings(component, sizes)))
+        flat = loading.flat(self._empty(component))
         drawn = {name: 0.02 * mx.random.normal(array.shape) for name, array in flat.items()}
         return {n: w.transpose(0, 3, 1, 2) if w.ndim == 4 else w for n, w in drawn.items()}
 
-    def text_encoder(self, component: str, dtype: mx.Dtype, bits: int = 0) -> CLIPText | T5Encoder:
-        kind = self.kind(component)
-        if kind == "T5EncoderModel":
-            module = T5Encoder(self.settings(component, T5Config))
-        else:
-            config = self.settings(component, CLIPTextConfig)
-            module = CLIPText(config, projected=kind.endswith("WithProjection"))
-        module.update(tree_map(lambda array: array.astype(dtype), module.parameters()))
-        if isinstance(module, T5Encoder):
-            loading.quantized(module, bits)
-        return module
-
-    def vae(self) -> tuple[Decoder, VAEConfig]:
-        config = self.settings("vae", VAEConfig)
-        return Decoder(config), config
+    def _empty(self, component: str) -> nn.Module:
+        if component.startswith("text_encoder"):
+            return self._empty_encoder(component)
+        network, sizes = (Decoder, VAEConfig) if component == "vae" else NETWORKS[self._family]
+        return network(self.settings(component, sizes))
 
 
 class _Letters:

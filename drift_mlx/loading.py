@@ -144,20 +144,14 @@ class Folder:
 
     def text_encoder(self, component: str, dtype: mx.Dtype, bits: int = 0) -> CLIPText | T5Encoder:
         """A CLIP or T5 of the pipeline, frozen; of a T5 the blocks are quantised."""
-        kind, weights = self.kind(component), self.weights(component)
-        if kind in CLIP_TYPES:
-            config = self.settings(component, CLIPTextConfig)
-            module = CLIPText(config, projected=kind.endswith("WithProjection"))
+        weights, module = self.weights(component), self._empty_encoder(component)
+        if isinstance(module, CLIPText):
             weights = {name.removeprefix("text_model."): w for name, w in weights.items()}
             weights.pop("embeddings.position_ids", None)
-        elif kind == "T5EncoderModel":
-            module = T5Encoder(self.settings(component, T5Config))
+        else:
             embedded = weights.pop("encoder.embed_tokens.weight", None)
             if embedded is not None:
                 weights.setdefault("shared.weight", embedded)
-        else:
-            valid = (*CLIP_TYPES, "T5EncoderModel")
-            raise ValueError(self._unknown("model_index.json", component, kind, valid))
         fill(module, weights, f"{self._where}: {component}", dtype)
         if dtype == mx.float16 and isinstance(module, T5Encoder):
             # Its MLP goes beyond float16's largest number; transformers does the same.
@@ -176,6 +170,17 @@ class Folder:
         module = Decoder(config)
         fill(module, kept, self.origin("vae"), mx.float32)
         return module, config
+
+    def _empty_encoder(self, component: str) -> CLIPText | T5Encoder:
+        """A text encoder of the pipeline's class and sizes, without its weights."""
+        kind = self.kind(component)
+        if kind in CLIP_TYPES:
+            config = self.settings(component, CLIPTextConfig)
+            return CLIPText(config, projected=kind.endswith("WithProjection"))
+        if kind == "T5EncoderModel":
+            return T5Encoder(self.settings(component, T5Config))
+        valid = (*CLIP_TYPES, "T5EncoderModel")
+        raise ValueError(self._unknown("model_index.json", component, kind, valid))
 
     def _files(self, folder: Path, stem: str) -> list[Path]:
         """The files of a component's weights: whole or in shards, else those of float16."""
