@@ -50,6 +50,7 @@ def metrics_record(update: int, updates: int) -> dict[str, Any]:
         "time/noise": 0.05,
         "time/rollout": 1.1,
         "time/reward": 0.2,
+        "time/reward/embedded": 0.16,
         "time/update": 2.5,
     }
 
