@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from common.config_errors import closest
+from common.config.errors import closest
 
 __all__ = ["a_class", "named", "text"]
 

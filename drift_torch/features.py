@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from common.backend import Backend
-from common.config_tables import key
+from common.config import key
 from common.rewards.features import unit
 from common.rewards.preprocess import (
     IMAGENET_MEAN,

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from common.backend import Backend
-from common.config_tables import key
+from common.config import key
 from common.rewards.registry import RewardFunction, register
 from common.rewards.spec import Options
 

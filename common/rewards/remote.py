@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from common.backend import Backend
-from common.config_tables import AboveZero, NonNegative, key
+from common.config.types import AboveZero, NonNegative, key
 from common.rewards import wire
 from common.rewards.guard import RewardError
 from common.rewards.registry import RewardNameError, register

@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, ValidationError
 
-from common import config_errors
-from common.config_tables import Table, key
+from common.config import Table, errors, key
 
 RAW = "raw"
 """The scaling that every reward has: its value as it is."""
@@ -106,7 +105,7 @@ class Spec:
             return self.options.model_validate(dict(values))
         except ValidationError as error:
             where = f"reward.options.{term}"
-            raise ValueError(f"{where}: {config_errors.explain(error, self.options)}") from None
+            raise ValueError(f"{where}: {errors.explain(error, self.options)}") from None
 
 
 def cached(repository: str) -> bool:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from common import config, config_model
-from common.config import differences, load, read_recipe
+from common import config
+from common.config import differences, load, model, read_recipe
 from common.prompts import load as load_prompts
 
 REAL = {
@@ -68,7 +68,7 @@ def test_published_numbers(name, numbers):
     assert (objective.advantage_clip, recipe.adapter.init) == (5.0, "gaussian")
     scale = recipe.adapter.alpha / recipe.adapter.rank
     assert scale == (1.0 if recipe.model.family == "sd15" else 2.0)
-    assert recipe.adapter.targets == config_model.TARGETS[recipe.model.family]
+    assert recipe.adapter.targets == model.TARGETS[recipe.model.family]
 
 
 def test_steps_of_the_fast_recipe_are_in_the_first_half():

@@ -5,8 +5,8 @@ import tomllib
 
 import pytest
 
-from common import config, config_recipes
-from common.config import ConfigError, load, read_recipe, to_tables
+from common import config
+from common.config import ConfigError, load, read_recipe, recipes, to_tables
 from common.run_directory import RunDirectory
 
 NAMES = config.recipe_names()
@@ -157,7 +157,7 @@ def test_one_edit_reaches_all_that_extend(
 ):
     folder = tmp_path / "recipes"
     shutil.copytree(config.RECIPES, folder)
-    monkeypatch.setattr(config_recipes, "RECIPES", folder)
+    monkeypatch.setattr(recipes, "RECIPES", folder)
     before = {name: flat(name)[key] for name in NAMES}
     text = (folder / f"{file}.toml").read_text()
     assert old in text

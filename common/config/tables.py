@@ -1,7 +1,7 @@
 """The tables of a run's configuration: every key is declared once, with what it means.
 
-`[model]` and `[adapter]` are in `common.config_model`. How tables are read from recipes, changed
-and compared is in `common.config`.
+`[model]` and `[adapter]` are in `common.config.model`. How tables are read from recipes, changed
+and compared is in `common.config.load`.
 """
 
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from common.config_model import TARGETS, AdapterConfig, ModelConfig
-from common.config_types import AboveZero, Finite, NonNegative, Positive, Setting, Table, Unit, key
+from common.config.model import TARGETS, AdapterConfig, ModelConfig
+from common.config.types import AboveZero, Finite, NonNegative, Positive, Setting, Table, Unit, key
 
 
 class RunConfig(Table):

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.config_errors import ConfigError, closest
+from common.config.errors import ConfigError, closest
 
-RECIPES = Path(__file__).parent / "recipes"
+RECIPES = Path(__file__).parents[1] / "recipes"
 
 WHOLE = ("reward", "terms")
 """The table that is replaced, not merged: terms are names of the user, and a recipe that gives

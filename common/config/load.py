@@ -1,6 +1,5 @@
 """A run's typed configuration: read from a recipe, changed key by key, checked and compared.
 
-The tables and their keys are in `common.config_tables`, recipe files in `common.config_recipes`.
 `--set table.key=value` changes one key. The resolved configuration is written into the run
 directory and is what a resumed run must match.
 """
@@ -12,32 +11,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from common import config_errors
-from common.config_errors import ConfigError as ConfigError, closest as closest
-from common.config_model import AdapterConfig as AdapterConfig, ModelConfig as ModelConfig
-from common.config_recipes import (
-    RECIPES as RECIPES,
-    Recipe as Recipe,
-    read as read_recipe,
-    recipe_names as recipe_names,
-)
-from common.config_tables import (
-    CheckpointConfig as CheckpointConfig,
-    Config as Config,
-    DriftConfig as DriftConfig,
-    EvaluateConfig as EvaluateConfig,
-    NoiseConfig as NoiseConfig,
-    ObjectiveConfig as ObjectiveConfig,
-    OptimizerConfig as OptimizerConfig,
-    PromptsConfig as PromptsConfig,
-    RewardConfig as RewardConfig,
-    RewriterConfig as RewriterConfig,
-    RolloutConfig as RolloutConfig,
-    RunConfig as RunConfig,
-    ShapingConfig as ShapingConfig,
-    SubsetConfig as SubsetConfig,
-)
-from common.config_types import Table as Table
+from common.config import errors
+from common.config.errors import ConfigError
+from common.config.recipes import read as read_recipe
+from common.config.tables import Config
 
 NAMED_BY_REWARD = ("reward.terms", "reward.floors", "reward.ceilings")
 """Tables whose keys are names of rewards."""
@@ -70,7 +47,7 @@ def parse(values: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(config_errors.explain(error, Config)) from None
+        raise ConfigError(errors.explain(error, Config)) from None
 
 
 def to_tables(config: Config) -> dict[str, Any]:
@@ -91,7 +68,7 @@ def differences(old: Config, new: Config, ignore: frozenset[str]) -> list[str]:
 
 def known_keys() -> list[str]:
     """Every dotted key of a configuration, `reward.terms` being one of them."""
-    return list(config_errors.keys(Config))
+    return list(errors.keys(Config))
 
 
 def _override(values: dict[str, Any], text: str) -> None:

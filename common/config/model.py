@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from common.config_errors import closest
-from common.config_types import AboveZero, NonNegative, Positive, Table, key
+from common.config.errors import closest
+from common.config.types import AboveZero, NonNegative, Positive, Table, key
 
 _DIFFUSERS = ("sd15", "sd3", "flux")
 FAMILIES = ("embedded", *_DIFFUSERS)
