@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from common.config import AdapterConfig
-from common.noise import NoiseKey, Purpose, address, normal, uniform
+from common.random import Key, Purpose, address, normal, uniform
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 
@@ -56,7 +56,7 @@ def initial(
     values: dict[str, np.ndarray] = {}
     for name, (out, width) in shapes.items():
         shape = (config.rank, width)
-        key = NoiseKey(seed=seed, purpose=Purpose.ADAPTER, prompt=address(name))
+        key = Key(seed=seed, purpose=Purpose.ADAPTER, prompt=address(name))
         if config.init == "kaiming":
             a = (2.0 * uniform(key, shape) - 1.0) / np.sqrt(width)
         else:

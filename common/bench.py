@@ -235,15 +235,15 @@ class _Holding:
 
 def _forward(backend: "Backend", policy: "Policy", config: "Config", batch: int) -> float:
     """Median seconds of an unguided prediction for a batch of noise."""
-    from common.noise import NoiseKey, Purpose, normal
     from common.process import process_of
+    from common.random import Key, Purpose, normal
 
     process, prompt = process_of(policy, config.rollout), PROMPT
     if config.model.family == EMBEDDED:
         prompt = config.prompts.names[0]  # its vocabulary is small
     seconds = []
     with backend.inference():
-        x = backend.asarray(normal(NoiseKey(0, Purpose.DATA), (batch, *policy.latent_shape)))
+        x = backend.asarray(normal(Key(0, Purpose.DATA), (batch, *policy.latent_shape)))
         when, told = policy.embed_time(process.times[[0] * batch]), policy.encode([prompt] * batch)
         for _ in range(1 + TIMED):
             backend.synchronize()

@@ -1,7 +1,7 @@
 """Prompt noise of an update: made from keys when needed, never stored.
 
 The rollout and the update ask for the conditioning of (sample, step) pairs and get the same
-arrays, because the noise of a pair is addressed by its key (`common.noise`).
+arrays, because the noise of a pair is addressed by its key (`common.random`).
 """
 
 from collections.abc import Callable, Sequence
@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
-from common import noise
+from common import random
 from common.algorithm import annealing, prompt_noise
 from common.backend import Array, Backend, Block, Conditioning, Policy
 from common.clock import Clock
 from common.config import Config, NoiseConfig
-from common.noise import NoiseKey, Purpose
 from common.process import Process
 from common.prompts import Prompt
+from common.random import Key, Purpose
 
 
 class Conditioner:
@@ -54,7 +54,7 @@ class Conditioner:
         backend.evaluate(self._clean.tokens)
         self._intensity = intensities(settings, process)
         self._noisy = round(settings.share * config.rollout.group_size)
-        self._held: dict[Purpose, tuple[list[NoiseKey], Array]] = {}
+        self._held: dict[Purpose, tuple[list[Key], Array]] = {}
         self._multiplier = annealing.training_multiplier(
             settings.training_schedule, update / config.run.updates
         )
@@ -78,7 +78,7 @@ class Conditioner:
             mix=settings.mix,
         )
 
-    def _draws(self, keys: list[NoiseKey], count: int) -> Array:
+    def _draws(self, keys: list[Key], count: int) -> Array:
         """Normal draws [B, count] on the device; the last ones of a purpose are kept.
 
         One draw for a trajectory is the same at each step of its rollout, and large.
@@ -86,12 +86,12 @@ class Conditioner:
         purpose = keys[0].purpose
         if purpose not in self._held or self._held[purpose][0] != keys:
             with self._clock("noise"):
-                draws = self._backend.asarray(noise.normals(keys, (count,)))
+                draws = self._backend.asarray(random.normals(keys, (count,)))
             self._held[purpose] = keys, draws
         return self._held[purpose][1]
 
-    def _keys(self, purpose: Purpose, samples: np.ndarray, steps: np.ndarray) -> list[NoiseKey]:
-        root = NoiseKey(self._config.run.seed, purpose, update=self._update)
+    def _keys(self, purpose: Purpose, samples: np.ndarray, steps: np.ndarray) -> list[Key]:
+        root = Key(self._config.run.seed, purpose, update=self._update)
         size = self._config.rollout.group_size
         per_step = self._config.drift.noise.draw == "step"
         return [

@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from common import noise
+from common import random
 from common.algorithm import diversity, quality
 from common.backend import Backend, Conditioning, Policy, Scorer
 from common.config import Config
 from common.ema import MovingAverage
-from common.noise import NoiseKey, Purpose
 from common.process import Process, process_of
 from common.prompts import Prompt
+from common.random import Key, Purpose
 from common.rewards import Features, RewardSuite, finite_mean
 
-Perturb = Callable[[Conditioning, Sequence[NoiseKey], int], Conditioning]
+Perturb = Callable[[Conditioning, Sequence[Key], int], Conditioning]
 """(conditioning of B samples, the keys of their initial noise, step) -> another conditioning."""
 
 ALIGNMENT_SCALE = 10.0
@@ -43,7 +43,7 @@ def sample_images(
     conditioning of each step becomes; None leaves the prompts clean.
     """
     keys = [
-        NoiseKey(seed, Purpose.EVALUATION, prompt=noise.address(text), sample=sample)
+        Key(seed, Purpose.EVALUATION, prompt=random.address(text), sample=sample)
         for text in prompts
         for sample in range(count)
     ]
@@ -54,7 +54,7 @@ def sample_images(
             part = keys[start : start + batch_size]
             rows = backend.asarray((start + np.arange(len(part))) // count)
             conditioning = clean.rows(rows)
-            x = backend.asarray(noise.normals(part, policy.latent_shape))
+            x = backend.asarray(random.normals(part, policy.latent_shape))
             for step in range(process.steps):
                 levels = process.levels(backend, policy, np.full(len(part), step))
                 given = perturb(conditioning, part, step) if perturb else conditioning

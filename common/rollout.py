@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common import noise
+from common import random
 from common.algorithm import kernels
 from common.backend import Array, Backend, Policy
 from common.clock import Clock
 from common.conditioner import Conditioner
 from common.config import RolloutConfig
-from common.noise import NoiseKey, Purpose
 from common.process import Process
 from common.prompts import Prompt
+from common.random import Key, Purpose
 
 
 @dataclass(frozen=True)
@@ -47,18 +47,18 @@ class Trajectories:
 def plan_steps(rollout: RolloutConfig, *, seed: int, update: int) -> StepPlan:
     """Draw the window of stochastic steps and the steps to train (Flow-GRPO-Fast, MixGRPO)."""
     steps = rollout.steps
-    key = NoiseKey(seed, Purpose.TRAINED_STEPS, update=update)
+    key = Key(seed, Purpose.TRAINED_STEPS, update=update)
     stochastic = np.ones(steps, dtype=bool)
     if rollout.window:
         room = rollout.window_steps
         starts = len(room) - rollout.window + 1
-        start = room.start + int(noise.generator(key.at(step=1)).integers(starts))
+        start = room.start + int(random.generator(key.at(step=1)).integers(starts))
         stochastic = (np.arange(steps) >= start) & (np.arange(steps) < start + rollout.window)
     candidates = np.flatnonzero(stochastic)
     if not rollout.train_last_step:
         candidates = candidates[candidates != steps - 1]
     if rollout.trained_steps:
-        candidates = candidates[noise.permutation(key, len(candidates))[: rollout.trained_steps]]
+        candidates = candidates[random.permutation(key, len(candidates))[: rollout.trained_steps]]
     return StepPlan(stochastic, np.sort(candidates))
 
 
@@ -93,7 +93,7 @@ class Sampler:
         order of the samples, before the next batch is begun.
         """
         size = rollout.group_size
-        root = NoiseKey(seed, Purpose.INITIAL, update=update)
+        root = Key(seed, Purpose.INITIAL, update=update)
         keys = [root.at(prompt=p.id, sample=g) for p in prompts for g in range(size)]
         parts = []
         with self._backend.inference():
@@ -104,9 +104,7 @@ class Sampler:
                     finished(parts[-1].images)
         return _join(parts)
 
-    def _batch(
-        self, samples: np.ndarray, keys: list[NoiseKey], keep_predicted: bool
-    ) -> Trajectories:
+    def _batch(self, samples: np.ndarray, keys: list[Key], keep_predicted: bool) -> Trajectories:
         backend = self._backend
         x = self._noise(keys)
         before, after, log_probs, predicted = [], [], [], []
@@ -140,9 +138,9 @@ class Sampler:
             np.stack(predicted) if keep_predicted else None,
         )
 
-    def _noise(self, keys: list[NoiseKey]) -> Array:
+    def _noise(self, keys: list[Key]) -> Array:
         with self._clock("noise"):
-            draws = noise.normals(keys, self._policy.latent_shape)
+            draws = random.normals(keys, self._policy.latent_shape)
         return self._backend.asarray(draws)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import tomli_w
 from PIL import Image
 
-from common import config as configuration, files, noise
+from common import config as configuration, files, random
 from common.config import Config
 from common.prompts import NAMED
 
@@ -85,7 +85,7 @@ class RunDirectory:
                     "choose another --out"
                 )
             facts = {
-                FINGERPRINT: noise.fingerprint(),
+                FINGERPRINT: random.fingerprint(),
                 DIGESTS: _digests(config),
                 STARTS: [{"update": 0, **environment}],
             }
@@ -167,7 +167,7 @@ class RunDirectory:
                 f"cannot resume {self.path} with other settings: {'; '.join(changed)}{why}; "
                 "use the old values, or start anew in another --out"
             )
-        if facts.get(FINGERPRINT) != noise.fingerprint():
+        if facts.get(FINGERPRINT) != random.fingerprint():
             raise RunError(
                 f"cannot resume {self.path}: numpy {np.__version__} draws other random numbers "
                 "than the one it was started with; install that one, or start anew"

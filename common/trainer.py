@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from common import checkpoint, credit, memory, noise
+from common import checkpoint, credit, memory, random
 from common.audit.watch import HackedError, Watch
 from common.backend import Backend
 from common.clock import Clock
@@ -22,9 +22,9 @@ from common.conditioner import Conditioner
 from common.config import Config, ConfigError
 from common.ema import MovingAverage
 from common.evaluate import Evaluator
-from common.noise import NoiseKey, Purpose
 from common.process import process_of
 from common.prompts import Prompt, batch, load as load_prompts, rewrite
+from common.random import Key, Purpose
 from common.report import pictures
 from common.rewards import Features, RewardError, RewardSuite, Scoring, features
 from common.rollout import Sampler, Trajectories, plan_steps
@@ -286,9 +286,9 @@ class Trainer:
 
     def _draws(self, purpose: Purpose, prompts: list[Prompt]) -> np.ndarray:
         """Uniform draws [P, G] of this update."""
-        key = NoiseKey(self._config.run.seed, purpose, update=self._update)
+        key = Key(self._config.run.seed, purpose, update=self._update)
         size = (self._config.rollout.group_size,)
-        return np.stack([noise.uniform(key.at(prompt=p.id), size) for p in prompts])
+        return np.stack([random.uniform(key.at(prompt=p.id), size) for p in prompts])
 
     def _base_rewards(self, prompts: list[Prompt]) -> np.ndarray | None:
         """The base model's mean reward of each prompt, for the `above_base` gate.

@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from common import noise
+from common import random
 from common.algorithm import objective
 from common.backend import Array, Backend, Conditioning, LossFunction, Optimizer, Parameters, Policy
 from common.conditioner import Conditioner
 from common.config import Config
 from common.credit import Credit
 from common.ema import MovingAverage
-from common.noise import NoiseKey, Purpose
 from common.process import Levels, Process
+from common.random import Key, Purpose
 from common.rollout import Trajectories
 
 KL_PAIRS = 24
@@ -138,8 +138,8 @@ class Learner:
         samples = np.flatnonzero(credit.selected)
         pairs = np.stack(np.meshgrid(samples, np.arange(stored), indexing="ij"), axis=-1)
         pairs = pairs.reshape(-1, 2)
-        key = NoiseKey(self._config.run.seed, Purpose.MINIBATCH, update=update)
-        shuffled = pairs[noise.permutation(key, len(pairs))]
+        key = Key(self._config.run.seed, Purpose.MINIBATCH, update=update)
+        shuffled = pairs[random.permutation(key, len(pairs))]
         parts = np.array_split(shuffled, self._config.objective.optimizer_steps)
         return [part for part in parts if len(part)]
 

@@ -27,12 +27,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from common import config, files, noise
+from common import config, files, random
 from common.embedded import model as shared
 from common.embedded.model import DenoiserConfig
 from common.evaluate import ALIGNMENT_SCALE, sample_images
-from common.noise import NoiseKey, Purpose
 from common.process import FlowProcess
+from common.random import Key, Purpose
 from drift_torch import backend as torch_backend
 from drift_torch.embedded import Denoiser, EmbeddedPolicy, EmbeddedScorer, ImageText
 
@@ -84,9 +84,9 @@ class Data:
         return cls(*tensors, held_out=(uniform < 0.1).numpy())
 
 
-def flow_loss(module: Denoiser, data: Data, key: NoiseKey, batch: int) -> Tensor:
+def flow_loss(module: Denoiser, data: Data, key: Key, batch: int) -> Tensor:
     """Mean of (v(x_t, t, c) - (z - x0))^2 at x_t = (1 - t) x0 + t z; t uniform, some c null."""
-    rng, device = noise.generator(key), data.images.device
+    rng, device = random.generator(key), data.images.device
     rows = torch.from_numpy(rng.integers(len(data.images), size=batch)).to(device)
     t = rng.random(batch)
     is_null = torch.from_numpy(rng.random(batch) < NULL_SHARE).to(device)
@@ -101,9 +101,9 @@ def flow_loss(module: Denoiser, data: Data, key: NoiseKey, batch: int) -> Tensor
     return functional.mse_loss(velocity, z - x0)
 
 
-def contrastive_loss(module: ImageText, data: Data, key: NoiseKey, batch: int) -> Tensor:
+def contrastive_loss(module: ImageText, data: Data, key: Key, batch: int) -> Tensor:
     """Symmetric InfoNCE (CLIP) on shifted images; those of one name share the target evenly."""
-    rng, device = noise.generator(key), data.images.device
+    rng, device = random.generator(key), data.images.device
     pool = np.flatnonzero(~data.held_out)
     rows = torch.from_numpy(pool[rng.integers(len(pool), size=batch)]).to(device)
     dy, dx = torch.from_numpy(rng.integers(2 * SHIFT + 1, size=(2, batch))).to(device)
@@ -151,7 +151,7 @@ def fit(
     average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(settings.average))
     optimizer = torch.optim.AdamW(module.parameters(), lr=settings.rate, weight_decay=0.01)
     done = _restore(state, module, average, optimizer, settings) if state.exists() else 0
-    key = NoiseKey(settings.seed, Purpose.DATA, prompt=list(DEFAULTS).index(settings.part))
+    key = Key(settings.seed, Purpose.DATA, prompt=list(DEFAULTS).index(settings.part))
     for step in range(done, settings.steps):
         warm = min(1.0, (step + 1) / max(1, settings.steps // 50))
         for group in optimizer.param_groups:
@@ -177,7 +177,7 @@ def table(folder: Path, backend: torch_backend.Backend) -> dict[str, float]:
     policy = EmbeddedPolicy(
         run.model, run.adapter, seed=0, device=backend.device, dtype=torch.float32
     )
-    keys = [NoiseKey(0, Purpose.DATA, prompt=len(DEFAULTS), update=i) for i in range(4)]
+    keys = [Key(0, Purpose.DATA, prompt=len(DEFAULTS), update=i) for i in range(4)]
     losses = [flow_loss(policy.module, data, key, 512) for key in keys]
     result["flow loss"] = float(torch.stack(losses).mean())
     process = FlowProcess.of(run.rollout, run.evaluate.steps)

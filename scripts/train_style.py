@@ -37,12 +37,12 @@ from safetensors.numpy import save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common import backends, files, noise
+from common import backends, files, random
 from common.algorithm.fidelity import mode_count
 from common.config import AdapterConfig, ModelConfig, PromptsConfig
 from common.embedded.model import FOLDER, from_images, to_images
-from common.noise import NoiseKey, Purpose
 from common.prompts import load as load_prompts, split
+from common.random import Key, Purpose
 from common.study import style
 
 WIDTH, EPOCHS, BATCH, RATE, DECAY = 16, 24, 64, 4e-3, 1e-2
@@ -54,7 +54,7 @@ SIZES = {
     "c": (2 * WIDTH,) * 2,
     "d": (2 * WIDTH, 4 * WIDTH),
 }
-KEY = NoiseKey(seed=7, purpose=Purpose.DATA)
+KEY = Key(seed=7, purpose=Purpose.DATA)
 REDRAWN = 0.4
 
 
@@ -74,8 +74,8 @@ class Net(nn.Module):
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if parameter.ndim > 1:
-                    key = KEY.at(prompt=noise.address(name))
-                    draw = torch.from_numpy(noise.normal(key, parameter.shape))
+                    key = KEY.at(prompt=random.address(name))
+                    draw = torch.from_numpy(random.normal(key, parameter.shape))
                     parameter.copy_(draw * (2.0 / parameter[0].numel()) ** 0.5)
             self.head.weight.mul_(0.1)
             self.head.bias.zero_()
@@ -130,11 +130,11 @@ def train(images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     )
     for step in range(EPOCHS * epoch_steps):
         epoch, position = divmod(step, epoch_steps)
-        order = noise.permutation(KEY.at(update=epoch, step=1), len(X))
+        order = random.permutation(KEY.at(update=epoch, step=1), len(X))
         chosen = torch.from_numpy(order[position * BATCH : (position + 1) * BATCH])
         degraded = to_images(degrade(X[chosen], KEY.at(update=step)).numpy())
         standard = np.clip((style.statistics(degraded) - mean) / std, -style.LIMIT, style.LIMIT)
-        kept = noise.uniform(KEY.at(update=step, step=2), (BATCH, net.head.in_features)) >= DROPOUT
+        kept = random.uniform(KEY.at(update=step, step=2), (BATCH, net.head.in_features)) >= DROPOUT
         keep = torch.from_numpy(kept.astype(np.float32)) / (1.0 - DROPOUT)
         x = to_tensor(degraded).contiguous(memory_format=torch.channels_last)
         logits = net(x, torch.from_numpy(standard), keep)
@@ -153,19 +153,19 @@ def to_tensor(images: np.ndarray) -> Tensor:
     return torch.from_numpy(from_images(images))
 
 
-def degrade(x: Tensor, key: NoiseKey) -> Tensor:
+def degrade(x: Tensor, key: Key) -> Tensor:
     """What tells drawings from generated images, taken away: these waver and are less sharp.
 
     Half of the images are mirrored, all are moved by at most a pixel, blurred by a share drawn for
     each, and given fine and coarse noise of a strength drawn for each.
     """
-    draws = noise.uniform(key.at(step=3), (4, len(x), 1, 1, 1)).astype(np.float32)
+    draws = random.uniform(key.at(step=3), (4, len(x), 1, 1, 1)).astype(np.float32)
     mirror, blur, fine, coarse = torch.from_numpy(draws)
     x = torch.where(mirror < 0.5, x.flip(3), x)
-    by = noise.generator(key.at(step=4)).integers(-SHIFT, SHIFT + 1, 2)
+    by = random.generator(key.at(step=4)).integers(-SHIFT, SHIFT + 1, 2)
     x = torch.roll(x, (int(by[0]), int(by[1])), (2, 3))
     x = x + BLUR * blur * (_averaged(x) - x)
-    grain = torch.from_numpy(noise.normal(key.at(step=5), (2, *x.shape)))
+    grain = torch.from_numpy(random.normal(key.at(step=5), (2, *x.shape)))
     return x + FINE * fine * grain[0] + COARSE * coarse * 3.0 * _averaged(grain[1])
 
 
@@ -211,7 +211,7 @@ def tell_redrawn(
         f"{(likeliest == labels).mean():.1%} of {len(images)} redrawn; sure of {sure.mean():.0%}, "
         f"and of those {(told == labels)[sure].mean():.1%} right"
     )
-    generator = noise.generator(KEY.at(step=7))
+    generator = random.generator(KEY.at(step=7))
     for styles in range(1, style.CLASSES + 1):
         found = []
         for _ in range(400):
@@ -232,7 +232,7 @@ def redrawn(images: np.ndarray, texts: list[str]) -> np.ndarray:
     with backend.inference():
         for start in range(0, len(images), 100):
             clean = to_tensor(images[start : start + 100])
-            z = noise.normal(KEY.at(step=6, sample=start), clean.shape)
+            z = random.normal(KEY.at(step=6, sample=start), clean.shape)
             x = (1 - REDRAWN) * clean + REDRAWN * torch.from_numpy(z)
             conditioning = policy.encode(texts[start : start + 100])
             for sigma, following in pairwise(sigmas):

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common import noise
+from common import random
 from common.algorithm import diversity, quality
 from common.audit import statistics, verdict
 from common.backend import Backend
 from common.config import RewardConfig
-from common.noise import NoiseKey, Purpose
 from common.prompts import Prompt
+from common.random import Key, Purpose
 from common.rewards import REWARDS, RewardError, RewardNameError, RewardSuite
 from common.rewards.image import jpeg_kilobytes
 
@@ -149,8 +149,8 @@ def compare(
     before, after = _by_name(base), _by_name(tuned)
     names = [name for name in before if name in after]
     effects = {name: statistics.effect(before[name], after[name]) for name in names}
-    key = NoiseKey(seed, Purpose.BOOTSTRAP)
-    draws = noise.generator(key).integers(len(prompts), size=(RESAMPLES, len(prompts)))
+    key = Key(seed, Purpose.BOOTSTRAP)
+    draws = random.generator(key).integers(len(prompts), size=(RESAMPLES, len(prompts)))
     both = {name: before[name] for name in names}
     explained = {
         name: (

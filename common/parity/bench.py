@@ -16,8 +16,8 @@ from common.algorithm import kernels
 from common.backend import Array, Backend, Conditioning, Policy
 from common.config import AdapterConfig, Config, ModelConfig
 from common.embedded.model import FOLDER, from_images
-from common.noise import NoiseKey, Purpose, address, normal
 from common.process import FlowProcess, Levels
+from common.random import Key, Purpose, address, normal
 
 SEED = 2601
 
@@ -48,7 +48,7 @@ def settings(*changes: str) -> Config:
 
 def draw(name: str, shape: Sequence[int]) -> np.ndarray:
     """Standard normal float32 draws under a name of their own."""
-    return normal(NoiseKey(SEED, Purpose.DATA, prompt=address(name)), shape)
+    return normal(Key(SEED, Purpose.DATA, prompt=address(name)), shape)
 
 
 def emoji(count: int) -> np.ndarray:

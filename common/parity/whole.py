@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from common import checkpoint, credit, noise
+from common import checkpoint, credit, random
 from common.algorithm import diversity, shaping
 from common.backend import Backend
 from common.clock import Clock
 from common.conditioner import Conditioner
 from common.config import Config
-from common.noise import NoiseKey, Purpose
 from common.parity.bench import Bench, draw, emoji, emoji_of, settings
 from common.parity.measure import CHANGE, EXACT, ROLLOUT, SINGLE, UPDATES, Measured
 from common.process import FlowProcess
 from common.prompts import Prompt, batch, load as load_prompts
+from common.random import Key, Purpose
 from common.rewards import RewardSuite
 from common.rollout import Sampler, Trajectories, plan_steps
 from common.run_directory import RunDirectory
@@ -149,8 +149,8 @@ def _credit(
     config: Config, rewards: np.ndarray, features: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Potentials and advantages [P, G] of rewards [P, G] and features [P, G, F]."""
-    key = NoiseKey(config.run.seed, Purpose.SUBSET)
-    assigned = credit.assign(config, rewards, features, draws=noise.uniform(key, rewards.shape))
+    key = Key(config.run.seed, Purpose.SUBSET)
+    assigned = credit.assign(config, rewards, features, draws=random.uniform(key, rewards.shape))
     distances = diversity.cosine_distances(features.astype(np.float64))
     potentials = shaping.potential(distances, kind=config.drift.shaping.potential)
     return potentials, assigned.advantages

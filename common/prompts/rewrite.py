@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from common import files, noise
+from common import files, random
 from common.config import RewriterConfig
-from common.noise import NoiseKey, Purpose
 from common.prompts import language
 from common.prompts.language import LanguageModel
 from common.prompts.sets import Prompt
+from common.random import Key, Purpose
 
 CACHE = "prompt-variants"
 """The folder that runs share, beside the run."""
@@ -66,9 +66,9 @@ class Variants:
         """
         texts = [prompt.text] * size
         if variants := self.by_text.get(prompt.text):
-            key = NoiseKey(seed, Purpose.VARIANT, update=update, prompt=prompt.id)
-            order = noise.permutation(key.at(step=1), len(variants))
-            varied = noise.permutation(key, size)[: round(self.share * size)]
+            key = Key(seed, Purpose.VARIANT, update=update, prompt=prompt.id)
+            order = random.permutation(key.at(step=1), len(variants))
+            varied = random.permutation(key, size)[: round(self.share * size)]
             for position, sample in enumerate(varied):
                 texts[sample] = variants[order[position % len(order)]]
         return texts
@@ -205,14 +205,14 @@ def write(prompt: str, model: LanguageModel, settings: RewriterConfig, seed: int
     The draws of a variant are addressed by the prompt's text, the variant's number and the
     attempt, so they are the same whichever prompts a run has.
     """
-    root = NoiseKey(seed, Purpose.REWRITE, prompt=noise.address(prompt))
+    root = Key(seed, Purpose.REWRITE, prompt=random.address(prompt))
     found: dict[int, str] = {}
     for attempt in range(ATTEMPTS):
         missing = [number for number in range(settings.variants) if number not in found]
         if not missing:
             break
         keys = [root.at(sample=number, step=attempt) for number in missing]
-        uniforms = np.stack([noise.uniform(key, (settings.max_tokens,)) for key in keys])
+        uniforms = np.stack([random.uniform(key, (settings.max_tokens,)) for key in keys])
         question = INSTRUCTION.format(prompt=prompt)
         answers = language.ask(model, question, uniforms, temperature=settings.temperature)
         for number, answer in zip(missing, answers, strict=True):

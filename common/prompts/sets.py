@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from common import noise
+from common import random
 from common.config import PromptsConfig, closest
-from common.noise import NoiseKey, Purpose
 from common.prompts import emoji
 from common.prompts.generated import GENERATED
+from common.random import Key, Purpose
 
 NAMED = ("emoji", "emoji-animals", *GENERATED)
 """The sets that ship, as `prompts.source` calls them."""
@@ -163,8 +163,8 @@ def batch(prompts: Sequence[Prompt], *, count: int, seed: int, update: int) -> l
             f"write 1 to {len(prompts)}"
         )
     epoch, position = divmod(update, len(prompts) // count)
-    key = NoiseKey(seed=seed, purpose=Purpose.PROMPT_ORDER, update=epoch)
-    order = noise.permutation(key, len(prompts))
+    key = Key(seed=seed, purpose=Purpose.PROMPT_ORDER, update=epoch)
+    order = random.permutation(key, len(prompts))
     return [prompts[int(i)] for i in order[position * count : (position + 1) * count]]
 
 

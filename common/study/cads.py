@@ -6,14 +6,14 @@ point that fine-tuning has to beat.
 
 from collections.abc import Sequence
 
-from common import noise
+from common import random
 from common.algorithm import prompt_noise
 from common.backend import Array, Backend, Conditioning
 from common.conditioner import intensities
 from common.config import NoiseConfig
 from common.evaluate import Perturb
-from common.noise import NoiseKey, Purpose
 from common.process import FlowProcess
+from common.random import Key, Purpose
 
 SETTINGS = NoiseConfig(form="cads", schedule="cads", draw="step")
 """tau1 = 0.6, tau2 = 0.9 and psi = 1: the sampler's schedule and rescaling, noise at each step."""
@@ -31,18 +31,18 @@ def perturbation(backend: Backend, process: FlowProcess, strength: float) -> Per
         return None
     intensity = intensities(SETTINGS, process)
 
-    def noisy(embedding: Array, keys: Sequence[NoiseKey], purpose: Purpose, step: int) -> Array:
+    def noisy(embedding: Array, keys: Sequence[Key], purpose: Purpose, step: int) -> Array:
         own = [key.at(purpose=purpose, step=step + 1) for key in keys]
         return prompt_noise.perturb(
             embedding,
-            backend.asarray(noise.normals(own, tuple(embedding.shape[1:]))),
+            backend.asarray(random.normals(own, tuple(embedding.shape[1:]))),
             strength=strength,
             intensity=float(intensity[step]),
             form=SETTINGS.form,
             mix=SETTINGS.mix,
         )
 
-    def perturb(clean: Conditioning, keys: Sequence[NoiseKey], step: int) -> Conditioning:
+    def perturb(clean: Conditioning, keys: Sequence[Key], step: int) -> Conditioning:
         if intensity[step] == 0.0:
             return clean
         pooled = clean.pooled

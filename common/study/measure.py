@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from common import adapter, checkpoint, files, noise
+from common import adapter, checkpoint, files, random
 from common.algorithm import diversity, fidelity, quality
 from common.backend import Backend
 from common.embedded.model import FOLDER, denoiser_weights
@@ -290,7 +290,7 @@ class Measurer:
             "sigmas": process.sigmas.tolist(),
             "guidance": process.guidance,
             "prompt_noise": prompt_noise,
-            "random_stream": noise.fingerprint(),
+            "random_stream": random.fingerprint(),
             "backend": [self._backend.name, self._backend.dtype, facts.get("library")],
             "device": facts.get("device"),
         }

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from common import noise
+from common import random
 from common.algorithm import pareto
 from common.algorithm.pareto import ALIGNMENT, DIVERSITY, Interval
-from common.noise import NoiseKey, Purpose
+from common.random import Key, Purpose
 from common.study import compare
 from common.study.compare import Curves, Levels, Name, Reading, Sample
 from common.study.methods import Method, Strength, Study, settings
@@ -231,7 +231,7 @@ def summarise(
     measures = (alignment, diversity, *DEGRADATION)
     samples = {m.name: Sample(m.values(measures), m.curves()) for m in methods}
     size = len(study.seeds) + len(study.protocol.prompts)
-    draws = noise.uniform(NoiseKey(0, Purpose.BOOTSTRAP), (replicas, size))
+    draws = random.uniform(Key(0, Purpose.BOOTSTRAP), (replicas, size))
     intervals = compare.compare(
         samples, baseline, draws, levels=levels, reading=reading, confidence=confidence
     )

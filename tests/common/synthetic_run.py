@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from common import config
 from common.embedded.model import FOLDER as EMOJI
 from common.report import pictures
 from common.run_directory import RunDirectory

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from common import config, noise
-from common.noise import NoiseKey, Purpose
+from common import config, random
+from common.random import Key, Purpose
 from common.report import pictures
 from common.run_directory import RunDirectory
 from common.study import records
@@ -99,9 +99,9 @@ def _record(
     done = variant.update / UPDATES[-1] * variant.scale
     alignment, diversity = curve(done)
     diversity += 0.05 * variant.prompt_noise
-    own = spread * noise.normal(NoiseKey(seed, Purpose.DATA), (2,)) * min(done, 1.0)
+    own = spread * random.normal(Key(seed, Purpose.DATA), (2,)) * min(done, 1.0)
     each = [
-        spread * noise.normal(NoiseKey(0, Purpose.DATA, prompt=noise.address(prompt)), (2,))
+        spread * random.normal(Key(0, Purpose.DATA, prompt=random.address(prompt)), (2,))
         for prompt in protocol.prompts
     ]
     rows = [

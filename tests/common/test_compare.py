@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from common.noise import NoiseKey, Purpose, uniform
+from common.random import Key, Purpose, uniform
 from common.study.compare import Levels, Name, Sample, compare
 
 BASE_ALIGNMENT = 5.0
@@ -20,7 +20,7 @@ def sample(points, *, seeds=2, prompts=3, curves=None):
 
 
 def draws(replicas, columns, *, number=0):
-    return uniform(NoiseKey(0, Purpose.BOOTSTRAP, sample=number), (replicas, columns))
+    return uniform(Key(0, Purpose.BOOTSTRAP, sample=number), (replicas, columns))
 
 
 def estimates(samples, *, reading="front", levels=LEVELS):

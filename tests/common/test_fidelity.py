@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from common import noise
+from common import random
 from common.algorithm.fidelity import coverage, frechet_distance, mode_count, recall
-from common.noise import NoiseKey, Purpose
+from common.random import Key, Purpose
 
 
 def normal(*shape, seed=0):
-    return noise.normal(NoiseKey(seed, Purpose.DATA), shape).astype(np.float64)
+    return random.normal(Key(seed, Purpose.DATA), shape).astype(np.float64)
 
 
 def with_moments(mean, std, n, seed=0):

@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 
 from common.algorithm import pareto
-from common.noise import NoiseKey, Purpose, uniform
+from common.random import Key, Purpose, uniform
 
 EXAMPLE = np.array([(0, 1), (1, 0.9), (2, 0.5), (1.5, 0.4), (3, 0.1)])
 POINTS = arrays(
@@ -124,7 +124,7 @@ def gain_of_means(method, baseline):
 
 
 def draws(replicas, columns, *, sample=0):
-    return uniform(NoiseKey(0, Purpose.BOOTSTRAP, sample=sample), (replicas, columns))
+    return uniform(Key(0, Purpose.BOOTSTRAP, sample=sample), (replicas, columns))
 
 
 def test_the_bootstrap_covers_a_known_gain():

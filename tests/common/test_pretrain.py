@@ -15,10 +15,10 @@ from safetensors.torch import load_file  # noqa: E402
 
 from common.embedded import model as shared  # noqa: E402
 from common.embedded.model import DenoiserConfig, ScorerConfig  # noqa: E402
-from common.noise import NoiseKey, Purpose  # noqa: E402
+from common.random import Key, Purpose  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
-KEY = NoiseKey(5, Purpose.DATA)
+KEY = Key(5, Purpose.DATA)
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from common import noise
+from common import random
 from common.config import RewriterConfig
-from common.noise import NoiseKey, Purpose
 from common.prompts import Prompt, language, rewrite
 from common.prompts.language import LanguageModelError
 from common.prompts.rewrite import INSTRUCTION, Variants, clean
+from common.random import Key, Purpose
 
 WORDS = ["<end>", "\n", "a", "red", "crimson", "cat", "feline", "sits", "rests", "here"]
 PROMPTS = [Prompt(3, "a red cat"), Prompt(8, "a cat sits")]
@@ -94,7 +94,7 @@ def test_a_token_is_the_inverse_of_the_cumulative_distribution():
 
 def test_draws_have_the_shares_of_the_distribution():
     logits = np.array([[0.3, -1.0, 1.2, -np.inf]])
-    uniforms = noise.uniform(NoiseKey(1, Purpose.REWRITE), (20_000,))
+    uniforms = random.uniform(Key(1, Purpose.REWRITE), (20_000,))
     tokens = language.draw(np.repeat(logits, 20_000, axis=0), uniforms, temperature=1.3)
     weights = np.exp(logits[0] / 1.3)
     counts = np.bincount(tokens, minlength=4) / 20_000

@@ -6,7 +6,7 @@ import tomllib
 
 import pytest
 
-from common import config as configuration, noise
+from common import config as configuration, random
 from common.files import WriteError
 from common.run_directory import MAY_CHANGE, RunDirectory, RunError
 
@@ -34,7 +34,7 @@ def test_create_then_open(run):
     again = RunDirectory.open(run.path)
     assert (again.path, again.config) == (run.path, CONFIG)
     assert again.environment() == {
-        "noise_fingerprint": noise.fingerprint(),
+        "noise_fingerprint": random.fingerprint(),
         "sha256": {},
         "starts": [{"update": 0, "backend": "cpu"}],
     }
@@ -217,7 +217,7 @@ def test_free_keys_exist():
 
 
 def test_another_stream_of_random_numbers_may_not_resume(run, monkeypatch):
-    monkeypatch.setattr(noise, "fingerprint", lambda: "0123456789abcdef")
+    monkeypatch.setattr(random, "fingerprint", lambda: "0123456789abcdef")
     with pytest.raises(RunError, match=r"numpy .* draws other random numbers"):
         run.check_resumable(CONFIG)
 
@@ -240,7 +240,7 @@ def test_each_start_is_noted(run):
         {"update": 20, "backend": "mlx", "cores": "8"},
         {"update": 30, "backend": "cpu"},
     ]
-    assert run.environment()["noise_fingerprint"] == noise.fingerprint()
+    assert run.environment()["noise_fingerprint"] == random.fingerprint()
 
 
 @pytest.mark.parametrize("key", ["prompts.source", "model.path"])

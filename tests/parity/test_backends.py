@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from common import backends, noise
+from common import backends, random
 from common.backend import BackendUnavailableError, Conditioning
 from common.config import AdapterConfig, ModelConfig, OptimizerConfig
 from common.embedded import model as shared
@@ -24,7 +24,7 @@ def backend(request):
 def batch(backend):
     """Two latents, the features of their different times, and their conditioning."""
     policy = backend.policy(ModelConfig(), SMALL, seed=0)
-    x = noise.normal(noise.NoiseKey(3, noise.Purpose.EVALUATION), (2, *policy.latent_shape))
+    x = random.normal(random.Key(3, random.Purpose.EVALUATION), (2, *policy.latent_shape))
     times = policy.embed_time(np.array([0.9, 0.2]))
     return backend.asarray(x), times, policy.encode(["owl", "rose"])
 

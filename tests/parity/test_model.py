@@ -10,7 +10,7 @@ import json
 import numpy as np
 import pytest
 
-from common import backends, noise
+from common import backends, random
 from common.backend import Conditioning
 from common.config import AdapterConfig, ModelConfig, OptimizerConfig
 from common.embedded import model as shared
@@ -41,8 +41,8 @@ def relative(got, expected):
     return np.linalg.norm(got - expected) / np.linalg.norm(expected)
 
 
-def draw(shape, purpose=noise.Purpose.EVALUATION, **address):
-    return noise.normal(noise.NoiseKey(7, purpose, **address), shape)
+def draw(shape, purpose=random.Purpose.EVALUATION, **address):
+    return random.normal(random.Key(7, purpose, **address), shape)
 
 
 def tuned(backend, kind):
@@ -175,7 +175,7 @@ def test_a_hundred_steps_of_adamw_and_a_change_of_backend_half_way(three):
 def emoji(count):
     """A sample of real emoji and their names."""
     with np.load(shared.FOLDER / "emoji32.npz") as data:
-        chosen = noise.permutation(noise.NoiseKey(0, noise.Purpose.DATA), len(data["images"]))
+        chosen = random.permutation(random.Key(0, random.Purpose.DATA), len(data["images"]))
         images, index = data["images"][chosen[:count]], data["name_index"][chosen[:count]]
     return images, [NAMES[i] for i in index]
 

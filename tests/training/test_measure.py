@@ -308,7 +308,7 @@ def test_noise_fades_with_the_schedule_and_is_new_for_each_sample_and_step(cpu, 
     perturb = cads.perturbation(cpu, process, 0.25)
     policy = cpu.policy(trained.config.model, trained.config.adapter, seed=0)
     clean = policy.encode(["rose", "rose"])
-    key = measure.noise.NoiseKey(0, measure.noise.Purpose.EVALUATION, prompt=7)
+    key = measure.random.Key(0, measure.random.Purpose.EVALUATION, prompt=7)
     keys = [key, key.at(sample=1)]
     steps = [perturb(clean, keys, step).tokens.numpy() for step in range(10)]
     before = clean.tokens.numpy()

@@ -49,7 +49,7 @@ class Purpose(IntEnum):
 
 
 @dataclass(frozen=True)
-class NoiseKey:
+class Key:
     """Address of one draw: integers, update and step below 2**32, the others below 2**64."""
 
     seed: int
@@ -59,12 +59,12 @@ class NoiseKey:
     sample: int = 0
     step: int = 0
 
-    def at(self, **changes: int) -> "NoiseKey":
+    def at(self, **changes: int) -> "Key":
         """The same address with some parts changed."""
         return replace(self, **changes)
 
 
-def generator(key: NoiseKey) -> np.random.Generator:
+def generator(key: Key) -> np.random.Generator:
     """A numpy generator that starts at the key's own stream of 2**64 Philox blocks.
 
     Raises:
@@ -78,12 +78,12 @@ def generator(key: NoiseKey) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(counter=counter, key=words))
 
 
-def normal(key: NoiseKey, shape: Sequence[int]) -> np.ndarray:
+def normal(key: Key, shape: Sequence[int]) -> np.ndarray:
     """Standard normal draws: float32 of that shape."""
     return generator(key).standard_normal(tuple(shape), dtype=np.float32)
 
 
-def normals(keys: Sequence[NoiseKey], shape: Sequence[int]) -> np.ndarray:
+def normals(keys: Sequence[Key], shape: Sequence[int]) -> np.ndarray:
     """One draw per key, stacked: float32 [len(keys), *shape]."""
     out = np.empty((len(keys), *shape), dtype=np.float32)
     for row, key in zip(out, keys, strict=True):
@@ -91,12 +91,12 @@ def normals(keys: Sequence[NoiseKey], shape: Sequence[int]) -> np.ndarray:
     return out
 
 
-def uniform(key: NoiseKey, shape: Sequence[int]) -> np.ndarray:
+def uniform(key: Key, shape: Sequence[int]) -> np.ndarray:
     """Uniform draws in [0, 1): float64 of that shape."""
     return generator(key).random(tuple(shape))
 
 
-def permutation(key: NoiseKey, length: int) -> np.ndarray:
+def permutation(key: Key, length: int) -> np.ndarray:
     """A random order of 0 .. length - 1: int64 [length]."""
     return generator(key).permutation(length)
 
@@ -108,12 +108,12 @@ def address(text: str) -> int:
 
 def fingerprint() -> str:
     """Hash of the first draws of a fixed key: tells whether numpy still draws the same numbers."""
-    key = NoiseKey(seed=2601, purpose=Purpose.INITIAL, update=12401)
+    key = Key(seed=2601, purpose=Purpose.INITIAL, update=12401)
     draws = normal(key, (64,)).tobytes() + uniform(key, (16,)).tobytes()
     return hashlib.sha256(draws + permutation(key, 64).tobytes()).hexdigest()[:16]
 
 
-def _word(key: NoiseKey, part: str, bits: int) -> int:
+def _word(key: Key, part: str, bits: int) -> int:
     """A part of a key as a Python integer: numpy's would wrap in a shift, floats be truncated."""
     value = getattr(key, part)
     try:
