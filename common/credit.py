@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.algorithm import advantage, annealing, diversity, shaping, subset
+from common.algorithm import advantage, annealing, diversity, masked, shaping, subset
 from common.config import Config
 
 
@@ -194,10 +194,10 @@ def _average(values: np.ndarray, groups: np.ndarray) -> float:
 
 
 def _std(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    return subset.std(values, mask)[:, 0]
+    return masked.std(values, mask)[:, 0]
 
 
 def _correlation(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    dx, dy = (np.where(mask, values - subset.mean(values, mask), 0.0) for values in (x, y))
+    dx, dy = (np.where(mask, values - masked.mean(values, mask), 0.0) for values in (x, y))
     scale = np.sqrt((dx**2).sum(axis=1) * (dy**2).sum(axis=1))
     return np.divide((dx * dy).sum(axis=1), scale, out=np.zeros_like(scale), where=scale > 0)

@@ -8,9 +8,9 @@ import numpy as np
 from mlx import nn
 
 from common import backend as protocols
+from common.arrays import check_shapes
 from common.backend import Parameters
 from common.config import OptimizerConfig
-from common.embedded.model import check_shapes
 from drift_mlx import lora
 from drift_mlx.compiling import compiled
 from drift_mlx.policy import set_parameters

@@ -7,6 +7,7 @@ import numpy as np
 from mlx import nn
 from mlx.utils import tree_flatten
 
+from common.arrays import check_shapes
 from common.backend import Conditioning, DiffusionSchedule, FlowSchedule, Prediction
 from common.config import AdapterConfig, ModelConfig
 from common.embedded import model as shared
@@ -264,5 +265,5 @@ def _convolve(before: int, after: int, config: ScorerConfig) -> Iterator[nn.Modu
 
 def _load(module: nn.Module, weights: Mapping[str, np.ndarray], what: str) -> None:
     own = dict(tree_flatten(module.parameters()))
-    shared.check_shapes(weights, {name: array.shape for name, array in own.items()}, what)
+    check_shapes(weights, {name: array.shape for name, array in own.items()}, what)
     module.load_weights([(name, mx.array(w)) for name, w in weights.items()])

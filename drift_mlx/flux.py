@@ -6,7 +6,8 @@ import mlx.core as mx
 import numpy as np
 
 from common import pipelines
-from common.algorithm.schedules import TRAIN_STEPS, sinusoid
+from common.algorithm.schedules import TRAIN_STEPS
+from common.arrays import sinusoid
 from common.backend import Conditioning, Prediction
 from common.config import AdapterConfig, ModelConfig
 from drift_mlx.diffusion import DiffusersPolicy

@@ -14,8 +14,8 @@ from mlx import nn
 from mlx.utils import tree_flatten
 
 from common import pipelines
+from common.arrays import check_shapes
 from common.config import ModelConfig
-from common.embedded.model import check_shapes
 from drift_mlx.kit import source
 from drift_mlx.networks.text import CLIPText, CLIPTextConfig, T5Config, T5Encoder
 from drift_mlx.networks.vae import Decoder, VAEConfig

@@ -10,9 +10,9 @@ import numpy as np
 from mlx import nn
 from mlx.utils import tree_unflatten
 
+from common.arrays import check_shapes
 from common.backend import Conditioning
 from common.config import AdapterConfig
-from common.embedded.model import check_shapes
 from drift_mlx import lora
 from drift_mlx.compiling import compiled
 

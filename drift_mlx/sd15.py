@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 
 from common import pipelines
-from common.algorithm.schedules import sinusoid
+from common.arrays import sinusoid
 from common.backend import Conditioning
 from common.config import AdapterConfig, ModelConfig
 from drift_mlx.diffusion import DiffusersPolicy

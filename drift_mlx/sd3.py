@@ -5,7 +5,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from common.algorithm.schedules import TRAIN_STEPS, sinusoid
+from common.algorithm.schedules import TRAIN_STEPS
+from common.arrays import sinusoid
 from common.backend import Block, Conditioning, FlowSchedule, Prediction
 from common.config import AdapterConfig, ModelConfig
 from drift_mlx.diffusion import DiffusersPolicy

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from common import backend as protocols, imports
+from common.arrays import check_shapes
 from common.backend import BackendUnavailableError, LossFunction, Parameters
 from common.config import AdapterConfig, Config, ModelConfig, OptimizerConfig
 from common.cores import cores
-from common.embedded.model import check_shapes
 from common.prompts.language import LanguageModel
 from drift_torch import lora
 from drift_torch.embedded import EmbeddedPolicy, EmbeddedScorer

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from common.arrays import check_shapes
 from common.backend import Conditioning, DiffusionSchedule, FlowSchedule, Prediction
 from common.config import AdapterConfig, ModelConfig
 from common.embedded import model as shared
@@ -276,5 +277,5 @@ def _convolve(before: int, after: int, config: ScorerConfig) -> Iterator[nn.Modu
 
 def _load(module: nn.Module, weights: Mapping[str, np.ndarray], what: str) -> None:
     own = module.state_dict()
-    shared.check_shapes(weights, {name: tuple(p.shape) for name, p in own.items()}, what)
+    check_shapes(weights, {name: tuple(p.shape) for name, p in own.items()}, what)
     module.load_state_dict({name: torch.from_numpy(w) for name, w in weights.items()})

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.arrays import check_shapes
 from common.config import AdapterConfig, ModelConfig
-from common.embedded.model import check_shapes
 from drift_torch import lora
 
 __all__ = ["Tuned"]

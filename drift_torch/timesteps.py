@@ -9,7 +9,7 @@ __all__ = ["Sinusoid", "tell_exactly"]
 
 
 class Sinusoid(nn.Module):
-    """`common.algorithm.schedules.sinusoid` on the device.
+    """`common.arrays.sinusoid` on the device.
 
     diffusers computes the angle in float32, which puts it 5e-5 off at a timestep of 950.
     """

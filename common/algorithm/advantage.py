@@ -4,7 +4,7 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
-from common.algorithm import subset
+from common.algorithm import masked, subset
 
 Array = Any
 
@@ -56,15 +56,15 @@ def group_advantages(
     xp = array_namespace(rewards)
     group = subset.usable(rewards, valid)
     members = group & selected
-    centred = xp.where(members, rewards, 0.0) - subset.mean(rewards, members)
-    own = subset.std(rewards, members)
+    centred = xp.where(members, rewards, 0.0) - masked.mean(rewards, members)
+    own = masked.std(rewards, members)
     match statistics:
         case "subset":
             scale = own
         case "full":
-            scale = subset.std(rewards, group)
+            scale = masked.std(rewards, group)
         case _:
             flat = (*rewards.shape[:-2], -1)
-            scale = subset.std(xp.reshape(rewards, flat), xp.reshape(group, flat))[..., None]
+            scale = masked.std(xp.reshape(rewards, flat), xp.reshape(group, flat))[..., None]
     live = members & (own > 0) & (scale > 0)
     return xp.where(live, xp.clip(centred / xp.where(scale > 0, scale, 1.0), -clip, clip), 0.0)

@@ -14,7 +14,6 @@ __all__ = [
     "flow_sigmas",
     "flow_timesteps",
     "scaled_linear_alpha_bars",
-    "sinusoid",
 ]
 
 TRAIN_STEPS = 1000
@@ -109,15 +108,3 @@ def ddim_alpha_bars(
     table = scaled_linear_alpha_bars() if alpha_bars is None else np.asarray(alpha_bars, np.float64)
     timesteps = ddim_timesteps(steps, train_steps=len(table), steps_offset=steps_offset)
     return np.append(table[timesteps], table[0] if final is None else final)
-
-
-def sinusoid(t: np.ndarray, width: int) -> np.ndarray:
-    """cos(t w_j), then sin(t w_j), with w_j = exp(-ln(10^4) j / J), J = width / 2: [B, width].
-
-    How networks are told a timestep (Ho et al. 2020, arXiv:2006.11239). t: float64 [B]. Returns
-    float64: in float32 the angle alone would be off by 5e-5 at t = 950.
-    """
-    J = width // 2
-    w = np.exp(-np.log(1e4) * np.arange(J, dtype=np.float64) / J)
-    angle = np.asarray(t, dtype=np.float64)[:, None] * w
-    return np.concatenate([np.cos(angle), np.sin(angle)], axis=-1)

@@ -15,7 +15,7 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
-from common.algorithm import diversity, subset
+from common.algorithm import diversity, masked, subset
 
 Array = Any
 
@@ -89,7 +89,7 @@ def potential(
     others = members[..., :, None] & members[..., None, :] & (index[:, None] != index[None, :])
     match kind:
         case "mean_pairwise":
-            phi = subset.mean(distances, others)[..., 0]
+            phi = masked.mean(distances, others)[..., 0]
         case "nearest":
             phi = _nearest(distances, others, 1)
         case "knn":
@@ -242,7 +242,7 @@ def multiplicative(
     xp = array_namespace(advantages)
     members = _members(potentials, valid)
     phi = xp.where(members & (potentials > 0), potentials, 0.0)
-    centre = subset.mean(phi, members)
+    centre = masked.mean(phi, members)
     ratio = xp.where(centre > 1e-6, phi / xp.where(centre > 1e-6, centre, 1.0), 1.0)
     factor = xp.clip(1.0 + weight * (ratio - 1.0), 0.0, xp.inf)
     return xp.where((advantages > 0) & members, advantages * factor, advantages)
@@ -279,7 +279,7 @@ def _nearest(distances: Array, others: Array, k: int) -> Array:
     xp = array_namespace(distances)
     k = min(k, distances.shape[-1])
     ascending = xp.sort(xp.where(others, distances, xp.inf), axis=-1)[..., :k]
-    return subset.mean(ascending, ascending < xp.inf)[..., 0]
+    return masked.mean(ascending, ascending < xp.inf)[..., 0]
 
 
 def _leave_one_out(distances: Array, members: Array) -> Array:
@@ -315,19 +315,19 @@ def _scale(phi: Array, r: Array, members: Array, scaling: str) -> tuple[Array, A
     if scaling == "raw":
         return 1.0, 0.0
     if scaling == "zscore":
-        offset, spread = subset.mean(phi, members), subset.std(phi, members)
+        offset, spread = masked.mean(phi, members), masked.std(phi, members)
     else:
         lowest = xp.min(xp.where(members, phi, xp.inf), axis=-1, keepdims=True)
         highest = xp.max(xp.where(members, phi, -xp.inf), axis=-1, keepdims=True)
         offset = xp.where(lowest <= highest, lowest, 0.0)
         spread = xp.where(lowest <= highest, highest, 0.0) - offset
-    return subset.std(r, members) / xp.clip(spread, POTENTIAL_FLOOR, xp.inf), offset
+    return masked.std(r, members) / xp.clip(spread, POTENTIAL_FLOOR, xp.inf), offset
 
 
 def _gate(r: Array, members: Array, gate: str, base: Array | None) -> Array:
     """The share of its potential that each sample feels: [P, G], in [0, 1]."""
     xp = array_namespace(r)
-    spread, above = subset.std(r, members), r - subset.mean(r, members)
+    spread, above = masked.std(r, members), r - masked.mean(r, members)
     if gate == "above_mean":
         return xp.astype((above > 1e-6 * spread) & (spread > 0), r.dtype)
     if gate == "above_base":

@@ -1,7 +1,6 @@
 """Which samples of a group are trained on: a subset where its rewards concentrate.
 
-The subset is chosen from the task reward alone. Statistics of a group or of its subset, masked
-and safe for empty and constant groups, live here too; `shaping` and `advantage` use them.
+The subset is chosen from the task reward alone.
 Not here: randomness (the control's draws come in) and the reward itself.
 
 Letters: r rewards, n valid samples of a group, K samples kept, s a group's rewards sorted.
@@ -11,9 +10,11 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
+from common.algorithm import masked
+
 Array = Any
 
-__all__ = ["RULES", "mean", "median", "select", "std", "usable", "with_fallback"]
+__all__ = ["RULES", "select", "usable", "with_fallback"]
 
 RULES = (
     "window",
@@ -28,9 +29,6 @@ RULES = (
     "maxvar",
     "none",
 )
-
-SPREAD_FLOOR = 1e-6
-"""A std below this share of the largest magnitude is the rounding of a float32 scorer: 0."""
 
 NORMAL_CONSISTENCY = 1.4826
 """MAD times this estimates the standard deviation of normal data (Rousseeuw and Croux 1993)."""
@@ -83,7 +81,7 @@ def select(
     """
     _check(rewards, rule, keep, draws)
     members = usable(rewards, valid)
-    n = _count(members)
+    n = masked.count(members)
     if rule == "none":
         chosen = members
     elif rule in _COUNTING:
@@ -110,7 +108,7 @@ def with_fallback(
     """
     xp = array_namespace(rewards)
     members = usable(rewards, valid)
-    group, kept = std(rewards, members), std(rewards, members & selected)
+    group, kept = masked.std(rewards, members), masked.std(rewards, members & selected)
     lost = (kept < 1e-8) | (kept < 0.05 * group)
     fell_back = lost & (group > 0)
     return (members & selected) | (members & fell_back), xp.squeeze(fell_back, axis=-1)
@@ -122,61 +120,16 @@ def usable(rewards: Array, valid: Array | None = None) -> Array:
     return finite if valid is None else finite & valid
 
 
-def mean(values: Array, members: Array) -> Array:
-    """Mean of each group's members: float [..., 1]; 0 where there are none.
-
-    Args:
-        values: float [..., G]; what is not a member may be anything, NaN included.
-        members: bool, of the same shape.
-    """
-    xp = array_namespace(values)
-    weights = xp.astype(members, values.dtype)
-    total = xp.sum(xp.where(members, values, 0.0), axis=-1, keepdims=True)
-    return total / xp.clip(xp.sum(weights, axis=-1, keepdims=True), 1.0, xp.inf)
-
-
-def std(values: Array, members: Array) -> Array:
-    """Population standard deviation of each group's members: float [..., 1].
-
-    Exactly 0 where it is below 1e-6 of the largest magnitude: equal rewards stay equal however
-    their mean was rounded, and nothing divides noise by noise. Arguments as in `mean`.
-    """
-    xp = array_namespace(values)
-    clean = xp.where(members, values, 0.0)
-    centred = xp.where(members, clean - mean(clean, members), 0.0)
-    # Divided by the largest deviation first: squares of tiny or huge rewards stay representable.
-    largest = xp.max(xp.abs(centred), axis=-1, keepdims=True)
-    unit = centred / xp.where(largest > 0, largest, 1.0)
-    spread = largest * xp.sqrt(mean(unit * unit, members))
-    magnitude = xp.max(xp.abs(clean), axis=-1, keepdims=True)
-    return xp.where(spread > SPREAD_FLOOR * magnitude, spread, 0.0)
-
-
-def median(values: Array, members: Array) -> Array:
-    """Median of each group's members, the mean of the middle two: float [..., 1]; 0 for none.
-
-    Arguments as in `mean`.
-    """
-    xp = array_namespace(values)
-    n = _count(members)
-    s = xp.sort(xp.where(members, values, xp.inf), axis=-1)
-    low = xp.where(n > 0, n - 1, 0) // 2
-    high = xp.where(n > 0, n, 0) // 2
-    high = xp.where(high < values.shape[-1], high, values.shape[-1] - 1)
-    middle = 0.5 * (xp.take_along_axis(s, low, axis=-1) + xp.take_along_axis(s, high, axis=-1))
-    return xp.where(n > 0, middle, 0.0)
-
-
 def _bounded(rewards: Array, members: Array, rule: str, alpha: float, kappa: float) -> Array:
     """Everything within a distance of a centre, on one side or on both."""
     xp = array_namespace(rewards)
     r = xp.where(members, rewards, 0.0)
     if rule == "band":
-        centre, cut = mean(r, members), alpha * std(r, members)
+        centre, cut = masked.mean(r, members), alpha * masked.std(r, members)
     else:
-        centre = median(r, members)
+        centre = masked.median(r, members)
         # MAD = 0 means that at least half of the group lies at the median, and keeps just that.
-        cut = kappa * NORMAL_CONSISTENCY * median(xp.abs(r - centre), members)
+        cut = kappa * NORMAL_CONSISTENCY * masked.median(xp.abs(r - centre), members)
     cut = cut + _tolerance(r, members)
     above, below = r - centre <= cut, centre - r <= cut
     return {"upper": above, "lower": below}.get(rule, above & below)
@@ -187,7 +140,7 @@ def _counted(
 ) -> Array:
     """The K members that a rule puts first; K is clamped to the members there are."""
     xp = array_namespace(rewards)
-    n = _count(members)
+    n = masked.count(members)
     K = xp.where(n < keep, n, keep)
     if rule == "random":
         return _rank(xp.where(members, draws, xp.inf)) < K
@@ -203,7 +156,7 @@ def _best_run(rewards: Array, members: Array, rank: Array, rule: str, K: Array) 
     xp = array_namespace(rewards)
     G = rewards.shape[-1]
     r = xp.where(members, rewards, 0.0)
-    n, centre, tolerance = _count(members), median(r, members), _tolerance(r, members)
+    n, centre, tolerance = masked.count(members), masked.median(r, members), _tolerance(r, members)
     j = xp.reshape(xp.arange(G + 1, dtype=n.dtype), (1, G + 1, 1))
     at, K3, n3 = rank[:, None, :], K[:, None, :], n[:, None, :]
     if rule == "maxvar":  # the lowest j and the highest K - j
@@ -212,10 +165,11 @@ def _best_run(rewards: Array, members: Array, rank: Array, rule: str, K: Array) 
         inside, feasible = (at >= j) & (at < j + K3), j + K3 <= n3
     inside = inside & members[:, None, :]
     each = xp.broadcast_to(r[:, None, :], inside.shape)
-    means = mean(each, inside)
+    means = masked.mean(each, inside)
     if rule in ("minvar", "maxvar"):
         # The std orders as the variance does, in the units of the tolerance.
-        cost = xp.sqrt(mean((each - means) ** 2, inside)) * (-1.0 if rule == "maxvar" else 1.0)
+        sign = -1.0 if rule == "maxvar" else 1.0
+        cost = xp.sqrt(masked.mean((each - means) ** 2, inside)) * sign
     elif rule == "nearest":
         distance = xp.abs(r - centre)[:, None, :]
         cost = xp.max(xp.where(inside, distance, 0.0), axis=-1, keepdims=True)
@@ -250,12 +204,6 @@ def _tolerance(r: Array, members: Array) -> Array:
     highest = xp.max(xp.where(members, r, -xp.inf), axis=-1, keepdims=True)
     lowest = xp.min(xp.where(members, r, xp.inf), axis=-1, keepdims=True)
     return 1e-12 + 1e-6 * xp.where(highest > lowest, highest - lowest, 0.0)
-
-
-def _count(members: Array) -> Array:
-    """Number of members of each group: int [..., 1]."""
-    xp = array_namespace(members)
-    return xp.sum(xp.astype(members, xp.int64), axis=-1, keepdims=True)
 
 
 def _check(rewards: Array, rule: str, keep: int | None, draws: Array | None) -> None:

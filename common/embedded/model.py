@@ -8,7 +8,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from common.algorithm.schedules import sinusoid
+from common.arrays import sinusoid
 
 T = TypeVar("T")
 
@@ -107,22 +107,6 @@ def scorer_weights(name: str) -> dict[str, np.ndarray]:
     """A scorer's arrays by name, float32."""
     scorer_config(name)
     return _read(FOLDER / f"scorer_{name}.safetensors")
-
-
-def check_shapes(
-    given: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], what: str
-) -> None:
-    """Raise ValueError that names the first missing, extra or misshapen array of `given`."""
-    for name in sorted(expected.keys() - given.keys()):
-        raise ValueError(f"{what}: '{name}' is missing")
-    for name in sorted(given.keys() - expected.keys()):
-        near = difflib.get_close_matches(name, expected, n=1)
-        hint = f"; the nearest one it has is '{near[0]}'" if near else ""
-        raise ValueError(f"{what}: it has no '{name}'{hint}")
-    for name in sorted(expected):
-        if tuple(given[name].shape) != tuple(expected[name]):
-            shapes = f"{list(given[name].shape)}, not {list(expected[name])}"
-            raise ValueError(f"{what}: '{name}' has shape {shapes}")
 
 
 def tokenize(prompts: Sequence[str], config: DenoiserConfig | ScorerConfig) -> np.ndarray:

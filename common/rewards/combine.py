@@ -5,10 +5,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
-Method = Literal["weighted_sum", "group_zscore", "minimum"]
+from common.algorithm import masked
 
-ROUNDING = 1e-6
-"""Spread relative to size below which the scores of a group are equal: they come from float32."""
+Method = Literal["weighted_sum", "group_zscore", "minimum"]
 
 
 def combine(
@@ -72,11 +71,9 @@ def finite_mean(values: np.ndarray, axis: int | None = None) -> np.ndarray:
 def _group_zscore(values: np.ndarray) -> np.ndarray:
     """Z-score each row [P, G] over its finite samples; NaN stays NaN."""
     finite = np.isfinite(values)
-    count = np.maximum(finite.sum(axis=1, keepdims=True), 1)
     known = np.where(finite, values, 0.0)
-    mean = known.sum(axis=1, keepdims=True) / count
-    centred = np.where(finite, values - mean, 0.0)
-    std = np.sqrt((centred**2).sum(axis=1, keepdims=True) / count)
-    equal = std <= ROUNDING * np.abs(known).max(axis=1, keepdims=True)
+    centred = np.where(finite, values - masked.mean(known, finite), 0.0)
+    std = np.sqrt(masked.mean(centred**2, finite))
+    equal = std <= masked.SPREAD_FLOOR * np.abs(known).max(axis=1, keepdims=True)
     z = np.where(equal, 0.0, centred / np.where(equal, 1.0, std))
     return np.where(finite, z, np.nan)

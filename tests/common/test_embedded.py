@@ -72,21 +72,6 @@ def test_unit_rows_and_a_row_of_zeros():
     np.testing.assert_allclose(rows, [[0.6, 0.8], [0.0, 0.0]])
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda w: w.pop("b"), "'b' is missing"),
-        (lambda w: w.update(bb=w["b"]), "no 'bb'; the nearest one it has is 'b'"),
-        (lambda w: w.update(b=np.zeros((2, 1))), r"'b' has shape \[2, 1\], not \[2\]"),
-    ],
-)
-def test_arrays_that_do_not_fit_are_named(change, message):
-    weights = {"a": np.zeros(()), "b": np.zeros(2)}
-    change(weights)
-    with pytest.raises(ValueError, match=message):
-        model.check_shapes(weights, {"a": (), "b": (2,)}, "weights")
-
-
 def test_weights_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "broken.safetensors").write_bytes(b"not a tensor file")
     for name in ("broken", "absent"):

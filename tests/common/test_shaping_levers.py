@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common import config as configuration, credit
-from common.algorithm import advantage, shaping, subset
+from common.algorithm import advantage, masked, shaping, subset
 
 P, G, T = 3, 8, 4
 
@@ -73,12 +73,12 @@ def test_selection_leaves_lambda_its_meaning(batch, keep):
     ratios = {}
     for name, reference in (("subset", selected), ("full", valid)):
         shaped = shaping.shape(rewards, phi, **plain(), valid=valid, reference=reference)
-        added = subset.std(np.where(valid, shaped - rewards, 0.0), selected)
-        ratios[name] = (added / subset.std(rewards, selected))[:, 0]
+        added = masked.std(np.where(valid, shaped - rewards, 0.0), selected)
+        ratios[name] = (added / masked.std(rewards, selected))[:, 0]
     np.testing.assert_allclose(ratios["subset"], 0.5, rtol=1e-9)
     # Of the whole group: std(r) / std_subset(r) times what the subset has of the potential's std.
     reward, potential = (
-        (subset.std(x, valid) / subset.std(x, selected))[:, 0] for x in (rewards, phi)
+        (masked.std(x, valid) / masked.std(x, selected))[:, 0] for x in (rewards, phi)
     )
     np.testing.assert_allclose(ratios["full"], 0.5 * reward / potential, rtol=1e-9)
 

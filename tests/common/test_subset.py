@@ -221,31 +221,6 @@ def test_fallback_takes_no_invalid_sample(f64, bools, to_np):
     assert to_np(chosen).tolist() == [[True, True, True, False, False]]
 
 
-@settings(max_examples=25)
-@given(
-    values=st.lists(st.floats(-100, 100, width=32), min_size=6, max_size=6),
-    members=st.lists(st.booleans(), min_size=6, max_size=6),
-)
-def test_masked_statistics_are_those_of_the_members(f64, bools, to_np, values, members):
-    v, m = np.array(values), np.array(members)
-    dirty, mask = f64([np.where(m, v, np.nan)]), bools([m])
-    got = [to_np(f(dirty, mask)).item() for f in (subset.mean, subset.median, subset.std)]
-    expected = [np.mean(v[m]), np.median(v[m]), np.std(v[m])] if m.any() else [0.0, 0.0, 0.0]
-    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=2e-6 * np.abs(v).max() + 1e-30)
-
-
-@pytest.mark.parametrize("value", [0.1, 1e-30, 1e30, 0.0, -7.3])
-def test_equal_rewards_have_no_spread(f64, bools, to_np, value):
-    std = subset.std(f64([[value] * 7]), bools([[True] * 7]))
-    assert to_np(std).item() == 0.0
-
-
-@pytest.mark.parametrize("magnitude", [1e-25, 1e25])
-def test_spread_of_tiny_and_huge_rewards(f64, bools, to_np, magnitude):
-    std = subset.std(f64([[magnitude, 3 * magnitude]]), bools([[True, True]]))
-    assert to_np(std).item() == pytest.approx(magnitude, rel=1e-6)
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

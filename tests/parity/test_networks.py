@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 loading = pytest.importorskip("drift_mlx.loading")  # before mlx.core: it loads OpenBLAS
 mx = pytest.importorskip("mlx.core")
 
-from common.algorithm.schedules import sinusoid  # noqa: E402
+from common.arrays import sinusoid  # noqa: E402
 from common.config import AdapterConfig, ModelConfig  # noqa: E402
 from common.parity.measure import relative_error  # noqa: E402
 from drift_mlx.networks import flux, layers, mmdit, text, unet, vae  # noqa: E402
