@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from common.backend import Backend, Policy
+    from common.backends import Backend, Policy
     from common.config import Config
 
 EMBEDDED = "embedded"
@@ -256,8 +256,7 @@ def _forward(backend: "Backend", policy: "Policy", config: "Config", batch: int)
 
 def _work(there: Connection, case: Case) -> None:
     """The process of a case: say what it does, then what it measured or why not."""
-    from common.backend import BackendUnavailableError
-    from common.memory import OutOfMemoryError
+    from common.backends import BackendUnavailableError, OutOfMemoryError
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this one
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -13,7 +13,7 @@ from array_api_compat import array_namespace
 
 from common import random
 from common.algorithm import annealing, prompt_noise
-from common.backend import Array, Backend, Block, Conditioning, Policy
+from common.backends import Array, Backend, Block, Conditioning, Policy
 from common.clock import Clock
 from common.config import Config, NoiseConfig
 from common.process import Process

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from common.backend import Backend, Policy
+from common.backends import Backend, Policy
 
 
 class MovingAverage:

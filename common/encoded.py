@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from common.backend import Conditioning
+from common.backends import Conditioning
 
 __all__ = ["CACHE_BYTES", "EncodedPrompts", "warn_of_long"]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from common import random
 from common.algorithm import diversity, quality
-from common.backend import Backend, Conditioning, Policy, Scorer
+from common.backends import Backend, Conditioning, Policy, Scorer
 from common.config import Config
 from common.ema import MovingAverage
 from common.process import Process, process_of

@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from common.algorithm.schedules import TRAIN_STEPS, scaled_linear_alpha_bars
-from common.backend import DiffusionSchedule, FlowSchedule
+from common.backends import DiffusionSchedule, FlowSchedule
 from common.config import ModelConfig
 
 __all__ = [

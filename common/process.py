@@ -12,14 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from common.algorithm import kernels, schedules
-from common.backend import (
-    Array,
-    Backend,
-    Conditioning,
-    DiffusionSchedule,
-    FlowSchedule,
-    Policy,
-)
+from common.backends import Array, Backend, Conditioning, DiffusionSchedule, FlowSchedule, Policy
 from common.config import ConfigError, RolloutConfig
 
 EVEN = FlowSchedule()

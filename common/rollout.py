@@ -7,7 +7,7 @@ import numpy as np
 
 from common import random
 from common.algorithm import kernels
-from common.backend import Array, Backend, Policy
+from common.backends import Array, Backend, Policy
 from common.clock import Clock
 from common.conditioner import Conditioner
 from common.config import RolloutConfig

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from common import checkpoint, credit, memory, random
+from common import checkpoint, credit, random
 from common.audit.watch import HackedError, Watch
-from common.backend import Backend
+from common.backends import Backend, memory
 from common.clock import Clock
 from common.conditioner import Conditioner
 from common.config import Config, ConfigError

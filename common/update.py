@@ -12,7 +12,15 @@ import numpy as np
 
 from common import random
 from common.algorithm import objective
-from common.backend import Array, Backend, Conditioning, LossFunction, Optimizer, Parameters, Policy
+from common.backends import (
+    Array,
+    Backend,
+    Conditioning,
+    LossFunction,
+    Optimizer,
+    Parameters,
+    Policy,
+)
 from common.conditioner import Conditioner
 from common.config import Config
 from common.credit import Credit

@@ -7,9 +7,8 @@ import mlx.core as mx
 import numpy as np
 from mlx import nn
 
-from common import backend as protocols
 from common.arrays import check_shapes
-from common.backend import Parameters
+from common.backends import Parameters, protocols
 from common.config import OptimizerConfig
 from drift_mlx import lora
 from drift_mlx.compiling import compiled
@@ -19,7 +18,7 @@ __all__ = ["AdamW", "is_compiled", "module_of"]
 
 
 class AdamW:
-    """AdamW (Loshchilov and Hutter 2019) behind a clip; fulfils `common.backend.Optimizer`.
+    """AdamW (Loshchilov and Hutter 2019) behind a clip; fulfils `common.backends.Optimizer`.
 
     m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2
     p = p (1 - lr wd) - lr m / (1 - b1^t) / (sqrt(v) / sqrt(1 - b2^t) + eps)

@@ -14,8 +14,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from common import backend as protocols, imports
-from common.backend import BackendUnavailableError, LossFunction, Parameters
+from common import imports
+from common.backends import BackendUnavailableError, LossFunction, Parameters, protocols
 from common.config import AdapterConfig, Config, ModelConfig, OptimizerConfig
 from common.cores import cores
 from common.prompts.language import LanguageModel
@@ -53,7 +53,7 @@ ON_CPU = "MLX finds neither Metal nor CUDA: it computes on the CPU"
 
 
 class Backend:
-    """MLX on one device; fulfils `common.backend.Backend`."""
+    """MLX on one device; fulfils `common.backends.Backend`."""
 
     def __init__(self, name: str, device: mx.Device, dtype: str):
         if dtype != "float32":

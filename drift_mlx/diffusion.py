@@ -14,7 +14,7 @@ import numpy as np
 from mlx import nn
 
 from common import encoded, pipelines
-from common.backend import Conditioning, DiffusionSchedule, FlowSchedule, Prediction
+from common.backends import Conditioning, DiffusionSchedule, FlowSchedule, Prediction
 from common.config import AdapterConfig, ModelConfig
 from drift_mlx import loading
 from drift_mlx.estimate import held
@@ -51,7 +51,7 @@ class Part(Generic[T]):
 
 
 class DiffusersPolicy(Tuned):
-    """A diffusers pipeline being tuned; fulfils `common.backend.Policy`.
+    """A diffusers pipeline being tuned; fulfils `common.backends.Policy`.
 
     Weights are in `model.dtype`, but the adapter and the VAE in float32. Latents and predictions
     are float32 to the outside, since kernels and log-probs are.

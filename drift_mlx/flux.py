@@ -8,7 +8,7 @@ import numpy as np
 from common import pipelines
 from common.algorithm.schedules import TRAIN_STEPS
 from common.arrays import sinusoid
-from common.backend import Conditioning, Prediction
+from common.backends import Conditioning, Prediction
 from common.config import AdapterConfig, ModelConfig
 from drift_mlx.diffusion import DiffusersPolicy
 from drift_mlx.networks.blocks import Trace

@@ -11,7 +11,7 @@ from mlx import nn
 from mlx.utils import tree_unflatten
 
 from common.arrays import check_shapes
-from common.backend import Conditioning
+from common.backends import Conditioning
 from common.config import AdapterConfig
 from drift_mlx import lora
 from drift_mlx.compiling import compiled

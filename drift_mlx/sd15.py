@@ -7,7 +7,7 @@ import numpy as np
 
 from common import pipelines
 from common.arrays import sinusoid
-from common.backend import Conditioning
+from common.backends import Conditioning
 from common.config import AdapterConfig, ModelConfig
 from drift_mlx.diffusion import DiffusersPolicy
 from drift_mlx.networks.blocks import Trace

@@ -7,7 +7,7 @@ import numpy as np
 
 from common.algorithm.schedules import TRAIN_STEPS
 from common.arrays import sinusoid
-from common.backend import Block, Conditioning, FlowSchedule, Prediction
+from common.backends import Block, Conditioning, FlowSchedule, Prediction
 from common.config import AdapterConfig, ModelConfig
 from drift_mlx.diffusion import DiffusersPolicy
 from drift_mlx.networks.blocks import Trace

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common import backend as protocols, imports
+from common import imports
 from common.arrays import check_shapes
-from common.backend import BackendUnavailableError, LossFunction, Parameters
+from common.backends import BackendUnavailableError, LossFunction, Parameters, protocols
 from common.config import AdapterConfig, Config, ModelConfig, OptimizerConfig
 from common.cores import cores
 from common.prompts.language import LanguageModel
@@ -59,7 +59,7 @@ def cuda(dtype: str = "float32") -> protocols.Backend:
 
 
 class Backend:
-    """PyTorch on one device; fulfils `common.backend.Backend`."""
+    """PyTorch on one device; fulfils `common.backends.Backend`."""
 
     def __init__(self, name: str, device: torch.device, dtype: str):
         if dtype not in DTYPES:
@@ -233,7 +233,7 @@ class Backend:
 
 
 class AdamW:
-    """torch.optim.AdamW behind a gradient clip; fulfils `common.backend.Optimizer`."""
+    """torch.optim.AdamW behind a gradient clip; fulfils `common.backends.Optimizer`."""
 
     def __init__(self, policy: protocols.Policy, settings: OptimizerConfig):
         self._parameters = lora.trainable(_module(policy))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common import encoded, pipelines
-from common.backend import Conditioning, DiffusionSchedule, FlowSchedule, Prediction
+from common.backends import Conditioning, DiffusionSchedule, FlowSchedule, Prediction
 from common.config import AdapterConfig, ModelConfig
 from drift_torch import loading
 from drift_torch.lora import MixedLoRALinear
@@ -27,7 +27,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 class DiffusersPolicy(Tuned, ABC):
-    """A diffusers pipeline being tuned; fulfils `common.backend.Policy`.
+    """A diffusers pipeline being tuned; fulfils `common.backends.Policy`.
 
     Weights are in `model.dtype`, but the adapter and the VAE in float32. Latents and predictions
     are float32 to the outside, since kernels and log-probs are.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.arrays import check_shapes
-from common.backend import Conditioning, DiffusionSchedule, FlowSchedule, Prediction
+from common.backends import Conditioning, DiffusionSchedule, FlowSchedule, Prediction
 from common.config import AdapterConfig, ModelConfig
 from common.embedded import model as shared
 from common.embedded.model import DenoiserConfig, ScorerConfig
@@ -94,7 +94,7 @@ class Denoiser(nn.Module):
 
 
 class EmbeddedPolicy(Tuned):
-    """The emoji flow model being tuned; fulfils `common.backend.Policy`."""
+    """The emoji flow model being tuned; fulfils `common.backends.Policy`."""
 
     prediction: Prediction = "velocity"
     schedule: FlowSchedule | DiffusionSchedule = FlowSchedule()
@@ -193,7 +193,7 @@ class ImageText(nn.Module):
 
 
 class EmbeddedScorer:
-    """An embedded image-text scorer; fulfils `common.backend.Scorer`."""
+    """An embedded image-text scorer; fulfils `common.backends.Scorer`."""
 
     def __init__(self, name: str, *, device: torch.device, dtype: torch.dtype):
         self.config = shared.scorer_config(name)

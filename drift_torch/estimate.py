@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from common.backend import Policy
+from common.backends import Policy
 from common.config import Config
 from common.process import Levels, Process, process_of
 from drift_torch.policy import Tuned

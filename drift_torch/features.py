@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from common.backend import Backend
+from common.backends import Backend
 from common.config import key
 from common.rewards.features import unit
 from common.rewards.preprocess import (

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from common import pipelines
-from common.backend import Conditioning, Prediction
+from common.backends import Conditioning, Prediction
 from common.config import AdapterConfig, ModelConfig
 from drift_torch.diffusion import DiffusersPolicy
 

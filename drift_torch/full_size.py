@@ -16,7 +16,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from common import published
-from common.backend import Conditioning
+from common.backends import Conditioning
 from common.config import AdapterConfig, ModelConfig
 from drift_torch import estimate, loading
 from drift_torch.diffusion import DTYPES, DiffusersPolicy

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from common import pipelines
-from common.backend import Conditioning
+from common.backends import Conditioning
 from common.config import AdapterConfig, ModelConfig
 from drift_torch.diffusion import DiffusersPolicy
 

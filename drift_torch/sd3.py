@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from common.algorithm.schedules import TRAIN_STEPS
-from common.backend import Block, Conditioning, FlowSchedule, Prediction
+from common.backends import Block, Conditioning, FlowSchedule, Prediction
 from common.config import AdapterConfig, ModelConfig
 from drift_torch.diffusion import DiffusersPolicy
 

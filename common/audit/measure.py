@@ -9,7 +9,7 @@ import numpy as np
 from common import random
 from common.algorithm import diversity, quality
 from common.audit import statistics, verdict
-from common.backend import Backend
+from common.backends import Backend
 from common.config import RewardConfig
 from common.prompts import Prompt
 from common.random import Key, Purpose

@@ -14,7 +14,7 @@ import numpy as np
 
 from common.audit import statistics
 from common.audit.measure import Scorers, Side
-from common.backend import Backend
+from common.backends import Backend
 from common.config import Config
 from common.prompts import Prompt
 from common.rewards import RewardError, RewardSuite

@@ -10,7 +10,7 @@ from common.commands.errors import preparing
 
 if TYPE_CHECKING:
     from common.audit.measure import Audit
-    from common.backend import Policy
+    from common.backends import Policy
 
 
 @click.command(short_help="Tell whether the reward was hacked.")

@@ -14,7 +14,7 @@ from common.commands.errors import FAILED, WRONG_REQUEST, RequestError, preparin
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from common.backend import Backend
+    from common.backends import Backend
     from common.bench import Case, Measurement
 
 HOW = (
@@ -161,7 +161,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def _backends(names: Sequence[str]) -> dict[str, "Backend"]:
     """The backends asked for, or all that work here."""
     from common import backends
-    from common.backend import BackendUnavailableError
+    from common.backends import BackendUnavailableError
 
     wanted = [backends.best() if name == "auto" else name for name in names]
     if wanted:

@@ -9,9 +9,6 @@ import click
 
 from common.commands.errors import RequestError
 
-DIFFUSIONKIT = "pip install --no-deps diffusionkit==0.5.2 beartype"
-"""It pins an MLX that nothing else can live with; of what else it asks for, this is imported."""
-
 
 @click.command(short_help="Say what each backend can do here, or why not.")
 @click.option("--bench", "measured", is_flag=True, help="Measure how fast this machine is.")
@@ -71,7 +68,8 @@ def doctor(
 def examine() -> dict[str, Any]:
     """Everything that `drift doctor` knows, as plain values."""
     from common import backends
-    from common.backend import BackendUnavailableError
+    from common.backends import BackendUnavailableError
+    from common.backends.registry import DIFFUSIONKIT
     from common.commands import machine
 
     try:

@@ -29,8 +29,8 @@ def preparing() -> Iterator[None]:
 
 def explain(error: Exception) -> tuple[int, str]:
     """The exit code of an error, and the one line to print after `drift: `."""
+    from common.backends import OutOfMemoryError
     from common.bench import FailedError
-    from common.memory import OutOfMemoryError
     from common.rewards import RewardError
 
     text = " ".join(str(error).split())
@@ -44,7 +44,7 @@ def explain(error: Exception) -> tuple[int, str]:
 
 
 def _request_errors() -> tuple[type[Exception], ...]:
-    from common.backend import BackendUnavailableError
+    from common.backends import BackendUnavailableError
     from common.checkpoint import CheckpointError
     from common.config import ConfigError
     from common.prompts import PromptError

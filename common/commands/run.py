@@ -15,7 +15,7 @@ import click
 from common.commands.errors import RequestError, preparing
 
 if TYPE_CHECKING:
-    from common.backend import Backend
+    from common.backends import Backend
     from common.config import Config
     from common.console import RunDisplay
     from common.run_directory import RunDirectory

@@ -9,7 +9,7 @@ import click
 from common.commands.errors import RequestError, preparing
 
 if TYPE_CHECKING:
-    from common.backend import Backend, Policy
+    from common.backends import Backend, Policy
     from common.run_directory import RunDirectory
 
 SIDE = 96
@@ -102,7 +102,7 @@ def backend_of(wanted: str | None, run: "RunDirectory") -> "Backend":
     A run may have been trained on another machine, with a backend that this one lacks.
     """
     from common import backends
-    from common.backend import BackendUnavailableError
+    from common.backends import BackendUnavailableError
 
     own = run.config.run.backend
     if wanted is None and own in backends.names():

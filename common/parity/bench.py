@@ -13,7 +13,7 @@ import numpy as np
 
 from common import config as configuration
 from common.algorithm import kernels
-from common.backend import Array, Backend, Conditioning, Policy
+from common.backends import Array, Backend, Conditioning, Policy
 from common.config import AdapterConfig, Config, ModelConfig
 from common.embedded.model import FOLDER, from_images
 from common.process import FlowProcess, Levels

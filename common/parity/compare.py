@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import combinations
 
 from common import backends as registry
-from common.backend import BackendUnavailableError
+from common.backends import BackendUnavailableError
 from common.parity import single, whole
 from common.parity.bench import Bench
 from common.parity.measure import Measured, StageResult, between

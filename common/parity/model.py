@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from common import backends as registry, config as configuration, pipelines
-from common.backend import Backend, Policy
+from common.backends import Backend, Policy
 from common.clock import Clock
 from common.conditioner import Conditioner
 from common.config import Config, ConfigError

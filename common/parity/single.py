@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from common.algorithm import kernels, prompt_noise
-from common.backend import Array, Conditioning, LossFunction, Policy
+from common.backends import Array, Conditioning, LossFunction, Policy
 from common.parity.bench import PROMPTS, STEPS, Bench, draw, emoji, settings
 from common.parity.measure import SINGLE, Measured
 from common.process import FlowProcess, Levels

@@ -9,7 +9,7 @@ import numpy as np
 
 from common import checkpoint, credit, random
 from common.algorithm import diversity, shaping
-from common.backend import Backend
+from common.backends import Backend
 from common.clock import Clock
 from common.conditioner import Conditioner
 from common.config import Config

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from common.backend import Backend
+from common.backends import Backend
 from common.config import Config
 from common.rewards.guard import RewardError
 from common.rewards.registry import FEATURES

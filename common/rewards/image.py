@@ -12,7 +12,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from common.backend import Backend
+from common.backends import Backend
 from common.rewards.registry import RewardFunction, register
 from common.rewards.spec import Affine
 

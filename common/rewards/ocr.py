@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from common.backend import Backend
+from common.backends import Backend
 from common.config import key
 from common.rewards.registry import RewardFunction, register
 from common.rewards.spec import Options

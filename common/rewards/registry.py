@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from common import imports
-from common.backend import Backend
+from common.backends import Backend
 from common.config import closest
 from common.rewards.spec import RAW, Affine, Factory, Options, Spec
 

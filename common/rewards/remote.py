@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from common.backend import Backend
+from common.backends import Backend
 from common.config.types import AboveZero, NonNegative, key
 from common.rewards import wire
 from common.rewards.guard import RewardError

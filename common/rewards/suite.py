@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from common.backend import Backend
+from common.backends import Backend
 from common.config import RewardConfig
 from common.rewards import cache, guard
 from common.rewards.combine import Method, combine, finite_mean

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from common import random
 from common.algorithm import prompt_noise
-from common.backend import Array, Backend, Conditioning
+from common.backends import Array, Backend, Conditioning
 from common.conditioner import intensities
 from common.config import NoiseConfig
 from common.evaluate import Perturb

@@ -18,7 +18,7 @@ import numpy as np
 
 from common import adapter, checkpoint, files, random
 from common.algorithm import diversity, fidelity, quality
-from common.backend import Backend
+from common.backends import Backend
 from common.embedded.model import FOLDER, denoiser_weights
 from common.evaluate import ALIGNMENT_SCALE, sample_images
 from common.process import FlowProcess

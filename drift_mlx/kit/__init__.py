@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from common.commands.doctor import DIFFUSIONKIT
+from common.backends.registry import DIFFUSIONKIT
 
 __all__ = ["UnavailableError", "load", "verdict"]
 

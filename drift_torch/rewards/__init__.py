@@ -6,7 +6,7 @@ entry point of `pyproject.toml` names each, so that `common` finds it as it find
 
 from typing import Any, Literal
 
-from common.backend import Backend
+from common.backends import Backend
 from common.config import key
 from common.rewards.registry import RewardFunction, register
 from common.rewards.spec import Affine, TorchOptions

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from common import backends, bench
-from common.backend import BackendUnavailableError
+from common.backends import BackendUnavailableError
 from common.bench import Case, FailedError, Measurement, RefusedError
 
 NO_GPU = "sd15, sd35m, flux-schnell skipped on cpu: no GPU; --model sd15 runs it anyway"
@@ -39,6 +39,7 @@ def machine(monkeypatch):
 
         monkeypatch.setattr(bench, "apart", apart)
         monkeypatch.setattr(backends, "load", load)
+        monkeypatch.setattr(backends.registry, "load", load)  # which `probe` calls
         monkeypatch.setattr(backends, "names", lambda: ["cpu", "cuda", "mlx"])
         return cases
 

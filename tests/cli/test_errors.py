@@ -7,7 +7,7 @@ import textwrap
 import pytest
 
 from common import backends, checkpoint, config, trainer
-from common.backend import BackendUnavailableError
+from common.backends import BackendUnavailableError
 from common.commands.errors import RequestError, explain, preparing
 from common.config import ConfigError
 from common.rewards import RewardNameError
@@ -59,7 +59,7 @@ def test_a_prompt_with_a_word_the_model_lacks(refused, finished, tmp_path, small
 
 
 def test_a_backend_that_is_not_installed_says_what_to_install(refused, monkeypatch):
-    monkeypatch.setattr(backends, "find_spec", lambda name: None)
+    monkeypatch.setattr(backends.registry, "find_spec", lambda name: None)
     assert "pip install 'drift-toolkit[torch]'" in refused(2, "run", "--backend", "cuda")
     assert "pip install 'drift-toolkit[mlx]'" in refused(2, "run", "--backend", "mlx")
     assert "neither PyTorch nor MLX is installed" in refused(2, "run")

@@ -6,7 +6,7 @@ import tomllib
 import pytest
 
 from common import backends, config
-from common.backend import BackendUnavailableError
+from common.backends import BackendUnavailableError
 
 
 def test_help_names_every_command(drift):

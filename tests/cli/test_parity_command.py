@@ -6,7 +6,7 @@ import os
 import pytest
 
 from common import backends, parity
-from common.backend import BackendUnavailableError
+from common.backends import BackendUnavailableError
 from common.parity import StageResult
 
 GOOD = StageResult("rollout", "cpu vs float64", 2e-7, 1e-6, 1e-5, True)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from common import backends, checkpoint
-from common.backend import BackendUnavailableError
+from common.backends import BackendUnavailableError
 from common.commands.errors import RequestError
 from common.config import AdapterConfig
 

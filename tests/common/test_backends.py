@@ -5,8 +5,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from common import backends
-from common.backend import BackendUnavailableError
+from common.backends import BackendUnavailableError, registry
 
 
 @pytest.fixture
@@ -14,8 +13,8 @@ def registered(monkeypatch):
     """Replaces the registered entry points by name -> "module:attribute"."""
 
     def use(**values):
-        entries = [EntryPoint(name, value, backends.GROUP) for name, value in values.items()]
-        monkeypatch.setattr(backends, "entry_points", lambda group: entries)
+        entries = [EntryPoint(name, value, registry.GROUP) for name, value in values.items()]
+        monkeypatch.setattr(registry, "entry_points", lambda group: entries)
 
     return use
 
@@ -24,25 +23,25 @@ def registered(monkeypatch):
 def installed(monkeypatch):
     def use(*libraries):
         monkeypatch.setattr(
-            backends, "find_spec", lambda name: object() if name in libraries else None
+            registry, "find_spec", lambda name: object() if name in libraries else None
         )
 
     return use
 
 
 def test_the_three_backends_are_registered():
-    assert {"cpu", "cuda", "mlx"} <= set(backends.names())
+    assert {"cpu", "cuda", "mlx"} <= set(registry.names())
 
 
 def test_a_misspelt_name_gets_the_nearest_one():
     with pytest.raises(ValueError, match="no backend 'mlxx'; did you mean 'mlx'"):
-        backends.load("mlxx")
+        registry.load("mlxx")
 
 
 @pytest.mark.parametrize(("name", "extra"), [("cpu", "torch"), ("cuda", "torch"), ("mlx", "mlx")])
 def test_an_absent_library_says_what_to_install(installed, name, extra):
     installed()
-    error = backends.probe(name)
+    error = registry.probe(name)
     assert isinstance(error, BackendUnavailableError)
     assert f"pip install 'drift-toolkit[{extra}]'" in str(error)
 
@@ -54,7 +53,7 @@ def test_a_library_that_does_not_import_says_why(registered, installed, tmp_path
     with pytest.raises(
         BackendUnavailableError, match=r"odd cannot be imported: libfoo.so is absent"
     ):
-        backends.load("odd")
+        registry.load("odd")
     assert "broken_backend" not in sys.modules
 
 
@@ -70,14 +69,14 @@ def test_a_library_that_does_not_import_says_why(registered, installed, tmp_path
 )
 def test_the_best_backend(monkeypatch, installed, system, working, libraries, expected):
     installed(*libraries)
-    monkeypatch.setattr(backends.platform, "system", lambda: system)
-    monkeypatch.setattr(backends.platform, "machine", lambda: "arm64")
+    monkeypatch.setattr(registry.platform, "system", lambda: system)
+    monkeypatch.setattr(registry.platform, "machine", lambda: "arm64")
     absent = BackendUnavailableError("no")
-    monkeypatch.setattr(backends, "probe", lambda name: name if name in working else absent)
-    assert backends.best() == expected
+    monkeypatch.setattr(registry, "probe", lambda name: name if name in working else absent)
+    assert registry.best() == expected
 
 
 def test_no_library_at_all(installed):
     installed()
     with pytest.raises(BackendUnavailableError, match="neither PyTorch nor MLX"):
-        backends.best()
+        registry.best()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from common import encoded, pipelines
-from common.backend import Conditioning
+from common.backends import Conditioning
 
 SIZE = 3 * 4 + 2 * 4
 """Bytes of one conditioning of the encoder below."""

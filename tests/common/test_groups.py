@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 
-from common.backend import Conditioning, FlowSchedule
+from common.backends import Conditioning, FlowSchedule
 from common.clock import Clock
 from common.conditioner import Conditioner
 from common.config import parse

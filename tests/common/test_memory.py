@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from common import config as configuration, memory
+from common import config as configuration
+from common.backends import memory
 from common.run_directory import MAY_CHANGE
 
 GB = 10**9

@@ -10,7 +10,7 @@ import pytest
 
 from common import config as configuration
 from common.algorithm import kernels, schedules
-from common.backend import Conditioning, DiffusionSchedule, FlowSchedule
+from common.backends import Conditioning, DiffusionSchedule, FlowSchedule
 from common.config import ConfigError
 from common.process import DDIMProcess, FlowProcess, Levels, process_of
 

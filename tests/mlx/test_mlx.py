@@ -11,7 +11,7 @@ import pytest
 
 import drift_mlx  # before MLX: it loads OpenBLAS
 from common import backends
-from common.backend import BackendUnavailableError
+from common.backends import BackendUnavailableError
 from common.config import AdapterConfig, ModelConfig, OptimizerConfig
 
 drift = pytest.importorskip("drift_mlx.backend", exc_type=ImportError)

@@ -1,10 +1,10 @@
-"""What `common.backend` promises, on each backend: policies, optimizers, arrays, scorers."""
+"""What `common.backends` promises, on each backend: policies, optimizers, arrays, scorers."""
 
 import numpy as np
 import pytest
 
 from common import backends, random
-from common.backend import BackendUnavailableError, Conditioning
+from common.backends import BackendUnavailableError, Conditioning
 from common.config import AdapterConfig, ModelConfig, OptimizerConfig
 from common.embedded import model as shared
 

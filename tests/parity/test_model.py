@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from common import backends, random
-from common.backend import Conditioning
+from common.backends import Conditioning
 from common.config import AdapterConfig, ModelConfig, OptimizerConfig
 from common.embedded import model as shared
 

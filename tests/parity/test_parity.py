@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from common import backends
 from common.algorithm import kernels
-from common.backend import BackendUnavailableError
+from common.backends import BackendUnavailableError
 from common.cli import drift as command
 from common.parity import StageResult, compare
 from common.parity.measure import CHANGE, EXACT, ROLLOUT, SINGLE, UPDATES, Measured, between
@@ -100,7 +100,9 @@ def test_requests_that_cannot_be_fulfilled(monkeypatch):
         compare([])
     with pytest.raises(ValueError, match="nothing called 'rollouts'"):
         compare(["cpu"], only=["rollouts"])
-    monkeypatch.setattr(backends, "find_spec", lambda name: None if name == "torch" else name)
+    monkeypatch.setattr(
+        backends.registry, "find_spec", lambda name: None if name == "torch" else name
+    )
     with pytest.raises(
         BackendUnavailableError, match=r"float64 reference needs PyTorch.*\[torch\]"
     ):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from common import backends
-from common.backend import Block, Conditioning
+from common.backends import Block, Conditioning
 from common.clock import Clock
 from common.conditioner import Conditioner
 from common.process import process_of

@@ -7,8 +7,8 @@ import torch
 from click.testing import CliRunner
 
 from common import backends, config as configuration, report
+from common.backends import OutOfMemoryError
 from common.cli import drift
-from common.memory import OutOfMemoryError
 from common.run_directory import RunDirectory
 from common.trainer import Silent, Trainer
 from drift_torch.embedded import EmbeddedPolicy

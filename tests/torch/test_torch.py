@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from common import adapter, backends
-from common.backend import BackendUnavailableError, Conditioning
+from common.backends import BackendUnavailableError, Conditioning
 from common.config import AdapterConfig, ModelConfig, OptimizerConfig
 from common.embedded import model as shared
 

@@ -10,10 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from common import backends, bench, published
-from common.backend import BackendUnavailableError
+from common.backends import BackendUnavailableError, OutOfMemoryError
 from common.bench import Case
 from common.config import ConfigError
-from common.memory import OutOfMemoryError
 
 MADE = (
     "estimating memory",

@@ -4,13 +4,16 @@ import platform
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 
-from common.backend import Backend, BackendUnavailableError
+from common.backends.protocols import Backend, BackendUnavailableError
 from common.config import closest
 
 GROUP = "drift.backends"
 
 LIBRARIES = {"drift_torch": "torch", "drift_mlx": "mlx"}
 """The library that each backend package needs; also the name of the extra that installs it."""
+
+DIFFUSIONKIT = "pip install --no-deps diffusionkit==0.5.2 beartype"
+"""It pins an MLX that nothing else can live with; of what else it asks for, this is imported."""
 
 
 def names() -> list[str]:
