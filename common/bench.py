@@ -235,8 +235,8 @@ class _Holding:
 
 def _forward(backend: "Backend", policy: "Policy", config: "Config", batch: int) -> float:
     """Median seconds of an unguided prediction for a batch of noise."""
-    from common.process import process_of
     from common.random import Key, Purpose, normal
+    from common.sampling.process import process_of
 
     process, prompt = process_of(policy, config.rollout), PROMPT
     if config.model.family == EMBEDDED:

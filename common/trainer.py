@@ -18,17 +18,17 @@ from common import checkpoint, credit, random
 from common.audit.watch import HackedError, Watch
 from common.backends import Backend, memory
 from common.clock import Clock
-from common.conditioner import Conditioner
 from common.config import Config, ConfigError
 from common.ema import MovingAverage
 from common.evaluate import Evaluator
-from common.process import process_of
 from common.prompts import Prompt, batch, load as load_prompts, rewrite
 from common.random import Key, Purpose
 from common.report import pictures
 from common.rewards import Features, RewardError, RewardSuite, Scoring, features
-from common.rollout import Sampler, Trajectories, plan_steps
 from common.run_directory import RunDirectory
+from common.sampling.conditioner import Conditioner
+from common.sampling.process import process_of
+from common.sampling.rollout import Sampler, Trajectories, plan_steps
 from common.update import Learner
 
 SMALL = 64

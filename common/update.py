@@ -21,13 +21,13 @@ from common.backends import (
     Parameters,
     Policy,
 )
-from common.conditioner import Conditioner
 from common.config import Config
 from common.credit import Credit
 from common.ema import MovingAverage
-from common.process import Levels, Process
 from common.random import Key, Purpose
-from common.rollout import Trajectories
+from common.sampling.conditioner import Conditioner
+from common.sampling.process import Levels, Process
+from common.sampling.rollout import Trajectories
 
 KL_PAIRS = 24
 """Pairs of an update whose KL to the reference is measured where the loss has no use for it."""

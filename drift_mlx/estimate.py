@@ -20,7 +20,7 @@ from mlx import nn
 from mlx.utils import tree_flatten
 
 from common.config import Config
-from common.process import process_of
+from common.sampling.process import process_of
 from drift_mlx.networks import layers
 from drift_mlx.networks.blocks import Blocks
 

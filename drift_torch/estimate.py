@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from common.backends import Policy
 from common.config import Config
-from common.process import Levels, Process, process_of
+from common.sampling.process import Levels, Process, process_of
 from drift_torch.policy import Tuned
 
 __all__ = ["Ledger", "inference", "stages", "stored", "training", "without_content"]

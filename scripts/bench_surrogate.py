@@ -13,9 +13,9 @@ import numpy as np
 
 from common import config as configuration
 from common.backends import load
-from common.evaluate import sample_images
-from common.process import process_of
 from common.rewards import create
+from common.sampling.ode import sample_images
+from common.sampling.process import process_of
 
 PROMPTS = ("rooster", "fox", "cat face", "elephant", "butterfly", "turtle")
 IMAGES, STEPS, SEED = 64, 10, 0

@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from common import config as configuration
 from common.config import Config
-from common.process import process_of
-from common.rollout import plan_steps
+from common.sampling.process import process_of
+from common.sampling.rollout import plan_steps
 from drift_torch import estimate
 from drift_torch.diffusion import DiffusersPolicy
 from drift_torch.full_size import without_content

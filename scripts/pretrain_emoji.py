@@ -30,9 +30,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from common import config, files, random
 from common.embedded import model as shared
 from common.embedded.model import DenoiserConfig
-from common.evaluate import ALIGNMENT_SCALE, sample_images
-from common.process import FlowProcess
+from common.evaluate import ALIGNMENT_SCALE
 from common.random import Key, Purpose
+from common.sampling.ode import sample_images
+from common.sampling.process import FlowProcess
 from drift_torch import backend as torch_backend
 from drift_torch.embedded import Denoiser, EmbeddedPolicy, EmbeddedScorer, ImageText
 

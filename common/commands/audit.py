@@ -54,10 +54,10 @@ def audit(
     from common.audit import measure, page
     from common.commands.sample import backend_of, checkpoint_of
     from common.console import console
-    from common.evaluate import sample_images
-    from common.process import process_of
     from common.prompts import load, of_split
     from common.run_directory import RunDirectory
+    from common.sampling.ode import sample_images
+    from common.sampling.process import process_of
 
     with preparing(), console.status("loading"):
         run = RunDirectory.open(directory)

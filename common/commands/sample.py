@@ -63,10 +63,10 @@ def sample(
     can be compared image by image.
     """
     from common import files
-    from common.evaluate import sample_images
-    from common.process import process_of
     from common.report import pictures
     from common.run_directory import RunDirectory
+    from common.sampling.ode import sample_images
+    from common.sampling.process import process_of
 
     with preparing():
         if out is not None and out.suffix.lower() != ".png":

@@ -16,8 +16,8 @@ from common.algorithm import kernels
 from common.backends import Array, Backend, Conditioning, Policy
 from common.config import AdapterConfig, Config, ModelConfig
 from common.embedded.model import FOLDER, from_images
-from common.process import FlowProcess, Levels
 from common.random import Key, Purpose, address, normal
+from common.sampling.process import FlowProcess, Levels
 
 SEED = 2601
 

@@ -16,15 +16,15 @@ import numpy as np
 from common import backends as registry, config as configuration, pipelines
 from common.backends import Backend, Policy
 from common.clock import Clock
-from common.conditioner import Conditioner
 from common.config import Config, ConfigError
 from common.credit import Credit
 from common.parity.bench import SEED, draw
 from common.parity.compare import Progress
 from common.parity.measure import ROLLOUT, SINGLE, UPDATES, Measured, StageResult, between
-from common.process import process_of
 from common.prompts import Prompt
-from common.rollout import Sampler, Trajectories, plan_steps
+from common.sampling.conditioner import Conditioner
+from common.sampling.process import process_of
+from common.sampling.rollout import Sampler, Trajectories, plan_steps
 from common.update import Learner
 
 __all__ = ["ModelBench", "compare_model", "settings"]

@@ -10,7 +10,7 @@ from common.algorithm import kernels, prompt_noise
 from common.backends import Array, Conditioning, LossFunction, Policy
 from common.parity.bench import PROMPTS, STEPS, Bench, draw, emoji, settings
 from common.parity.measure import SINGLE, Measured
-from common.process import FlowProcess, Levels
+from common.sampling.process import FlowProcess, Levels
 from common.update import surrogate_loss
 
 LOG_RATIOS = np.array([-4e-3, 2e-4, -3e-4, 5e-3])

@@ -11,16 +11,16 @@ from common import checkpoint, credit, random
 from common.algorithm import diversity, shaping
 from common.backends import Backend
 from common.clock import Clock
-from common.conditioner import Conditioner
 from common.config import Config
 from common.parity.bench import Bench, draw, emoji, emoji_of, settings
 from common.parity.measure import CHANGE, EXACT, ROLLOUT, SINGLE, UPDATES, Measured
-from common.process import FlowProcess
 from common.prompts import Prompt, batch, load as load_prompts
 from common.random import Key, Purpose
 from common.rewards import RewardSuite
-from common.rollout import Sampler, Trajectories, plan_steps
 from common.run_directory import RunDirectory
+from common.sampling.conditioner import Conditioner
+from common.sampling.process import FlowProcess
+from common.sampling.rollout import Sampler, Trajectories, plan_steps
 from common.trainer import Silent, Trainer
 
 SMALL = (

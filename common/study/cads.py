@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from common import random
 from common.algorithm import prompt_noise
 from common.backends import Array, Backend, Conditioning
-from common.conditioner import intensities
 from common.config import NoiseConfig
-from common.evaluate import Perturb
-from common.process import FlowProcess
 from common.random import Key, Purpose
+from common.sampling.conditioner import intensities
+from common.sampling.ode import Perturb
+from common.sampling.process import FlowProcess
 
 SETTINGS = NoiseConfig(form="cads", schedule="cads", draw="step")
 """tau1 = 0.6, tau2 = 0.9 and psi = 1: the sampler's schedule and rescaling, noise at each step."""

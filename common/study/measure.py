@@ -20,12 +20,13 @@ from common import adapter, checkpoint, files, random
 from common.algorithm import diversity, fidelity, quality
 from common.backends import Backend
 from common.embedded.model import FOLDER, denoiser_weights
-from common.evaluate import ALIGNMENT_SCALE, sample_images
-from common.process import FlowProcess
+from common.evaluate import ALIGNMENT_SCALE
 from common.prompts import PromptError, PromptSet, emoji, load as load_prompts, of_split
 from common.report import pictures
 from common.rewards import RewardError, RewardSuite, finite_mean
 from common.run_directory import RunDirectory, RunError
+from common.sampling.ode import sample_images
+from common.sampling.process import FlowProcess
 from common.study import cads, records, style
 from common.study.cache import Cache
 from common.study.records import Protocol, Record, RecordError, Split, Variant

@@ -7,11 +7,11 @@ import pytest
 
 from common.backends import Conditioning, FlowSchedule
 from common.clock import Clock
-from common.conditioner import Conditioner
 from common.config import parse
-from common.process import process_of
 from common.prompts import Prompt
-from common.rollout import Sampler, plan_steps
+from common.sampling.conditioner import Conditioner
+from common.sampling.process import process_of
+from common.sampling.rollout import Sampler, plan_steps
 
 ENCODED = 77
 GROUP = 3

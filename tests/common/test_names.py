@@ -10,7 +10,7 @@ import pytest
 
 from common import config
 from common.algorithm import advantage, annealing, kernels, prompt_noise, schedules, shaping, subset
-from common.process import DDIMProcess, FlowProcess
+from common.sampling.process import DDIMProcess, FlowProcess
 
 KNOWN = {
     (config.SubsetConfig, "rule"): subset.RULES,

@@ -12,7 +12,7 @@ from common import config as configuration
 from common.algorithm import kernels, schedules
 from common.backends import Conditioning, DiffusionSchedule, FlowSchedule
 from common.config import ConfigError
-from common.process import DDIMProcess, FlowProcess, Levels, process_of
+from common.sampling.process import DDIMProcess, FlowProcess, Levels, process_of
 
 STABLE_DIFFUSION = schedules.scaled_linear_alpha_bars()
 

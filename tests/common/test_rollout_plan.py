@@ -5,7 +5,7 @@ import pytest
 
 from common import config as configuration
 from common.ema import MovingAverage
-from common.rollout import plan_steps
+from common.sampling.rollout import plan_steps
 
 
 def rollout(*changes):

@@ -16,9 +16,9 @@ from safetensors.numpy import load_file, save_file  # noqa: E402
 
 from common import backends, config as configuration  # noqa: E402
 from common.clock import Clock  # noqa: E402
-from common.conditioner import Conditioner  # noqa: E402
-from common.process import process_of  # noqa: E402
 from common.prompts import Prompt  # noqa: E402
+from common.sampling.conditioner import Conditioner  # noqa: E402
+from common.sampling.process import process_of  # noqa: E402
 from tests.shapes import FAMILIES, SHAPES, settings_of  # noqa: E402
 
 

@@ -9,11 +9,11 @@ import mlx.core as mx
 
 from common import backends, config as configuration
 from common.clock import Clock
-from common.conditioner import Conditioner
 from common.credit import Credit
-from common.process import process_of
 from common.prompts import Prompt
-from common.rollout import Sampler, plan_steps
+from common.sampling.conditioner import Conditioner
+from common.sampling.process import process_of
+from common.sampling.rollout import Sampler, plan_steps
 from common.update import Learner
 
 

@@ -5,9 +5,9 @@ import pytest
 
 from common import backends, config as configuration
 from common.clock import Clock
-from common.conditioner import Conditioner
-from common.process import FlowProcess
 from common.prompts import Prompt
+from common.sampling.conditioner import Conditioner
+from common.sampling.process import FlowProcess
 
 SIZE = 5
 

@@ -12,9 +12,9 @@ import torch
 from common import backends
 from common.backends import Block, Conditioning
 from common.clock import Clock
-from common.conditioner import Conditioner
-from common.process import process_of
 from common.prompts import Prompt
+from common.sampling.conditioner import Conditioner
+from common.sampling.process import process_of
 from drift_torch.backend import _gradients
 from tests.shapes import FAMILIES, SHAPES
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from common.config import ConfigError
-from common.process import process_of
+from common.sampling.process import process_of
 
 
 @pytest.mark.parametrize(

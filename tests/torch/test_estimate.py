@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from common import backends, config as configuration
 from common.cli import drift
-from common.process import process_of
+from common.sampling.process import process_of
 from drift_torch import estimate
 from tests.shapes import CHANGES
 

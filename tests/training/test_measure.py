@@ -10,10 +10,10 @@ import pytest
 
 from common import backends, checkpoint, config as configuration
 from common.embedded.model import denoiser_weights
-from common.evaluate import sample_images
-from common.process import FlowProcess
 from common.prompts import PromptError, load as load_prompts, split
 from common.run_directory import RunDirectory
+from common.sampling.ode import sample_images
+from common.sampling.process import FlowProcess
 from common.study import cads, measure, records
 from common.study.records import MEASURES, RecordError, Variant
 

@@ -16,9 +16,9 @@ from common.algorithm import annealing, prompt_noise
 from common.backends import Array, Backend, Block, Conditioning, Policy
 from common.clock import Clock
 from common.config import Config, NoiseConfig
-from common.process import Process
 from common.prompts import Prompt
 from common.random import Key, Purpose
+from common.sampling.process import Process
 
 
 class Conditioner:

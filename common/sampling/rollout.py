@@ -9,11 +9,11 @@ from common import random
 from common.algorithm import kernels
 from common.backends import Array, Backend, Policy
 from common.clock import Clock
-from common.conditioner import Conditioner
 from common.config import RolloutConfig
-from common.process import Process
 from common.prompts import Prompt
 from common.random import Key, Purpose
+from common.sampling.conditioner import Conditioner
+from common.sampling.process import Process
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Sampling: the denoising process, prompt noise, and images by the stochastic path or the ODE."""

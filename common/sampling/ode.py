@@ -1,0 +1,53 @@
+"""Images without randomness but their first noise: sampling along a process's ODE."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from common import random
+from common.backends import Backend, Conditioning, Policy
+from common.random import Key, Purpose
+from common.sampling.process import Process
+
+Perturb = Callable[[Conditioning, Sequence[Key], int], Conditioning]
+"""(conditioning of B samples, the keys of their initial noise, step) -> another conditioning."""
+
+
+def sample_images(
+    policy: Policy,
+    backend: Backend,
+    process: Process,
+    prompts: Sequence[str],
+    count: int,
+    *,
+    seed: int,
+    batch_size: int,
+    perturb: Perturb | None = None,
+) -> np.ndarray:
+    """`count` images of each prompt along the process's ODE: uint8 [P, count, H, W, 3].
+
+    The initial noise depends on the seed, the prompt's text and the sample's number only, so
+    that two checkpoints, two runs or two backends start from the same noise. perturb: what the
+    conditioning of each step becomes; None leaves the prompts clean.
+    """
+    keys = [
+        Key(seed, Purpose.EVALUATION, prompt=random.address(text), sample=sample)
+        for text in prompts
+        for sample in range(count)
+    ]
+    images = []
+    with backend.inference():
+        clean = policy.encode(list(prompts))
+        for start in range(0, len(keys), batch_size):
+            part = keys[start : start + batch_size]
+            rows = backend.asarray((start + np.arange(len(part))) // count)
+            conditioning = clean.rows(rows)
+            x = backend.asarray(random.normals(part, policy.latent_shape))
+            for step in range(process.steps):
+                levels = process.levels(backend, policy, np.full(len(part), step))
+                given = perturb(conditioning, part, step) if perturb else conditioning
+                x = process.ode(x, process.predict(policy, x, levels, given), levels)
+                backend.evaluate(x)
+            images.append(policy.decode(x))
+    stacked = np.concatenate(images)
+    return stacked.reshape(len(prompts), count, *stacked.shape[1:])
