@@ -11,7 +11,7 @@ import numpy as np
 from common.algorithm import diversity, quality
 from common.backends import Backend, Policy, Scorer
 from common.config import Config
-from common.ema import MovingAverage
+from common.learning.moving_average import MovingAverage
 from common.prompts import Prompt
 from common.rewards import Features, RewardSuite, finite_mean
 from common.sampling.ode import sample_images

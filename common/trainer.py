@@ -1,7 +1,7 @@
 """The training loop: the only one there is, for every backend, model, reward and variant.
 
-One update: roll out, score, assign credit, learn, log. The pieces are in `rollout.py`,
-`rewards/`, `credit.py` and `update.py`; this file says in which order and when to save.
+One update: roll out, score, assign credit, learn, log. The pieces are in `sampling/`, `rewards/`
+and `learning/`; this file says in which order and when to save.
 """
 
 import threading
@@ -14,13 +14,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from common import checkpoint, credit, random
+from common import checkpoint, random
 from common.audit.watch import HackedError, Watch
 from common.backends import Backend, memory
 from common.clock import Clock
 from common.config import Config, ConfigError
-from common.ema import MovingAverage
 from common.evaluate import Evaluator
+from common.learning import credit
+from common.learning.moving_average import MovingAverage
+from common.learning.update import Learner
 from common.prompts import Prompt, batch, load as load_prompts, rewrite
 from common.random import Key, Purpose
 from common.report import pictures
@@ -29,7 +31,6 @@ from common.run_directory import RunDirectory
 from common.sampling.conditioner import Conditioner
 from common.sampling.process import process_of
 from common.sampling.rollout import Sampler, Trajectories, plan_steps
-from common.update import Learner
 
 SMALL = 64
 """Images of fewer pixels a side are enlarged in pictures."""

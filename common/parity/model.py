@@ -17,7 +17,8 @@ from common import backends as registry, config as configuration, pipelines
 from common.backends import Backend, Policy
 from common.clock import Clock
 from common.config import Config, ConfigError
-from common.credit import Credit
+from common.learning.credit import Credit
+from common.learning.update import Learner
 from common.parity.bench import SEED, draw
 from common.parity.compare import Progress
 from common.parity.measure import ROLLOUT, SINGLE, UPDATES, Measured, StageResult, between
@@ -25,7 +26,6 @@ from common.prompts import Prompt
 from common.sampling.conditioner import Conditioner
 from common.sampling.process import process_of
 from common.sampling.rollout import Sampler, Trajectories, plan_steps
-from common.update import Learner
 
 __all__ = ["ModelBench", "compare_model", "settings"]
 

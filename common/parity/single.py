@@ -8,10 +8,10 @@ import numpy as np
 
 from common.algorithm import kernels, prompt_noise
 from common.backends import Array, Conditioning, LossFunction, Policy
+from common.learning.update import surrogate_loss
 from common.parity.bench import PROMPTS, STEPS, Bench, draw, emoji, settings
 from common.parity.measure import SINGLE, Measured
 from common.sampling.process import FlowProcess, Levels
-from common.update import surrogate_loss
 
 LOG_RATIOS = np.array([-4e-3, 2e-4, -3e-4, 5e-3])
 """log p - log p_old of the B transitions: far enough from the clip range of +-1e-3 that rounding

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from common import checkpoint, credit, random
+from common import checkpoint, random
 from common.algorithm import diversity, shaping
 from common.backends import Backend
 from common.clock import Clock
 from common.config import Config
+from common.learning import credit
 from common.parity.bench import Bench, draw, emoji, emoji_of, settings
 from common.parity.measure import CHANGE, EXACT, ROLLOUT, SINGLE, UPDATES, Measured
 from common.prompts import Prompt, batch, load as load_prompts

@@ -7,8 +7,9 @@ influences nobody, and what is logged is what happened.
 import numpy as np
 import pytest
 
-from common import config as configuration, credit
+from common import config as configuration
 from common.algorithm import subset
+from common.learning import credit, credit_metrics
 
 SEED = np.random.default_rng(7)
 
@@ -107,7 +108,7 @@ def test_the_share_of_the_potential_by_hand():
     orthogonal = np.array([[1.0, 1.0, -1.0, -1.0]])
 
     def share(advantages):
-        return credit.potential_share(advantages, task).tolist()
+        return credit_metrics.potential_share(advantages, task).tolist()
 
     assert share(task) == share(3.0 * task) == [0.0]  # the same direction, whatever the scale
     assert share(orthogonal) == share(-task) == [1.0]
@@ -116,7 +117,7 @@ def test_the_share_of_the_potential_by_hand():
     assert share(0.0 * task) == [0.0]
     # Two steps: cos^2 = (4 + 4)^2 / ((4 + 8) (4 + 4)).
     assert share(np.stack([task, task + orthogonal])) == pytest.approx([1 / 3])
-    assert credit.potential_share(orthogonal, 0.0 * task).tolist() == [1.0]
+    assert credit_metrics.potential_share(orthogonal, 0.0 * task).tolist() == [1.0]
 
 
 @pytest.mark.parametrize(

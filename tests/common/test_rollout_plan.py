@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from common import config as configuration
-from common.ema import MovingAverage
+from common.learning.moving_average import MovingAverage
 from common.sampling.rollout import plan_steps
 
 

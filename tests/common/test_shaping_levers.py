@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common import config as configuration, credit
+from common import config as configuration
 from common.algorithm import advantage, masked, shaping, subset
+from common.learning import credit
 
 P, G, T = 3, 8, 4
 

@@ -9,12 +9,12 @@ import mlx.core as mx
 
 from common import backends, config as configuration
 from common.clock import Clock
-from common.credit import Credit
+from common.learning.credit import Credit
+from common.learning.update import Learner
 from common.prompts import Prompt
 from common.sampling.conditioner import Conditioner
 from common.sampling.process import process_of
 from common.sampling.rollout import Sampler, plan_steps
-from common.update import Learner
 
 
 def make(*changes):

@@ -33,7 +33,7 @@ def fatal(function):
     return call
 
 if where == "update":
-    from common.update import Learner
+    from common.learning.update import Learner
     Learner._record = fatal(Learner._record)
 elif where == "fsync":
     os.fsync = fatal(os.fsync)

@@ -22,8 +22,8 @@ from common.backends import (
     Policy,
 )
 from common.config import Config
-from common.credit import Credit
-from common.ema import MovingAverage
+from common.learning.credit import Credit
+from common.learning.moving_average import MovingAverage
 from common.random import Key, Purpose
 from common.sampling.conditioner import Conditioner
 from common.sampling.process import Levels, Process

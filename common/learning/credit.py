@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.algorithm import advantage, annealing, diversity, masked, shaping, subset
+from common.algorithm import advantage, annealing, diversity, shaping, subset
 from common.config import Config
+from common.learning import credit_metrics
 
 
 @dataclass(frozen=True)
@@ -100,12 +101,8 @@ def assign(
     if settings.mode == "multiplicative":
         advantages = shaping.multiplicative(advantages, final, weight=weight, valid=reference)
     used = advantages if trained is None or advantages.ndim == 2 else advantages[trained]
-    metrics = _selection_metrics(rewards, distances, selected, fell_back, valid)
-    live = selected.sum(axis=1) >= 2
-    metrics |= {
-        "shaping/correlation": _average(_correlation(rewards, final, selected), live),
-        "shaping/variance_share": _average(potential_share(used, task), live),
-    }
+    metrics = credit_metrics.selection_metrics(rewards, distances, selected, fell_back, valid)
+    metrics |= credit_metrics.shaping_metrics(rewards, final, used, task, selected)
     return Credit(selected, advantages, metrics)
 
 
@@ -136,68 +133,3 @@ def _potentials(
         return final
     steps = [potential(_distances(features, valid)) for features in predicted_features]
     return np.stack([*steps, final])
-
-
-def _selection_metrics(
-    rewards: np.ndarray,
-    distances: np.ndarray,
-    selected: np.ndarray,
-    fell_back: np.ndarray,
-    valid: np.ndarray,
-) -> dict[str, float]:
-    finite = np.where(valid, rewards, 0.0)
-    live = valid.sum(axis=1) >= 2
-    best = np.argmax(np.where(valid, rewards, -np.inf), axis=1)
-    best_selected = np.take_along_axis(selected, best[:, None], axis=1)[:, 0]
-    return {
-        "reward/mean": _mean(finite, valid),
-        "reward/std": _average(_std(finite, valid), live),
-        "subset/size": _average(selected.sum(axis=1).astype(float), live),
-        "subset/mean": _mean(finite, selected),
-        "subset/std": _average(_std(finite, selected), live),
-        "subset/best_dropped": _average(1.0 - best_selected, live),
-        "subset/fallback": _average(fell_back.astype(float), live),
-        "group/zero_std": _average(_std(finite, valid) == 0, live),
-        "group/invalid": float((~valid).sum()),
-        "diversity/group": _average(diversity.mean_pairwise(distances, valid=valid), live),
-        "diversity/subset": _average(
-            diversity.mean_pairwise(distances, valid=selected), selected.sum(axis=1) >= 2
-        ),
-    }
-
-
-def potential_share(advantages: np.ndarray, task: np.ndarray) -> np.ndarray:
-    """Share of each group's squared advantages that the task reward does not account for: [P].
-
-    1 - max(0, cos(A, A_task))^2, with A_task what the task reward alone gives the same samples: 0
-    where shaping changes no more than the scale of A, 1 where A is orthogonal to A_task or turned
-    against it. The scale does not count because dividing by the std of the shaped reward sets it
-    anew. This toolkit's choice.
-
-    Args:
-        advantages: A, [P, G], or [S, P, G] for S steps, which count as one long group.
-        task: A_task, [P, G].
-    """
-    A = advantages.reshape(-1, *task.shape)
-    product, size = (A * task).sum(axis=(0, 2)), (A**2).sum(axis=(0, 2))
-    both = size * len(A) * (task**2).sum(axis=1)
-    cos2 = np.divide(np.maximum(product, 0.0) ** 2, both, out=np.zeros_like(both), where=both > 0)
-    return np.where(size > 0, 1.0 - cos2, 0.0)
-
-
-def _mean(values: np.ndarray, mask: np.ndarray) -> float:
-    return float(values[mask].mean()) if mask.any() else float("nan")
-
-
-def _average(values: np.ndarray, groups: np.ndarray) -> float:
-    return float(values[groups].mean()) if groups.any() else float("nan")
-
-
-def _std(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    return masked.std(values, mask)[:, 0]
-
-
-def _correlation(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    dx, dy = (np.where(mask, values - masked.mean(values, mask), 0.0) for values in (x, y))
-    scale = np.sqrt((dx**2).sum(axis=1) * (dy**2).sum(axis=1))
-    return np.divide((dx * dy).sum(axis=1), scale, out=np.zeros_like(scale), where=scale > 0)

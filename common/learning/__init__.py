@@ -1,0 +1,1 @@
+"""Learning: credit for the samples of an update, and the optimizer steps that it leads to."""
