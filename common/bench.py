@@ -143,7 +143,7 @@ def apart(case: Case, told: Told) -> Measurement:
 def measure(case: Case, told: Told) -> Measurement:
     """Measure in this process. Raises RefusedError before it allocates what would not fit."""
     from common import backends
-    from common.run_directory import RunDirectory
+    from common.runs.directory import RunDirectory
     from common.trainer import Silent, Trainer
 
     backend = backends.load(case.backend)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from common import checkpoint, random
+from common import random
 from common.audit.watch import HackedError, Watch
 from common.backends import Backend, memory
 from common.clock import Clock
@@ -27,7 +27,8 @@ from common.prompts import Prompt, batch, load as load_prompts, rewrite
 from common.random import Key, Purpose
 from common.report import pictures
 from common.rewards import Features, RewardError, RewardSuite, Scoring, features
-from common.run_directory import RunDirectory
+from common.runs import checkpoint
+from common.runs.directory import RunDirectory
 from common.sampling.conditioner import Conditioner
 from common.sampling.process import process_of
 from common.sampling.rollout import Sampler, Trajectories, plan_steps

@@ -13,9 +13,10 @@ import mlx.core as mx
 import numpy as np
 from mlx import nn
 
-from common import encoded, pipelines
+from common import pipelines
 from common.backends import Conditioning, DiffusionSchedule, FlowSchedule, Prediction
 from common.config import AdapterConfig, ModelConfig
+from common.pipelines import prompt_cache
 from drift_mlx import loading
 from drift_mlx.estimate import held
 from drift_mlx.lora import MixedLoRALinear
@@ -84,7 +85,7 @@ class DiffusersPolicy(Tuned):
         self.latent_shape = self._latent_shape()
         self._tune_denoiser(adapter, seed)
         self.compiled = model.compile
-        self._embeddings = encoded.EncodedPrompts()
+        self._embeddings = prompt_cache.EncodedPrompts()
         self._null: Conditioning | None = None
 
     # --- what a family says ----------------------------------------------------------------------
@@ -135,7 +136,7 @@ class DiffusersPolicy(Tuned):
 
     def check(self, prompts: Sequence[str]) -> None:
         """Warn, with their number, of prompts longer than what an encoder reads of them."""
-        encoded.warn_of_long(prompts, self._readers())
+        prompt_cache.warn_of_long(prompts, self._readers())
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Embed clean prompts: tokens [B, L, D] and pooled [B, D'] in `model.dtype`.

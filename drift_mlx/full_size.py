@@ -6,8 +6,8 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from common import published
 from common.config import AdapterConfig, ModelConfig
+from common.pipelines import architectures
 from drift_mlx import loading
 from drift_mlx.diffusion import DiffusersPolicy
 from drift_mlx.flux import FluxPolicy
@@ -30,7 +30,7 @@ def policy(model: ModelConfig, adapter: AdapterConfig) -> DiffusersPolicy:
     Nothing is read from `model.path`; of FLUX.1, it tells schnell from dev. What a prompt says is
     of no matter: its letters are its tokens.
     """
-    documents = published.documents(model.family, model.path)
+    documents = architectures.documents(model.family, model.path)
 
     class Drawn(POLICIES[model.family]):  # type: ignore[misc]
         def _open(self) -> Any:
@@ -42,7 +42,7 @@ def policy(model: ModelConfig, adapter: AdapterConfig) -> DiffusersPolicy:
 class _Drawn(loading.Folder):
     """A pipeline that is on no disk: its documents are given, and its weights are drawn."""
 
-    def __init__(self, family: str, documents: published.Documents):
+    def __init__(self, family: str, documents: architectures.Documents):
         self.name = self._where = "drawn weights"
         self._family, self._source = family, None
         self.index = {component: ["drawn", ""] for component in documents}

@@ -12,7 +12,7 @@ import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from common import adapter
+from common.adapters import low_rank
 from common.config import AdapterConfig
 
 __all__ = ["LoRALinear", "MixedLoRALinear", "attach", "disabled", "trainable"]
@@ -72,12 +72,12 @@ def attach(
     """
     kinds = (nn.Linear, nn.QuantizedLinear)
     linears = {name: part for name, part in module.named_modules() if isinstance(part, kinds)}
-    names = adapter.targets(linears, config)
+    names = low_rank.targets(linears, config)
     module.freeze()
     adapted = {name: linear(linears[name], config.rank, config.alpha) for name in names}
     module.update_modules(tree_unflatten(list(adapted.items())))
     shapes = {name: _shape(linears[name]) for name in names}
-    values = adapter.initial(shapes, config, seed)
+    values = low_rank.initial(shapes, config, seed)
     module.load_weights([(name, mx.array(v)) for name, v in values.items()], strict=False)
 
 

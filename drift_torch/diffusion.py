@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common import encoded, pipelines
+from common import pipelines
 from common.backends import Conditioning, DiffusionSchedule, FlowSchedule, Prediction
 from common.config import AdapterConfig, ModelConfig
+from common.pipelines import prompt_cache
 from drift_torch import loading
 from drift_torch.lora import MixedLoRALinear
 from drift_torch.policy import Tuned
@@ -62,7 +63,7 @@ class DiffusersPolicy(Tuned, ABC):
         if model.compile:
             denoiser.compile()
         self.latent_shape = self._latent_shape()
-        self._embeddings = encoded.EncodedPrompts()
+        self._embeddings = prompt_cache.EncodedPrompts()
         self._null: Conditioning | None = None
 
     # --- what a family says ----------------------------------------------------------------------
@@ -99,7 +100,7 @@ class DiffusersPolicy(Tuned, ABC):
 
     def check(self, prompts: Sequence[str]) -> None:
         """Warn, with their number, of prompts longer than what an encoder reads of them."""
-        encoded.warn_of_long(prompts, self._readers())
+        prompt_cache.warn_of_long(prompts, self._readers())
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Embed clean prompts: tokens [B, L, D] and pooled [B, D'] in `model.dtype`.

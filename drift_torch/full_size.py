@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from common import published
 from common.backends import Conditioning
 from common.config import AdapterConfig, ModelConfig
+from common.pipelines import architectures
 from drift_torch import estimate, loading
 from drift_torch.diffusion import DTYPES, DiffusersPolicy
 from drift_torch.flux import FluxPolicy
@@ -81,7 +81,7 @@ def without_content(
 def _pipeline(model: ModelConfig, device: torch.device, tiny: bool) -> Any:
     """The container that `from_pretrained` would have given."""
     dtype, parts = DTYPES[model.dtype], {}
-    documents = published.documents(model.family, model.path, tiny=tiny)
+    documents = architectures.documents(model.family, model.path, tiny=tiny)
     for name, document in documents.items():
         if name == "scheduler":
             continue

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common import adapter
+from common.adapters import low_rank
 from common.config import AdapterConfig
 
 __all__ = ["LoRALinear", "MixedLoRALinear", "attach", "disabled", "trainable"]
@@ -72,7 +72,7 @@ def attach(
     matches no linear.
     """
     linears = {name: part for name, part in module.named_modules() if isinstance(part, nn.Linear)}
-    names = adapter.targets(linears, config)
+    names = low_rank.targets(linears, config)
     module.requires_grad_(False)
     for name in names:
         parent, _, last = name.rpartition(".")
@@ -81,7 +81,7 @@ def attach(
     shapes = {name: (linears[name].out_features, linears[name].in_features) for name in names}
     parameters = trainable(module)
     with torch.no_grad():
-        for name, value in adapter.initial(shapes, config, seed).items():
+        for name, value in low_rank.initial(shapes, config, seed).items():
             parameters[name].copy_(torch.from_numpy(value))
 
 

@@ -20,7 +20,7 @@ import click
 
 from common import config as configuration
 from common.backends import load
-from common.run_directory import RunDirectory
+from common.runs.directory import RunDirectory
 from common.trainer import Silent, Trainer
 
 Worker = subprocess.Popen[str]

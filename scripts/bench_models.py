@@ -193,7 +193,7 @@ def configured(name: str, prompts: int, updates: int, backend: str, tiny: bool) 
 @contextmanager
 def trained(config: Any, backend: Any, tiny: bool) -> Iterator[Any]:
     """The trainer of a configuration, whose model has random weights."""
-    from common.run_directory import RunDirectory
+    from common.runs.directory import RunDirectory
     from common.trainer import Silent, Trainer
     from drift_torch.full_size import policy
 

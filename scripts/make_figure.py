@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
-from common.run_directory import RunDirectory
+from common.runs.directory import RunDirectory
 from common.study import measured, records
 
 CELL = 66

@@ -25,8 +25,8 @@ from typing import Any
 import click
 import numpy as np
 
-from common import files
 from common.report import comparison, front, words
+from common.runs import files
 from common.study.summary import Summary, from_json
 
 DOCS = Path(__file__).parent.parent / "docs"

@@ -27,11 +27,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from common import config, files, random
+from common import config, random
 from common.embedded import model as shared
 from common.embedded.model import DenoiserConfig
 from common.evaluate import ALIGNMENT_SCALE
 from common.random import Key, Purpose
+from common.runs import files
 from common.sampling.ode import sample_images
 from common.sampling.process import FlowProcess
 from drift_torch import backend as torch_backend

@@ -19,7 +19,7 @@ import click
 from common import config as configuration
 from common.backends import load
 from common.rewards import Scoring
-from common.run_directory import RunDirectory
+from common.runs.directory import RunDirectory
 from common.trainer import Silent, Trainer
 
 

@@ -18,7 +18,7 @@ from common.backends import Backend
 from common.config import Config
 from common.prompts import Prompt
 from common.rewards import RewardError, RewardSuite
-from common.run_directory import RunDirectory
+from common.runs.directory import RunDirectory
 
 
 class HackedError(RewardError):

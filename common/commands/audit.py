@@ -50,12 +50,12 @@ def audit(
     how much of the reward the statistics explain, and shows the images that scorers disagree on
     most. The exit code is 0 whatever the verdict is.
     """
-    from common import files
     from common.audit import measure, page
     from common.commands.sample import backend_of, checkpoint_of
     from common.console import console
     from common.prompts import load, of_split
-    from common.run_directory import RunDirectory
+    from common.runs import files
+    from common.runs.directory import RunDirectory
     from common.sampling.ode import sample_images
     from common.sampling.process import process_of
 
@@ -97,7 +97,7 @@ def audit(
 
 
 def _restore(policy: "Policy", path: Path) -> None:
-    from common import checkpoint
+    from common.runs import checkpoint
 
     snapshot = checkpoint.load(path)
     policy.load_parameters(snapshot.ema or snapshot.parameters)

@@ -45,11 +45,11 @@ def explain(error: Exception) -> tuple[int, str]:
 
 def _request_errors() -> tuple[type[Exception], ...]:
     from common.backends import BackendUnavailableError
-    from common.checkpoint import CheckpointError
     from common.config import ConfigError
     from common.prompts import PromptError
     from common.rewards import RewardNameError
-    from common.run_directory import RunError
+    from common.runs.checkpoint import CheckpointError
+    from common.runs.directory import RunError
     from common.study.records import RecordError
 
     return (

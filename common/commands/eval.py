@@ -13,7 +13,7 @@ from common.commands.errors import RequestError, preparing
 from common.commands.sample import backend_of
 
 if TYPE_CHECKING:
-    from common.run_directory import RunDirectory
+    from common.runs.directory import RunDirectory
     from common.study.records import Protocol, Record, Split, Variant
 
 SCALES = click.FloatRange(0.0, 2.0)
@@ -146,7 +146,7 @@ def _variants(
     directory: Path, wanted: Sequence[str], scales: Sequence[float], strengths: Sequence[float]
 ) -> tuple["RunDirectory", list["Variant"]]:
     """The run, and what to measure of it in order; the base as it is always comes first."""
-    from common.run_directory import RunDirectory
+    from common.runs.directory import RunDirectory
     from common.study.records import Variant, load
 
     run = RunDirectory.open(directory)

@@ -9,7 +9,7 @@ from common.commands.errors import RequestError, preparing
 from common.commands.sample import checkpoint_of
 
 if TYPE_CHECKING:
-    from common.run_directory import RunDirectory
+    from common.runs.directory import RunDirectory
 
 
 @click.command(short_help="Write the adapter for diffusers.")
@@ -42,8 +42,9 @@ def export(directory: Path, target: str, which: str, out: Path | None) -> None:
     `pipe.load_lora_weights(DIR)` then gives the images that `drift sample` draws: the strength
     that the adapter was trained at is in the file. The moving average is taken where there is one.
     """
-    from common import checkpoint, diffusers_lora, files
-    from common.run_directory import RunDirectory
+    from common.adapters import diffusers_file
+    from common.runs import checkpoint, files
+    from common.runs.directory import RunDirectory
 
     with preparing():
         run = RunDirectory.open(directory)
@@ -52,10 +53,10 @@ def export(directory: Path, target: str, which: str, out: Path | None) -> None:
             raise RequestError("--checkpoint base: the model before tuning has no adapter")
         path = checkpoint_of(run, which)
         snapshot = checkpoint.load(path)
-    arrays, metadata = diffusers_lora.encode(
+    arrays, metadata = diffusers_file.encode(
         snapshot.ema or snapshot.parameters, run.config.adapter, component
     )
-    file = (out or run.path / target) / diffusers_lora.FILE
+    file = (out or run.path / target) / diffusers_file.FILE
     with files.explained(f"write {file}"):
         file.parent.mkdir(parents=True, exist_ok=True)
         files.write_whole(file, b"".join(checkpoint.safetensors_bytes(arrays, metadata)))
@@ -64,7 +65,7 @@ def export(directory: Path, target: str, which: str, out: Path | None) -> None:
 
 def _component(run: "RunDirectory") -> str:
     """Which part of a pipeline the run tuned. RequestError where there is nothing to export."""
-    from common.diffusers_lora import COMPONENTS
+    from common.adapters.diffusers_file import COMPONENTS
 
     family, kind = run.config.model.family, run.config.adapter.kind
     if family not in COMPONENTS:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from common.backends import Backend
     from common.config import Config
     from common.console import RunDisplay
-    from common.run_directory import RunDirectory
+    from common.runs.directory import RunDirectory
 
 RECIPE = "emoji"
 SHOW_CURSOR = b"\x1b[?25h"
@@ -97,7 +97,7 @@ def _create(
     recipe: str | None, overrides: Iterable[str], out: Path | None
 ) -> tuple["RunDirectory", "Backend", "Config"]:
     from common import config as configuration
-    from common.run_directory import RunDirectory
+    from common.runs.directory import RunDirectory
 
     config = configuration.load(recipe or RECIPE, overrides)
     engine = _backend(config.run.backend)
@@ -111,8 +111,9 @@ def _create(
 def _reopen(
     recipe: str | None, overrides: Iterable[str], out: Path | None
 ) -> tuple["RunDirectory", "Backend", "Config"]:
-    from common import checkpoint, config as configuration
-    from common.run_directory import CONFIG, RunDirectory
+    from common import config as configuration
+    from common.runs import checkpoint
+    from common.runs.directory import CONFIG, RunDirectory
 
     if out is None:
         raise RequestError("--resume needs --out DIR: which run to go on with")
@@ -199,7 +200,7 @@ def _display(
 @contextmanager
 def _unmade_on_failure(directory: "RunDirectory", *, made: bool) -> Iterator[None]:
     """Take back a run directory that was made for a request which then proved to be wrong."""
-    from common.run_directory import CONFIG, ENVIRONMENT
+    from common.runs.directory import CONFIG, ENVIRONMENT
 
     try:
         yield
@@ -242,8 +243,8 @@ def _signals(stop: threading.Event, display: "RunDisplay") -> Iterator[list[int]
 
 
 def _tell_how_to_go_on(directory: "RunDirectory") -> None:
-    from common import checkpoint
     from common.console import say
+    from common.runs import checkpoint
 
     newest = checkpoint.latest(directory.checkpoints)
     done = 0 if newest is None else int(newest.name)
@@ -252,8 +253,9 @@ def _tell_how_to_go_on(directory: "RunDirectory") -> None:
 
 
 def _tell_results(directory: "RunDirectory") -> None:
-    from common import checkpoint, report
+    from common import report
     from common.console import results, say
+    from common.runs import checkpoint
 
     evaluations = directory.evaluations()
     say("")

@@ -10,7 +10,7 @@ from common.commands.errors import RequestError, preparing
 
 if TYPE_CHECKING:
     from common.backends import Backend, Policy
-    from common.run_directory import RunDirectory
+    from common.runs.directory import RunDirectory
 
 SIDE = 96
 """Pixels: smaller images are enlarged to about this size."""
@@ -62,9 +62,9 @@ def sample(
     The same seed and prompt give the same initial noise for every checkpoint, so that pictures
     can be compared image by image.
     """
-    from common import files
     from common.report import pictures
-    from common.run_directory import RunDirectory
+    from common.runs import files
+    from common.runs.directory import RunDirectory
     from common.sampling.ode import sample_images
     from common.sampling.process import process_of
 
@@ -116,7 +116,7 @@ def _restore(policy: "Policy", run: "RunDirectory", which: str) -> str:
 
     A moving average is preferred where there is one: it is what the run's evaluations measure.
     """
-    from common import checkpoint
+    from common.runs import checkpoint
 
     if which == "base":
         return which
@@ -128,7 +128,7 @@ def _restore(policy: "Policy", run: "RunDirectory", which: str) -> str:
 
 def checkpoint_of(run: "RunDirectory", which: str) -> Path:
     """The checkpoint that `--checkpoint` names: after an update, or the latest."""
-    from common import checkpoint
+    from common.runs import checkpoint
 
     path = checkpoint.latest(run.checkpoints)
     if which != "latest":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common import checkpoint, random
+from common import random
 from common.algorithm import diversity, shaping
 from common.backends import Backend
 from common.clock import Clock
@@ -18,7 +18,8 @@ from common.parity.measure import CHANGE, EXACT, ROLLOUT, SINGLE, UPDATES, Measu
 from common.prompts import Prompt, batch, load as load_prompts
 from common.random import Key, Purpose
 from common.rewards import RewardSuite
-from common.run_directory import RunDirectory
+from common.runs import checkpoint
+from common.runs.directory import RunDirectory
 from common.sampling.conditioner import Conditioner
 from common.sampling.process import FlowProcess
 from common.sampling.rollout import Sampler, Trajectories, plan_steps

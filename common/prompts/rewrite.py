@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from common import files, random
+from common import random
 from common.config import RewriterConfig
 from common.prompts import language
 from common.prompts.language import LanguageModel
 from common.prompts.sets import Prompt
 from common.random import Key, Purpose
+from common.runs import files
 
 CACHE = "prompt-variants"
 """The folder that runs share, beside the run."""

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import files
 from common.report import front, pictures, words
 from common.report.front import NAMES
+from common.runs import files
 from common.study.measured import BASE, Run
 from common.study.methods import Study
 from common.study.records import FILE, Variant

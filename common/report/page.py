@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from common import files
 from common.audit import watch
 from common.config import Config, Table
 from common.report import pictures, words
 from common.report.plots import RATIO_TOLERANCE, Records, column, plots
-from common.run_directory import STARTS, RunDirectory
+from common.runs import files
+from common.runs.directory import STARTS, RunDirectory
 
 MOST_ROWS = 24
 """Prompts whose pictures are shown; the others are in the run's samples/."""

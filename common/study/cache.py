@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from common import files
+from common.runs import files
 
 DIGEST_BYTES = 32
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import common
-from common import files
 from common.cores import cores
+from common.runs import files
 
 DRIFT = (sys.executable, "-P", "-c", "from common.cli import main; main()")
 """The `drift` command of this very installation, whatever is called `drift` or `common` here."""

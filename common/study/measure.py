@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from common import adapter, checkpoint, files, random
+from common import random
+from common.adapters import low_rank
 from common.algorithm import diversity, fidelity, quality
 from common.backends import Backend
 from common.embedded.model import FOLDER, denoiser_weights
@@ -24,7 +25,8 @@ from common.evaluate import ALIGNMENT_SCALE
 from common.prompts import PromptError, PromptSet, emoji, load as load_prompts, of_split
 from common.report import pictures
 from common.rewards import RewardError, RewardSuite, finite_mean
-from common.run_directory import RunDirectory, RunError
+from common.runs import checkpoint, files
+from common.runs.directory import RunDirectory, RunError
 from common.sampling.ode import sample_images
 from common.sampling.process import FlowProcess
 from common.study import cads, records, style
@@ -156,7 +158,7 @@ class Measurer:
         snapshot = checkpoint.load(self._run.checkpoints / f"{variant.update:06d}")
         tuned = snapshot.ema or snapshot.parameters
         kind = self._run.config.adapter
-        parameters = adapter.scaled(tuned, self._base, kind, variant.scale)
+        parameters = low_rank.scaled(tuned, self._base, kind, variant.scale)
         return digest(parameters, self._model, str(kind.alpha)), parameters
 
     def measure(

@@ -5,8 +5,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from common import checkpoint
-from common.run_directory import CONFIG, DIGESTS, RunDirectory
+from common.runs import checkpoint
+from common.runs.directory import CONFIG, DIGESTS, RunDirectory
 from common.study import records
 from common.study.records import Protocol, Record, Split, Variant
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from common import config as configuration
 from common.config import Config
-from common.run_directory import MAY_CHANGE
+from common.runs.directory import MAY_CHANGE
 from common.study import measured
 from common.study.measured import BASE, Run, StudyError
 from common.study.records import Protocol, Record, Split, Variant

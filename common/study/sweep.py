@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from common import checkpoint, config as configuration
+from common import config as configuration
 from common.config import Config
-from common.run_directory import CONFIG, MAY_CHANGE, METRICS, RunDirectory
+from common.runs import checkpoint
+from common.runs.directory import CONFIG, MAY_CHANGE, METRICS, RunDirectory
 
 LONGEST_NAME = 200
 """Characters of a run's name; file systems take 255 bytes."""

@@ -6,12 +6,13 @@ import textwrap
 
 import pytest
 
-from common import backends, checkpoint, config, trainer
+from common import backends, config, trainer
 from common.backends import BackendUnavailableError
 from common.commands.errors import RequestError, explain, preparing
 from common.config import ConfigError
 from common.rewards import RewardNameError
-from common.run_directory import RunDirectory
+from common.runs import checkpoint
+from common.runs.directory import RunDirectory
 
 RUN = ["run", "--backend", "cpu"]
 

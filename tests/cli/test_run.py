@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from common import console
-from common.run_directory import RunDirectory
+from common.runs.directory import RunDirectory
 
 
 def test_a_run_tells_its_plan_each_update_and_base_against_tuned(first):

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common import backends, checkpoint
+from common import backends
 from common.backends import BackendUnavailableError
 from common.commands.errors import RequestError
 from common.config import AdapterConfig
+from common.runs import checkpoint
 
 SIDE, SCALE, GAP = 32, 3, 2
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from common.run_directory import RunDirectory
+from common.runs.directory import RunDirectory
 
 COMMAND = [sys.executable, "-c", "from common.cli import main; main()"]
 

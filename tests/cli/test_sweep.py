@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from common import console as console_module
-from common.run_directory import RunDirectory
+from common.runs.directory import RunDirectory
 from common.study import jobs
 from common.study.board import EVALUATING, Board
 from common.study.jobs import Step, Task

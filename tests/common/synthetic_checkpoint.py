@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common import checkpoint
-from common.checkpoint import Snapshot
 from common.config import AdapterConfig
+from common.runs import checkpoint
+from common.runs.checkpoint import Snapshot
 
 EVERY_FILE = [
     "adapter_config.json",

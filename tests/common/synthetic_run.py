@@ -10,7 +10,7 @@ import numpy as np
 from common import config
 from common.embedded.model import FOLDER as EMOJI
 from common.report import pictures
-from common.run_directory import RunDirectory
+from common.runs.directory import RunDirectory
 
 PROMPTS = ["strawberry", "cat face", "rose", "hamburger"]
 ENVIRONMENT = {"backend": "cpu", "python": "3.11.9", "torch": {"version": "2.13.0", "tf32": False}}

@@ -12,7 +12,7 @@ import numpy as np
 from common import config, random
 from common.random import Key, Purpose
 from common.report import pictures
-from common.run_directory import RunDirectory
+from common.runs.directory import RunDirectory
 from common.study import records
 from common.study.records import Protocol, Record, Variant
 

@@ -11,9 +11,9 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from common import checkpoint
-from common.checkpoint import CheckpointError, Snapshot
 from common.config import AdapterConfig
+from common.runs import checkpoint
+from common.runs.checkpoint import CheckpointError, Snapshot
 from tests.common.synthetic_checkpoint import (
     EVERY_FILE,
     FULL,
@@ -88,7 +88,7 @@ def test_the_same_content_gives_the_same_bytes_in_any_order_and_process(tmp_path
     assert content(save(tmp_path / "b", turned)) == first
     # Another process has another hash seed, hence other orders of sets.
     code = (
-        "import sys; from pathlib import Path; from common import checkpoint as c;"
+        "import sys; from pathlib import Path; from common.runs import checkpoint as c;"
         "from common.config import AdapterConfig as A;"
         "c.save(Path(sys.argv[2]), c.load(Path(sys.argv[1])), adapter=A(rank=2), keep=0)"
     )

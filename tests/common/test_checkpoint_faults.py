@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from common import checkpoint, files
+from common.runs import checkpoint, files
 from tests.common.synthetic_checkpoint import (
     EVERY_FILE,
     assert_same,
@@ -145,7 +145,7 @@ SAVER = """
 import os, random, signal, sys, time
 from pathlib import Path
 import numpy as np
-from common.checkpoint import Snapshot, save
+from common.runs.checkpoint import Snapshot, save
 from common.config import AdapterConfig
 
 def save_for_ever(folder, saved):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common import files
+from common.runs import files
 
 LIMITED = """
 import resource, sys

@@ -6,7 +6,7 @@ import pytest
 
 from common import config as configuration
 from common.backends import memory
-from common.run_directory import MAY_CHANGE
+from common.runs.directory import MAY_CHANGE
 
 GB = 10**9
 SD3 = (

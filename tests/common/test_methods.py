@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.run_directory import RunError
+from common.runs.directory import RunError
 from common.study import methods
 from common.study.measured import StudyError
 from common.study.records import FILE, RecordError, Variant

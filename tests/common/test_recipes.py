@@ -7,7 +7,7 @@ import pytest
 
 from common import config
 from common.config import ConfigError, load, read_recipe, recipes, to_tables
-from common.run_directory import RunDirectory
+from common.runs.directory import RunDirectory
 
 NAMES = config.recipe_names()
 BASES = {"emoji-grpo", "sd15-aesthetic-ddpo", "sd35m-pickscore-grpo", "flux-dev-pickscore-grpo"}

@@ -18,11 +18,11 @@ import pytest
 from PIL import Image
 
 from common import report
-from common.files import WriteError
 from common.report import pictures
 from common.report.page import render, warnings
 from common.report.plots import plots
-from common.run_directory import RunDirectory
+from common.runs.directory import RunDirectory
+from common.runs.files import WriteError
 from tests.common.synthetic_run import (
     ENDS_ONLY,
     ENVIRONMENT,

@@ -7,8 +7,8 @@ import tomllib
 import pytest
 
 from common import config as configuration, random
-from common.files import WriteError
-from common.run_directory import MAY_CHANGE, RunDirectory, RunError
+from common.runs.directory import MAY_CHANGE, RunDirectory, RunError
+from common.runs.files import WriteError
 
 CONFIG = configuration.load("emoji")
 

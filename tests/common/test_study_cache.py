@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from common.files import WriteError
+from common.runs.files import WriteError
 from common.study.cache import Cache
 
 KEY = {"weights": "ab", "prompts": ("owl", "rose"), "seed": 0}

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from common import checkpoint
 from common.config import ConfigError, load
-from common.run_directory import RunDirectory, RunError
+from common.runs import checkpoint
+from common.runs.directory import RunDirectory, RunError
 from common.study import sweep
 from common.study.sweep import Progress, SweepError, plan, progress
 

@@ -15,7 +15,7 @@ import mlx.core as mx  # noqa: E402
 
 from common import backends, config as configuration  # noqa: E402
 from common.config import AdapterConfig, ModelConfig  # noqa: E402
-from common.run_directory import RunDirectory  # noqa: E402
+from common.runs.directory import RunDirectory  # noqa: E402
 from common.trainer import Silent, Trainer  # noqa: E402
 from drift_mlx.compiling import compiled, spent  # noqa: E402
 

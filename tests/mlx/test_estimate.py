@@ -8,8 +8,9 @@ pytest.importorskip("drift_mlx.backend", exc_type=ImportError)
 import mlx.core as mx
 from mlx.utils import tree_unflatten
 
-from common import backends, config as configuration, published
+from common import backends, config as configuration
 from common.config import AdapterConfig
+from common.pipelines import architectures
 from drift_mlx import backend as drift, estimate, full_size, lora
 from drift_mlx.networks.layers import ResnetBlock
 from drift_mlx.networks.mmdit import MMDiT, MMDiTConfig
@@ -64,10 +65,10 @@ SMALL = {
         "norm_num_groups": 16,
         "sample_size": 64,
     },
-    "text_encoder": published.CLIP_L
-    | published.ALONE
+    "text_encoder": architectures.CLIP_L
+    | architectures.ALONE
     | {"vocab_size": 99, "hidden_size": 64, "intermediate_size": 64},
-    "scheduler": published.SCHEDULERS["sd15"],
+    "scheduler": architectures.SCHEDULERS["sd15"],
 }
 
 
@@ -83,7 +84,7 @@ SMALL = {
 )
 def test_decoding_takes_about_what_is_estimated(monkeypatch, changes, batch, expected):
     """expected: how many times as much as one image of 64 pixels a side."""
-    monkeypatch.setitem(published.FULL, "sd15", SMALL)
+    monkeypatch.setitem(architectures.FULL, "sd15", SMALL)
     own = ["model.family=sd15", "model.path=small", "rollout.kernel=ddim", "model.resolution=64"]
     own += [f"rollout.batch_size={batch}", *changes]
     settings = configuration.load("emoji-grpo", own)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from common import backends, checkpoint as checkpoints
+from common import backends
 from common.cli import drift as command
 from common.parity.model import settings
-from common.run_directory import RunDirectory
+from common.runs import checkpoint as checkpoints
+from common.runs.directory import RunDirectory
 from common.trainer import Silent, Trainer
 
 pytest.importorskip("drift_mlx.backend", exc_type=ImportError)

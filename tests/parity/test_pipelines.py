@@ -15,7 +15,7 @@ from common import backends
 from common.cli import drift as command
 from common.parity.measure import ROLLOUT, SINGLE, UPDATES
 from common.parity.model import GRADIENTS, IMAGES, ModelBench, settings
-from common.run_directory import RunDirectory
+from common.runs.directory import RunDirectory
 from common.trainer import Silent, Trainer
 
 pytest.importorskip("torch")
@@ -174,7 +174,7 @@ def train(config, name, path, stop_after=None):
     ],
 )
 def test_a_run_goes_on_on_the_other_backend(shape, first, second, checkpoint, tmp_path):
-    from common import checkpoint as checkpoints
+    from common.runs import checkpoint as checkpoints
 
     family, options, changes = SHAPES[shape]
     prompts = tmp_path / "prompts.txt"

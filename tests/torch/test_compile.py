@@ -11,7 +11,7 @@ from torch import nn
 
 from common import backends, config as configuration
 from common.console import RunDisplay
-from common.run_directory import RunDirectory
+from common.runs.directory import RunDirectory
 from common.trainer import Silent, Trainer
 
 TINY = (

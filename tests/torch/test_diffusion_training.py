@@ -12,9 +12,10 @@ import pytest
 import safetensors.numpy
 from click.testing import CliRunner
 
-from common import backends, config as configuration, diffusers_lora, report
+from common import backends, config as configuration, report
+from common.adapters import diffusers_file
 from common.cli import drift
-from common.run_directory import RunDirectory
+from common.runs.directory import RunDirectory
 from common.trainer import Silent, Trainer
 
 TINY = (
@@ -188,11 +189,11 @@ def test_an_exported_adapter_gives_the_same_image_in_plain_diffusers(
         if "lora_B" in key:
             values[key] = np.random.default_rng(0).normal(0, 0.2, value.shape).astype("float32")
     policy.load_parameters(values)
-    arrays, metadata = diffusers_lora.encode(
+    arrays, metadata = diffusers_file.encode(
         values, config.adapter, "unet" if name == "sd15" else "transformer"
     )
-    assert arrays.keys() == safetensors.numpy.load_file(out / diffusers_lora.FILE).keys()
-    safetensors.numpy.save_file(arrays, out / diffusers_lora.FILE, metadata)
+    assert arrays.keys() == safetensors.numpy.load_file(out / diffusers_file.FILE).keys()
+    safetensors.numpy.save_file(arrays, out / diffusers_file.FILE, metadata)
 
     pipeline = diffusers.DiffusionPipeline.from_pretrained(config.model.path)
     pipeline.load_lora_weights(out)

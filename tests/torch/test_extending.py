@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from common import config as configuration, report
 from common.cli import drift
-from common.run_directory import RunDirectory
+from common.runs.directory import RunDirectory
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 SMALL = (

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from common import backends, config as configuration, report
 from common.backends import OutOfMemoryError
 from common.cli import drift
-from common.run_directory import RunDirectory
+from common.runs.directory import RunDirectory
 from common.trainer import Silent, Trainer
 from drift_torch.embedded import EmbeddedPolicy
 from drift_torch.sd3 import SD3Policy

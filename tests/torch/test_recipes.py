@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from common import config, report
 from common.cli import drift
-from common.run_directory import RunDirectory
+from common.runs.directory import RunDirectory
 
 TINY = Path(__file__).with_name("tiny.py")
 RECIPES = [name for name in config.recipe_names() if config.load(name).model.family != "embedded"]

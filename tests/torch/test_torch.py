@@ -6,7 +6,8 @@ import os
 import numpy as np
 import pytest
 
-from common import adapter, backends
+from common import backends
+from common.adapters import low_rank
 from common.backends import BackendUnavailableError, Conditioning
 from common.config import AdapterConfig, ModelConfig, OptimizerConfig
 from common.embedded import model as shared
@@ -45,10 +46,10 @@ def test_peft_loads_the_adapter_and_predicts_the_same(tmp_path):
     policy = tuned(backend, SMALL)
     tensors = {n: v.numpy() for n, v in policy.parameters().items()}
     save_file(
-        {n: torch.from_numpy(v) for n, v in adapter.to_peft(tensors).items()},
+        {n: torch.from_numpy(v) for n, v in low_rank.to_peft(tensors).items()},
         tmp_path / "adapter_model.safetensors",
     )
-    (tmp_path / "adapter_config.json").write_text(json.dumps(adapter.peft_config(SMALL)))
+    (tmp_path / "adapter_config.json").write_text(json.dumps(low_rank.peft_config(SMALL)))
     base = Denoiser(shared.DenoiserConfig())
     base.load_state_dict({n: torch.from_numpy(w) for n, w in shared.denoiser_weights().items()})
     loaded = peft.PeftModel.from_pretrained(base, str(tmp_path))

@@ -6,7 +6,7 @@ import pytest
 
 from common import config as configuration
 from common.backends import load
-from common.run_directory import RunDirectory
+from common.runs.directory import RunDirectory
 from common.trainer import Trainer
 
 TINY = (

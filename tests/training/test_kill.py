@@ -14,7 +14,7 @@ import pytest
 import tomli_w
 
 from common.config import to_tables
-from common.run_directory import RunDirectory
+from common.runs.directory import RunDirectory
 
 DRIVER = """
 import os, signal, sys

@@ -9,10 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from common import backends, bench, published
+from common import backends, bench
 from common.backends import BackendUnavailableError, OutOfMemoryError
 from common.bench import Case
 from common.config import ConfigError
+from common.pipelines import architectures
 
 MADE = (
     "estimating memory",
@@ -36,7 +37,7 @@ SHRUNK = ("model.resolution=32", "adapter.rank=2", "model.dtype=float32")
 def tiny(monkeypatch):
     """Makes the published models of both backends tiny."""
     pytest.importorskip("drift_mlx.backend", exc_type=ImportError)
-    monkeypatch.setattr(published, "FULL", published.TINY)
+    monkeypatch.setattr(architectures, "FULL", architectures.TINY)
 
 
 def changes(model):

@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from common import backends, checkpoint, config as configuration
+from common import backends, config as configuration
 from common.embedded.model import denoiser_weights
 from common.prompts import PromptError, load as load_prompts, split
-from common.run_directory import RunDirectory
+from common.runs import checkpoint
+from common.runs.directory import RunDirectory
 from common.sampling.ode import sample_images
 from common.sampling.process import FlowProcess
 from common.study import cads, measure, records
@@ -267,7 +268,7 @@ def test_scale_0_is_the_base_model_and_half_is_between(train, tiny, cpu, tmp_pat
     nothing = measurer.weights(Variant(1, scale=0.0))
     assert nothing[0] == base[0] == how.model == measure.digest(denoiser_weights())
     snapshot = checkpoint.load(run.checkpoints / "000001")
-    zero = measure.adapter.scaled(snapshot.parameters, measurer._base, run.config.adapter, 0.0)
+    zero = measure.low_rank.scaled(snapshot.parameters, measurer._base, run.config.adapter, 0.0)
     assert np.array_equal(measurer._sample(how, zero, 0.0), base[1])
     half, whole = images(Variant(1, scale=0.5)), images(Variant(1))
     assert len({base[0], half[0], whole[0]}) == 3

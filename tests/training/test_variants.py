@@ -7,7 +7,7 @@ import pytest
 from common.config import RewriterConfig
 from common.prompts import rewrite
 from common.prompts.rewrite import Variants
-from common.run_directory import RunDirectory
+from common.runs.directory import RunDirectory
 
 MODEL = 'prompts.rewriter.model="/gone"'  # a run that has its variants asks for no model
 WRITTEN = {"rose": ["tulip", "bouquet"], "owl": ["eagle", "bird"]}

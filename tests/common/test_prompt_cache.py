@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from common import encoded, pipelines
+from common import pipelines
 from common.backends import Conditioning
+from common.pipelines import prompt_cache
 
 SIZE = 3 * 4 + 2 * 4
 """Bytes of one conditioning of the encoder below."""
@@ -31,7 +32,7 @@ def lengths(found):
 
 
 def test_each_prompt_is_encoded_once_and_comes_in_the_order_asked_for(encoder):
-    held = encoded.EncodedPrompts()
+    held = prompt_cache.EncodedPrompts()
     assert lengths(held.of(["owl", "a", "owl"], encoder)) == [3, 1, 3]
     assert lengths(held.of(["mole", "a"], encoder)) == [4, 1]
     assert encoder.calls == [["owl", "a"], ["mole"]]
@@ -39,8 +40,8 @@ def test_each_prompt_is_encoded_once_and_comes_in_the_order_asked_for(encoder):
 
 
 def test_the_least_recently_used_go_first_and_never_one_that_is_asked_for(encoder, monkeypatch):
-    monkeypatch.setattr(encoded, "CACHE_BYTES", 2 * SIZE)
-    held = encoded.EncodedPrompts()
+    monkeypatch.setattr(prompt_cache, "CACHE_BYTES", 2 * SIZE)
+    held = prompt_cache.EncodedPrompts()
     held.of(["a", "bb"], encoder)
     held.of(["a"], encoder)
     held.of(["ccc"], encoder)  # bb goes

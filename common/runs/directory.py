@@ -17,7 +17,8 @@ import numpy as np
 import tomli_w
 from PIL import Image
 
-from common import config as configuration, files, random
+from common import config as configuration, random
+from common.runs import files
 from common.config import Config
 from common.prompts import NAMED
 

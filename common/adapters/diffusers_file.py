@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from common.adapter import peft_config
+from common.adapters.low_rank import peft_config
 from common.config import AdapterConfig
 
 FILE = "pytorch_lora_weights.safetensors"

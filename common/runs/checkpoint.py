@@ -19,8 +19,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from common import files
-from common.adapter import from_peft, peft_config, to_peft
+from common.runs import files
+from common.adapters.low_rank import from_peft, peft_config, to_peft
 from common.config import AdapterConfig
 
 FORMAT = 1
