@@ -5,6 +5,7 @@ and compared is in `common.config.load`.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -57,6 +58,12 @@ class PromptsConfig(Table):
         if sum(self.held_out) >= 1:
             raise ValueError(f"held_out = {list(self.held_out)} leaves no prompts to train on")
         return self
+
+    @property
+    def file(self) -> Path | None:
+        """The file that `source` names; None for a set that ships."""
+        path = Path(self.source)
+        return path if path.suffix in (".txt", ".jsonl") else None
 
 
 class RolloutConfig(Table):

@@ -1,15 +1,12 @@
 """A run on disk: its configuration, its environment, its two logs and where its files go."""
 
-import fcntl
 import hashlib
 import io
 import json
-import math
-import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +15,8 @@ import tomli_w
 from PIL import Image
 
 from common import config as configuration, random
-from common.runs import files
+from common.runs import files, line_log, lock
 from common.config import Config
-from common.prompts import NAMED
 
 CONFIG, ENVIRONMENT = "config.toml", "environment.json"
 METRICS, EVALUATIONS, AUDITS = "metrics.jsonl", "evaluations.jsonl", "audits.jsonl"
@@ -90,7 +86,7 @@ class RunDirectory:
                 DIGESTS: _digests(config),
                 STARTS: [{"update": 0, **environment}],
             }
-            files.write_whole(path / ENVIRONMENT, _json(facts, indent=1))
+            files.write_whole(path / ENVIRONMENT, line_log.encode(facts, indent=1))
             files.write_whole(path / CONFIG, _toml(config))
         return cls(path, config)
 
@@ -181,26 +177,14 @@ class RunDirectory:
                     "since the run was started; bring the old one back, or start anew"
                 )
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Within it no other process trains in this run; RunError when one does already.
-
-        The lock is the kernel's and ends with the process, however that ends. Where the file
-        system has none (some of Lustre and NFS), nothing guards the run.
-        """
-        with files.explained(f"open run directory {self.path}", RunError):
-            folder = os.open(self.path, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                message = f"another process is training in {self.path}; stop it first"
-                raise RunError(message) from None
-            except OSError:
-                pass  # no locks here: better a run unguarded than none at all
-            yield
-        finally:
-            os.close(folder)
+    def held(self) -> AbstractContextManager[None]:
+        """Within it no other process trains in this run; RunError when one does already."""
+        return lock.locked(
+            self.path,
+            busy=RunError(f"another process is training in {self.path}; stop it first"),
+            opening=f"open run directory {self.path}",
+            refused=RunError,
+        )
 
     def adopt(self, config: Config, environment: Mapping[str, Any], *, update: int) -> None:
         """Go on with `config`: check it, then make it the run's own, here and in `config.toml`.
@@ -211,7 +195,7 @@ class RunDirectory:
         facts = self.environment()
         facts[STARTS] = [*self.starts(), {"update": update, **environment}]
         with files.explained(f"write to {self.path}"):
-            files.write_whole(self.path / ENVIRONMENT, _json(facts, indent=1))
+            files.write_whole(self.path / ENVIRONMENT, line_log.encode(facts, indent=1))
             files.write_whole(self.path / CONFIG, _toml(config))
         self.config = config
 
@@ -271,9 +255,8 @@ def _what(path: Path) -> str:
 
 def _inputs(config: Config) -> dict[str, Path]:
     """The files that a configuration names, by key; what ships with the toolkit is none."""
-    source = config.prompts.source
     named = {
-        "prompts.source": None if source in NAMED else source,
+        "prompts.source": config.prompts.file,
         "model.path": config.model.path,
         "model.weights": config.model.weights,
     }
@@ -308,83 +291,25 @@ def _toml(config: Config) -> bytes:
     return tomli_w.dumps(configuration.to_tables(config)).encode()
 
 
-def _plain(value: Any) -> Any:
-    """Numpy values as Python's, and numbers that JSON does not have (NaN, infinity) as None."""
-    if isinstance(value, np.generic | np.ndarray):
-        value = value.tolist()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    return value
-
-
-def _json(value: Mapping[str, Any], indent: int | None = None) -> bytes:
-    text = json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
-    return text.encode() + b"\n"
-
-
 def _append(file: Path, record: Mapping[str, Any]) -> None:
-    """Add one line and sync it. What a killed process left of a line is cut off first."""
     if not isinstance(record.get("update"), int | np.integer):
         raise ValueError(f"{file.name}: a record needs 'update', a whole number")
-    line = _json(record)
-    with files.explained(f"write {file}"):
-        if torn := _unfinished(file):
-            if _record(torn) is None:
-                os.truncate(file, file.stat().st_size - len(torn))
-            else:
-                line = b"\n" + line
-        files.append(file, line)
-
-
-def _unfinished(file: Path) -> bytes:
-    """What follows the last newline of a file: empty unless a write was cut short."""
-    if not file.exists():
-        return b""
-    with file.open("rb") as stream:
-        if stream.seek(0, os.SEEK_END) == 0:
-            return b""
-        stream.seek(-1, os.SEEK_END)
-        if stream.read() == b"\n":
-            return b""
-        stream.seek(0)
-        return stream.read().rpartition(b"\n")[2]
+    line_log.append(file, line_log.encode(record), _parser(file))
 
 
 def _lines(file: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """Each line and what it says. Only a last line without its newline may be torn."""
-    if not file.exists():
-        return []
-    with files.explained(f"read {file}", RunError):
-        *whole, torn = file.read_bytes().split(b"\n")
-    found = []
-    for number, line in enumerate(whole, start=1):
-        if (record := _record(line)) is None:
+    """Each line and its record."""
+    return line_log.read(file, _parser(file), RunError)
+
+
+def _parser(file: Path) -> line_log.Parse[dict[str, Any]]:
+    def parse(line: bytes, number: int) -> dict[str, Any]:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict) or not isinstance(record.get("update"), int):
             raise RunError(f"{file} line {number} is damaged: not a record with an update")
-        found.append((line, record))
-    if (record := _record(torn)) is not None:
-        found.append((torn, record))
-    return found
+        return line_log.nulls_as_nan(record)
 
-
-def _record(line: bytes) -> dict[str, Any] | None:
-    """The record of a line, null as NaN; None when the line is not a whole record."""
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    if not isinstance(record, dict) or not isinstance(record.get("update"), int):
-        return None
-    return _numbers(record)
-
-
-def _numbers(value: Any) -> Any:
-    """The inverse of `_plain`: None, which stood for a number that JSON lacks, as NaN."""
-    if isinstance(value, dict):
-        return {key: _numbers(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_numbers(part) for part in value]
-    return math.nan if value is None else value
+    return parse

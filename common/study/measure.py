@@ -5,12 +5,10 @@ that the run does not have yet. What siblings share, images and features of the 
 kept in a cache.
 """
 
-import fcntl
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ from common.evaluate import ALIGNMENT_SCALE
 from common.prompts import PromptError, PromptSet, emoji, load as load_prompts, of_split
 from common.report import pictures
 from common.rewards import RewardError, RewardSuite, finite_mean
-from common.runs import checkpoint, files
+from common.runs import checkpoint, files, lock
 from common.runs.directory import RunDirectory, RunError
 from common.sampling.ode import sample_images
 from common.sampling.process import FlowProcess
@@ -110,7 +108,7 @@ def evaluate(
         CheckpointError: a checkpoint that is not there or damaged.
         RewardError, FloatingPointError, OSError: the work failed; finished records stay.
     """
-    with _held(run.path / records.FILE.parent):
+    with _locked(run.path / records.FILE.parent):
         known = {(record.variant, record.protocol): record for record in records.load(run)}
         measurer = Measurer(run, backend, Cache(cache))
         for variant in variants:
@@ -345,23 +343,10 @@ def _prompts(run: RunDirectory, split: Split, limit: int) -> PromptSet:
     return of_split(whole, split, limit, run.config.prompts.held_out)
 
 
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Within it no other process measures this run; RecordError when one does already.
-
-    The lock is the kernel's and ends with the process, however that ends. Where the file system
-    has none, nothing guards the folder.
-    """
-    with files.explained(f"write to {folder}"):
+def _locked(folder: Path) -> AbstractContextManager[None]:
+    """Within it no other process measures this run; RecordError when one does already."""
+    action = f"write to {folder}"
+    with files.explained(action):
         folder.mkdir(exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RecordError(f"another process is measuring {folder.parent}") from None
-        except OSError:
-            pass  # no locks here: better unguarded than not at all
-        yield
-    finally:
-        os.close(descriptor)
+    busy = RecordError(f"another process is measuring {folder.parent}")
+    return lock.locked(folder, busy=busy, opening=action)

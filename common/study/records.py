@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from common.runs import files
+from common.runs import files, line_log
 from common.runs.directory import RunDirectory
 
 Split = Literal["train", "validation", "test"]
@@ -92,18 +92,11 @@ class Record:
 def load(run: RunDirectory) -> list[Record]:
     """The records of a run, oldest first; [] when it was not evaluated.
 
-    A last line without its newline was cut off by a kill and does not count. Raises RecordError
-    for any other line that is not a record.
+    A last line that was cut off by a kill does not count. Raises RecordError for any other line
+    that is not a record.
     """
     path = run.path / FILE
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise RecordError(f"cannot read {path}: {error.strerror}") from None
-    lines = text.split(b"\n")[:-1]
-    return [parse(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
+    return [record for _, record in line_log.read(path, _parser(path), RecordError)]
 
 
 def parse(line: bytes | str, where: str) -> Record:
@@ -135,9 +128,11 @@ def append(run: RunDirectory, record: Record) -> None:
     path = run.path / FILE
     with files.explained(f"write {path}"):
         path.parent.mkdir(exist_ok=True)
-        kept = path.read_bytes() if path.exists() else b""
-        whole = kept[: kept.rfind(b"\n") + 1]
-        files.write_whole(path, whole + to_line(record).encode())
+    line_log.append(path, to_line(record).encode(), _parser(path))
+
+
+def _parser(path: Path) -> line_log.Parse[Record]:
+    return lambda line, number: parse(line, f"{path}, line {number}")
 
 
 def to_line(record: Record) -> str:

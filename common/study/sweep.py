@@ -16,14 +16,11 @@ from typing import Any, Literal
 
 from common import config as configuration
 from common.config import Config
-from common.runs import checkpoint
+from common.runs import checkpoint, line_log
 from common.runs.directory import CONFIG, MAY_CHANGE, METRICS, RunDirectory
 
 LONGEST_NAME = 200
 """Characters of a run's name; file systems take 255 bytes."""
-
-_TAIL = 65_536
-"""Bytes at the end of a log that hold its last whole line."""
 
 
 class SweepError(ValueError):
@@ -131,14 +128,7 @@ def progress(planned: Planned, path: Path) -> Progress:
 
 def latest_metrics(path: Path) -> dict[str, Any]:
     """The newest whole row of a run's metrics, {} before its first; cheap enough to poll."""
-    try:
-        with (path / METRICS).open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(size - _TAIL, 0))
-            lines = file.read().split(b"\n")[:-1]
-        return json.loads(lines[-1]) if lines else {}
-    except (OSError, ValueError):  # not there yet, or replaced while it was read
-        return {}
+    return line_log.newest(path / METRICS)
 
 
 def _values(text: str) -> tuple[str, list[str]]:

@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 from PIL import Image
 
 from common import config as configuration
-from common.runs import directory
+from common.runs import line_log, lock
 from common.runs.directory import RunDirectory, RunError
 
 CONFIG = configuration.load("emoji")
@@ -42,7 +42,7 @@ def test_a_file_system_without_locks_does_not_stop_a_run(run, monkeypatch, numbe
     def refuse(descriptor: int, operation: int) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(directory.fcntl, "flock", refuse)
+    monkeypatch.setattr(lock.fcntl, "flock", refuse)
     with run.held():
         run.append_metrics({"update": 1})
     with pytest.raises(OSError, match="the body's own"), run.held():
@@ -80,7 +80,7 @@ def test_what_is_not_finite_is_null_in_the_file_and_nan_when_read(run):
 
 @given(record=st.dictionaries(st.text(), st.floats() | st.integers() | st.booleans() | st.text()))
 def test_any_record_is_one_line_of_strict_json(record):
-    line = directory._json({**record, "update": 1})
+    line = line_log.encode({**record, "update": 1})
     assert line.count(b"\n") == 1
     assert line.endswith(b"\n")
     assert json.loads(line).keys() == record.keys() | {"update"}
