@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from common.commands import machine
+from common import machine
 from common.commands.audit import audit
 from common.commands.compare import compare
 from common.commands.doctor import doctor

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from common import random
+from common import pictures, random
 from common.audit.watch import HackedError, Watch
 from common.backends import Backend, memory
 from common.clock import Clock
@@ -25,7 +25,6 @@ from common.learning.moving_average import MovingAverage
 from common.learning.update import Learner
 from common.prompts import Prompt, batch, load as load_prompts, rewrite
 from common.random import Key, Purpose
-from common.report import pictures
 from common.rewards import Features, RewardError, RewardSuite, Scoring, features
 from common.runs import checkpoint
 from common.runs.directory import RunDirectory

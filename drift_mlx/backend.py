@@ -17,7 +17,7 @@ import numpy as np
 from common import imports
 from common.backends import BackendUnavailableError, LossFunction, Parameters, protocols
 from common.config import AdapterConfig, Config, ModelConfig, OptimizerConfig
-from common.cores import cores
+from common.machine import cores
 from common.prompts.language import LanguageModel
 from drift_mlx import OPENBLAS, kit, lora, metal
 from drift_mlx.adamw import AdamW, is_compiled, module_of

@@ -18,7 +18,7 @@ from common import imports
 from common.arrays import check_shapes
 from common.backends import BackendUnavailableError, LossFunction, Parameters, protocols
 from common.config import AdapterConfig, Config, ModelConfig, OptimizerConfig
-from common.cores import cores
+from common.machine import cores
 from common.prompts.language import LanguageModel
 from drift_torch import lora
 from drift_torch.embedded import EmbeddedPolicy, EmbeddedScorer

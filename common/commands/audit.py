@@ -50,10 +50,11 @@ def audit(
     how much of the reward the statistics explain, and shows the images that scorers disagree on
     most. The exit code is 0 whatever the verdict is.
     """
-    from common.audit import measure, page
+    from common.audit import measure
     from common.commands.sample import backend_of, checkpoint_of
     from common.console import console
     from common.prompts import load, of_split
+    from common.report import audit_page
     from common.runs import files
     from common.runs.directory import RunDirectory
     from common.sampling.ode import sample_images
@@ -90,7 +91,7 @@ def audit(
     )
     out = out or run.path / f"audit-{path.name}.html"
     facts = [f"update {int(path.name)}", f"{len(chosen)} prompts", f"{images} images of each"]
-    text = page.render(found, title=run.path.name, facts=[*facts, f"seed {seed}"])
+    text = audit_page.render(found, title=run.path.name, facts=[*facts, f"seed {seed}"])
     with files.explained(f"write {out}"):
         files.write_whole(out, text.encode())
     _tell(found, out, as_json)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from common.backends import Backend
-    from common.bench import Case, Measurement
+    from common.machine.bench import Case, Measurement
 
 HOW = (
     "weights are random; seconds are the median of {timed} after one that warmed up\n"
@@ -57,8 +57,8 @@ def bench(
 
 def check_models(models: Sequence[str]) -> None:
     """Raise RequestError for a model that nobody knows."""
-    from common import bench
     from common.config import closest
+    from common.machine import bench
 
     for model in models:
         if model not in bench.MODELS:
@@ -76,7 +76,7 @@ def measure(
 
     Without models: the embedded one, and on a GPU the largest real one that fits.
     """
-    from common import bench
+    from common.machine import bench
 
     found: list[Measurement] = []
     skipped: list[str] = []
@@ -112,7 +112,7 @@ def measure(
 
 def block(facts: Mapping[str, str], found: Sequence["Measurement"], skipped: Sequence[str]) -> str:
     """The whole as fenced Markdown, its tables aligned."""
-    from common.bench import TIMED
+    from common.machine.bench import TIMED
 
     rows = [
         {
@@ -176,7 +176,7 @@ def _backends(names: Sequence[str]) -> dict[str, "Backend"]:
 
 
 def _facts(engines: Mapping[str, "Backend"], load: str) -> dict[str, str]:
-    from common.commands import machine
+    from common import machine
 
     told = {
         name: ", ".join(f"{key} {fact}" for key, fact in engine.describe().items())
@@ -194,7 +194,7 @@ def _load() -> str:
 
 
 def _broken(skipped: Sequence[str]) -> Exception:
-    from common.bench import FailedError
+    from common.machine.bench import FailedError
 
     return FailedError("; ".join(skipped))
 
@@ -212,7 +212,7 @@ def _progress() -> Iterator[Callable[["Case", str], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from common.bench import STAGES
+    from common.machine.bench import STAGES
 
     console = Console(stderr=True, highlight=False)
     bar = Progress(

@@ -67,10 +67,9 @@ def doctor(
 
 def examine() -> dict[str, Any]:
     """Everything that `drift doctor` knows, as plain values."""
-    from common import backends
+    from common import backends, machine
     from common.backends import BackendUnavailableError
     from common.backends.registry import DIFFUSIONKIT
-    from common.commands import machine
 
     try:
         auto, verdict = (name := backends.best()), f"drift run takes {name}"
@@ -110,7 +109,7 @@ def _backend(name: str) -> dict[str, Any]:
 
 def _extras() -> list[dict[str, Any]]:
     """The optional extras and which of their packages are missing here."""
-    from common.commands.machine import DISTRIBUTION, installed
+    from common.machine import DISTRIBUTION, installed
 
     try:
         lines = requires(DISTRIBUTION) or []

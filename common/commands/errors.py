@@ -30,7 +30,7 @@ def preparing() -> Iterator[None]:
 def explain(error: Exception) -> tuple[int, str]:
     """The exit code of an error, and the one line to print after `drift: `."""
     from common.backends import OutOfMemoryError
-    from common.bench import FailedError
+    from common.machine.bench import FailedError
     from common.rewards import RewardError
 
     text = " ".join(str(error).split())

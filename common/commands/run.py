@@ -167,7 +167,7 @@ def _on(engine: "Backend", config: "Config") -> "Config":
 
 def _environment(engine: "Backend") -> dict[str, str]:
     """What this start of a run is computed on."""
-    from common.commands import machine
+    from common import machine
 
     return {"backend": engine.name, **machine.facts(), **engine.describe()}
 

@@ -62,7 +62,7 @@ def sample(
     The same seed and prompt give the same initial noise for every checkpoint, so that pictures
     can be compared image by image.
     """
-    from common.report import pictures
+    from common import pictures
     from common.runs import files
     from common.runs.directory import RunDirectory
     from common.sampling.ode import sample_images

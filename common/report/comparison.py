@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.report import front, pictures, words
+from common import pictures
+from common.report import front, words
 from common.report.front import NAMES
 from common.runs import files
 from common.study.measured import BASE, Run

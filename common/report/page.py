@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from common import pictures
 from common.audit import watch
 from common.config import Config, Table
-from common.report import pictures, words
+from common.report import words
 from common.report.plots import RATIO_TOLERANCE, Records, column, plots
 from common.runs import files
 from common.runs.directory import STARTS, RunDirectory

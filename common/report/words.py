@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.report import pictures
+from common import pictures
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import common
-from common.cores import cores
+from common.machine import cores
 from common.runs import files
 
 DRIFT = (sys.executable, "-P", "-c", "from common.cli import main; main()")

@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from common import random
+from common import pictures, random
 from common.adapters import low_rank
 from common.algorithm import diversity, fidelity, quality
 from common.backends import Backend
 from common.embedded.model import FOLDER, denoiser_weights
 from common.evaluate import ALIGNMENT_SCALE
 from common.prompts import PromptError, PromptSet, emoji, load as load_prompts, of_split
-from common.report import pictures
 from common.rewards import RewardError, RewardSuite, finite_mean
 from common.runs import checkpoint, files, lock
 from common.runs.directory import RunDirectory, RunError

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from common import backends, bench
+from common import backends
 from common.backends import BackendUnavailableError
-from common.bench import Case, FailedError, Measurement, RefusedError
+from common.machine import bench
+from common.machine.bench import Case, FailedError, Measurement, RefusedError
 
 NO_GPU = "sd15, sd35m, flux-schnell skipped on cpu: no GPU; --model sd15 runs it anyway"
 

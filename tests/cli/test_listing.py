@@ -95,7 +95,8 @@ def test_doctor_survives_a_backend_that_breaks_and_says_why(drift, monkeypatch):
 
 
 def test_doctor_says_what_to_install(drift, monkeypatch):
-    from common.commands import doctor, machine
+    from common import machine
+    from common.commands import doctor
 
     declared = ["pillow>=10.3", "torch>=2.6; extra == 'torch'", "pillow>=10.3; extra == 'rewards'"]
     monkeypatch.setattr(doctor, "requires", lambda name: declared)

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from common import config
+from common import config, pictures
 from common.embedded.model import FOLDER as EMOJI
-from common.report import pictures
 from common.runs.directory import RunDirectory
 
 PROMPTS = ["strawberry", "cat face", "rose", "hamburger"]

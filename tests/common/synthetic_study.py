@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from common import config, random
+from common import config, pictures, random
 from common.random import Key, Purpose
-from common.report import pictures
 from common.runs.directory import RunDirectory
 from common.study import records
 from common.study.records import Protocol, Record, Variant

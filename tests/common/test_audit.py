@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis.extra.numpy import arrays
 
 from common.algorithm import quality
-from common.audit import page, statistics as S, verdict
+from common.audit import statistics as S, verdict
 from common.audit.measure import STATISTICS, Side, compare
 from common.prompts import Prompt
+from common.report import audit_page
 
 rng = np.random.default_rng(0)
 
@@ -202,15 +203,15 @@ def test_an_audit_repeats_itself(audit):
 
 
 def test_the_page_shows_everything_and_escapes_it(audit):
-    text = page.render(audit, title="run <1>", facts=["update 3"])
+    text = audit_page.render(audit, title="run <1>", facts=["update 3"])
     assert "Audit of run &lt;1&gt;" in text
     assert "<b>judge" not in text
     assert "&lt;b&gt;judge" in text
     assert "<p1>" not in text
-    assert text.count("data:image/png;base64,") == 2 * page.PICTURES
+    assert text.count("data:image/png;base64,") == 2 * audit_page.PICTURES
     for words in ("has no text", *STATISTICS, "Between groups of prompts", "Suspicious"):
         assert words in text, words
     assert all(rule.name in text for rule in verdict.RULES.values())
-    assert text == page.render(audit, title="run <1>", facts=["update 3"])
+    assert text == audit_page.render(audit, title="run <1>", facts=["update 3"])
     assert "http://" not in text
     assert "<script" not in text

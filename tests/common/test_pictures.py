@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from common.report import pictures
+from common import pictures
 
 
 def test_a_grid_by_hand():

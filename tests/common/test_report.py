@@ -17,8 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common import report
-from common.report import pictures
+from common import pictures, report
 from common.report.page import render, warnings
 from common.report.plots import plots
 from common.runs.directory import RunDirectory

@@ -9,10 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from common import backends, bench
+from common import backends
 from common.backends import BackendUnavailableError, OutOfMemoryError
-from common.bench import Case
 from common.config import ConfigError
+from common.machine import bench
+from common.machine.bench import Case
 from common.pipelines import architectures
 
 MADE = (

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common import pictures
 from common.audit import statistics
 from common.audit.measure import Audit
 from common.audit.verdict import LOW_IS_BAD, RULES, Finding
-from common.report import pictures, words
+from common.report import words
 
 PICTURES = 12
 """Images that are shown."""

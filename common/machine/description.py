@@ -8,7 +8,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from common.cores import cores as cores  # part of this module's interface
+from common.machine.cores import cores
 
 DISTRIBUTION = "drift-toolkit"
 
