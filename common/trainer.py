@@ -19,7 +19,7 @@ from common.audit.watch import HackedError, Watch
 from common.backends import Backend, memory
 from common.clock import Clock
 from common.config import Config, ConfigError
-from common.evaluate import Evaluator
+from common.evaluation.evaluator import Evaluator
 from common.learning import credit
 from common.learning.moving_average import MovingAverage
 from common.learning.update import Learner

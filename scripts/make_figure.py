@@ -20,8 +20,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
+from common.evaluation import measured_runs, records
 from common.runs.directory import RunDirectory
-from common.study import measured, records
 
 CELL = 66
 """Pixels of one image in a run's grid: 32, enlarged twice, and its gap."""
@@ -91,7 +91,7 @@ def _own(path: Path, title: str, index: int) -> Panel:
 
 
 def _measured(path: Path, title: str, update: int) -> Panel:
-    _, (run,) = measured.read([path], "test")
+    _, (run,) = measured_runs.read([path], "test")
     found = run.records.get(records.Variant(update))
     if found is None or found.grid is None:
         raise click.UsageError(f"{path} has no measured checkpoint of update {update}")

@@ -25,9 +25,9 @@ from typing import Any
 import click
 import numpy as np
 
+from common.comparison.summary import Summary, from_json
 from common.report import comparison, front, words
 from common.runs import files
-from common.study.summary import Summary, from_json
 
 DOCS = Path(__file__).parent.parent / "docs"
 BLOCK = re.compile(r"(<!-- results: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)

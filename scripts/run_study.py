@@ -18,7 +18,7 @@ from typing import Any
 import click
 import numpy as np
 
-from common.study import measured
+from common.evaluation import measured_runs
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 
@@ -197,7 +197,7 @@ def levers(runs: Path, backend: str, jobs: int) -> None:
         options = ["--prompts", 0, "--checkpoint", 20, "--checkpoint", updates]
         options += ["--cache", runs / "main" / "evaluation-cache"]
         drift("eval", *paths, "--split", "validation", *options)
-        read[setting] = measured.read(paths, "validation", until=updates)
+        read[setting] = measured_runs.read(paths, "validation", until=updates)
     points = {setting: means(those) for setting, (_, those) in read.items()}
     protocol = read["plain GRPO"][0]
     table = {
@@ -210,7 +210,7 @@ def levers(runs: Path, backend: str, jobs: int) -> None:
     (RESULTS / "levers.json").write_text(json.dumps(table, indent=1) + "\n")
 
 
-def means(runs: Sequence[measured.Run]) -> list[dict[str, float]]:
+def means(runs: Sequence[measured_runs.Run]) -> list[dict[str, float]]:
     """Checkpoints as points of a table, the base model first: means over runs and prompts."""
     shown = {
         "alignment": "alignment_heldout",
@@ -247,8 +247,8 @@ def twins(runs: Path, _backend: str, _jobs: int) -> None:
         # Both are drawn by one backend: what is compared is what was learnt.
         drift("eval", run, "--split", "test", "--checkpoint", "latest", "--backend", "cpu")
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        _, read = measured.read([run], "test")
-        latest = next(r for v, r in read[0].records.items() if v != measured.BASE)
+        _, read = measured_runs.read([run], "test")
+        latest = next(r for v, r in read[0].records.items() if v != measured_runs.BASE)
         found[backend] = {
             "curves": {key: [row[key] for row in rows] for key in CURVES},
             "point": {key: float(np.mean(latest.by_prompt[key])) for key in POINT},

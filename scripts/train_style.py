@@ -41,10 +41,10 @@ from common import backends, random
 from common.algorithm.fidelity import mode_count
 from common.config import AdapterConfig, ModelConfig, PromptsConfig
 from common.embedded.model import FOLDER, from_images, to_images
+from common.evaluation import style
 from common.prompts import load as load_prompts, split
 from common.random import Key, Purpose
 from common.runs import files
-from common.study import style
 
 WIDTH, EPOCHS, BATCH, RATE, DECAY = 16, 24, 64, 4e-3, 1e-2
 DROPOUT, SMOOTHING, EPS = 0.4, 0.05, 1e-5

@@ -8,9 +8,9 @@ import click
 from common.commands.errors import preparing
 
 if TYPE_CHECKING:
+    from common.comparison.gains import Reading
+    from common.evaluation.records import Split
     from common.report.comparison import Table
-    from common.study.compare import Reading
-    from common.study.records import Split
 
 ALIGNMENTS = ("alignment_heldout", "alignment_train", "reward")
 DIVERSITIES = ("diversity", "vendi", "pixel_distance", "modes")
@@ -129,8 +129,8 @@ def compare(
     from common.console import console
 
     with console.status("comparing"):
+        from common.comparison import methods, summary as summaries
         from common.report import comparison
-        from common.study import methods, summary as summaries
 
         with preparing():
             study = methods.gather(paths, split, until)

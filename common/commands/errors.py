@@ -46,11 +46,11 @@ def explain(error: Exception) -> tuple[int, str]:
 def _request_errors() -> tuple[type[Exception], ...]:
     from common.backends import BackendUnavailableError
     from common.config import ConfigError
+    from common.evaluation.records import RecordError
     from common.prompts import PromptError
     from common.rewards import RewardNameError
     from common.runs.checkpoint import CheckpointError
     from common.runs.directory import RunError
-    from common.study.records import RecordError
 
     return (
         RequestError,

@@ -13,8 +13,8 @@ from common.commands.errors import RequestError, preparing
 from common.commands.sample import backend_of
 
 if TYPE_CHECKING:
+    from common.evaluation.records import Protocol, Record, Split, Variant
     from common.runs.directory import RunDirectory
-    from common.study.records import Protocol, Record, Split, Variant
 
 SCALES = click.FloatRange(0.0, 2.0)
 STRENGTHS = click.FloatRange(0.0, 10.0)
@@ -110,7 +110,7 @@ def evaluate(
     for each checkpoint and split, with a picture; the same command again measures only what is
     missing. A run may still be training: its complete checkpoints are read, nothing else.
     """
-    from common.study import measure
+    from common.evaluation import measure
 
     with preparing():
         _check_finite("--scale", scales)
@@ -146,8 +146,8 @@ def _variants(
     directory: Path, wanted: Sequence[str], scales: Sequence[float], strengths: Sequence[float]
 ) -> tuple["RunDirectory", list["Variant"]]:
     """The run, and what to measure of it in order; the base as it is always comes first."""
+    from common.evaluation.records import Variant, load
     from common.runs.directory import RunDirectory
-    from common.study.records import Variant, load
 
     run = RunDirectory.open(directory)
     load(run)  # damage shows before the work, not after it
@@ -162,7 +162,7 @@ def _variants(
 
 def _updates(run: "RunDirectory", wanted: Sequence[str]) -> list[int]:
     """The updates asked for, 0 for the base; all there are without a wish."""
-    from common.study import measure
+    from common.evaluation import measure
 
     there = measure.checkpoints(run)
     if not there and set(wanted) != {"base"}:
@@ -247,14 +247,14 @@ def _name(variant: "Variant") -> str:
 
 def _measured(run: "RunDirectory", how: "Protocol") -> list["Record"]:
     """All that the run has under a protocol, the base first."""
-    from common.study.records import load
+    from common.evaluation.records import load
 
     found = [record for record in load(run) if record.protocol == how]
     return sorted(found, key=lambda record: record.variant)
 
 
 def _as_json(run: "RunDirectory", protocols: Sequence["Protocol"], new: int) -> dict[str, Any]:
-    from common.study.records import FILE, MEASURES
+    from common.evaluation.records import FILE, MEASURES
 
     rows = [
         {
@@ -273,7 +273,7 @@ def _as_json(run: "RunDirectory", protocols: Sequence["Protocol"], new: int) -> 
 
 def _print_tables(run: "RunDirectory", protocols: Sequence["Protocol"]) -> None:
     from common.console import say, table
-    from common.study.records import FILE
+    from common.evaluation.records import FILE
 
     for how in protocols:
         say(f"\n{run.path}: {len(how.prompts)} {how.split} prompts, {how.images} images of each\n")

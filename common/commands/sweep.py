@@ -14,9 +14,9 @@ import click
 from common.commands.errors import FAILED, RequestError, preparing
 
 if TYPE_CHECKING:
-    from common.study.board import Board
-    from common.study.jobs import Outcome, Task
-    from common.study.sweep import Planned, Progress
+    from common.sweep.board import Board
+    from common.sweep.jobs import Outcome, Task
+    from common.sweep.plan import Planned, Progress
 
 LOGS = "logs"
 
@@ -99,15 +99,15 @@ def sweep(
     is a process with its share of the cores; it writes to DIR/logs/NAME.log. A run that fails is
     told and the others go on. Ctrl-C and SIGTERM let all running ones save; once more aborts.
     """
-    from common.study import jobs as pool, sweep as study
-    from common.study.board import Board
+    from common.sweep import jobs as pool, plan as planning
+    from common.sweep.board import Board
 
     with preparing():
         _check_backend(backend)
-        runs = study.plan(
+        runs = planning.plan(
             recipes, over=over, seeds=seeds or (), overrides=overrides, backend=backend
         )
-        states = {run.name: study.progress(run, out / run.name) for run in runs}
+        states = {run.name: planning.progress(run, out / run.name) for run in runs}
         measured = _eval_words(backend, eval_options) if evaluate or eval_options else None
     tasks = _tasks(runs, states, out, backend=backend, measured=measured)
     if dry_run:
@@ -163,8 +163,8 @@ def _tasks(
 
     measured: options of `drift eval`; None: it is not asked for.
     """
-    from common.study.board import EVALUATING
-    from common.study.jobs import Step, Task
+    from common.sweep.board import EVALUATING
+    from common.sweep.jobs import Step, Task
 
     tasks = []
     for run in runs:
@@ -228,7 +228,7 @@ def _tell_results(
     out: Path,
 ) -> None:
     from common.console import say, table
-    from common.study.sweep import latest_metrics
+    from common.sweep.plan import latest_metrics
 
     rows = []
     for run in runs:

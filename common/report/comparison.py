@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import pictures
+from common.comparison.methods import Study
+from common.comparison.summary import DEGRADATION, MATCHED, Gain, Point, Summary, to_json
+from common.evaluation.measured_runs import BASE, Run
+from common.evaluation.records import FILE, Variant
 from common.report import front, words
 from common.report.front import NAMES
 from common.runs import files
-from common.study.measured import BASE, Run
-from common.study.methods import Study
-from common.study.records import FILE, Variant
-from common.study.summary import DEGRADATION, MATCHED, Gain, Point, Summary, to_json
 
 MOST_PROMPTS = 6
 """Prompts whose pictures are shown of each method."""

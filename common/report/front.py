@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common.comparison.summary import MethodSummary, Point, Summary
 from common.report import figure, words
 from common.report.figure import HUES, PAGE, Colours
-from common.study.summary import MethodSummary, Point, Summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from common.commands import compare as command
-from common.study import summary as summaries
-from common.study.records import FILE
-from common.study.summary import from_json
+from common.comparison import summary as summaries
+from common.comparison.summary import from_json
+from common.evaluation.records import FILE
 
 STUDY = runpy.run_path(str(Path(__file__).parents[1] / "common" / "synthetic_study.py"))
 make_run, better_curve = STUDY["make_run"], STUDY["better_curve"]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from common.comparison import methods, summary as summaries
+from common.evaluation.records import Variant
 from common.report import comparison
-from common.study import methods, summary as summaries
-from common.study.records import Variant
 
 HERE = Path(__file__)
 BROWSER = runpy.run_path(str(HERE.with_name("test_report_browser.py")))

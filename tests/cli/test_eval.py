@@ -9,7 +9,7 @@ from PIL import Image
 from rich.console import Console
 
 from common import console
-from common.study.records import FILE
+from common.evaluation.records import FILE
 
 FEW = ("--prompts", 1, "--images", 2, "--steps", 1)
 TEST = (*FEW, "--split", "test")

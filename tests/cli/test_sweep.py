@@ -11,9 +11,9 @@ import pytest
 
 from common import console as console_module
 from common.runs.directory import RunDirectory
-from common.study import jobs
-from common.study.board import EVALUATING, Board
-from common.study.jobs import Step, Task
+from common.sweep import jobs
+from common.sweep.board import EVALUATING, Board
+from common.sweep.jobs import Step, Task
 
 COMMAND = [sys.executable, "-c", "from common.cli import main; main()"]
 

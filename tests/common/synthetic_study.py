@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from common import config, pictures, random
+from common.evaluation import records
+from common.evaluation.records import Protocol, Record, Variant
 from common.random import Key, Purpose
 from common.runs.directory import RunDirectory
-from common.study import records
-from common.study.records import Protocol, Record, Variant
 
 PROMPTS = ("rose", "owl", "cat face", "rocket")
 UPDATES = (0, 10, 20, 30, 40)

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.comparison import methods, summary as summaries
+from common.comparison.summary import SummaryError, from_json, summarise, to_json
+from common.evaluation.records import MEASURES, Variant
 from common.report import comparison, front
-from common.study import methods, summary as summaries
-from common.study.records import MEASURES, Variant
-from common.study.summary import SummaryError, from_json, summarise, to_json
 
 HERE = Path(__file__)
 STUDY = runpy.run_path(str(HERE.with_name("synthetic_study.py")))

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from common.study import jobs
-from common.study.jobs import Step, Task
+from common.sweep import jobs
+from common.sweep.jobs import Step, Task
 
 
 class Watch:

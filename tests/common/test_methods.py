@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.comparison import methods
+from common.evaluation.measured_runs import StudyError
+from common.evaluation.records import FILE, RecordError, Variant
 from common.runs.directory import RunError
-from common.study import methods
-from common.study.measured import StudyError
-from common.study.records import FILE, RecordError, Variant
 
 STUDY = runpy.run_path(str(Path(__file__).with_name("synthetic_study.py")))
 make_run, PROMPTS, UPDATES = STUDY["make_run"], STUDY["PROMPTS"], STUDY["UPDATES"]

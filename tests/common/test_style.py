@@ -7,8 +7,8 @@ import pytest
 
 from common.config import PromptsConfig
 from common.embedded.model import FOLDER
+from common.evaluation import style
 from common.prompts import load as load_prompts, split
-from common.study import style
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ import pytest
 
 from common import backends, config as configuration
 from common.embedded.model import denoiser_weights
+from common.evaluation import cads, measure, records
+from common.evaluation.records import MEASURES, RecordError, Variant
 from common.prompts import PromptError, load as load_prompts, split
 from common.runs import checkpoint
 from common.runs.directory import RunDirectory
 from common.sampling.ode import sample_images
 from common.sampling.process import FlowProcess
-from common.study import cads, measure, records
-from common.study.records import MEASURES, RecordError, Variant
 
 VARIANTS = [Variant(0), Variant(1), Variant(2), Variant(2, scale=0.5)]
 

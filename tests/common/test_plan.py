@@ -8,8 +8,7 @@ import pytest
 from common.config import ConfigError, load
 from common.runs import checkpoint
 from common.runs.directory import RunDirectory, RunError
-from common.study import sweep
-from common.study.sweep import Progress, SweepError, plan, progress
+from common.sweep.plan import Progress, SweepError, latest_metrics, plan, progress
 
 
 def names(*recipes, **more):
@@ -224,10 +223,10 @@ def test_a_schedule_over_training_fixes_the_number_of_updates(tmp_path):
 
 
 def test_the_newest_metrics_are_those_of_the_last_whole_line(tmp_path):
-    assert sweep.latest_metrics(tmp_path) == {}
+    assert latest_metrics(tmp_path) == {}
     file = tmp_path / "metrics.jsonl"
     rows = [json.dumps({"update": update, "x": "y" * 300}) for update in range(1, 400)]
     file.write_text("\n".join(rows) + '\n{"update": 400')
-    assert sweep.latest_metrics(tmp_path)["update"] == 399
+    assert latest_metrics(tmp_path)["update"] == 399
     file.write_text('{"update": 1')
-    assert sweep.latest_metrics(tmp_path) == {}
+    assert latest_metrics(tmp_path) == {}

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from common.console import UPDATE, Standing, clock, say
-from common.study.jobs import Outcome, Step, Task
-from common.study.sweep import latest_metrics
+from common.sweep.jobs import Outcome, Step, Task
+from common.sweep.plan import latest_metrics
 
 EVALUATING = "evaluating"
 

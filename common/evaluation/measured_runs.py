@@ -5,10 +5,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from common.evaluation import records
+from common.evaluation.records import Protocol, Record, Split, Variant
 from common.runs import checkpoint
 from common.runs.directory import CONFIG, DIGESTS, RunDirectory
-from common.study import records
-from common.study.records import Protocol, Record, Split, Variant
 
 BASE = Variant(update=0)
 """The model before tuning, which every curve starts from."""

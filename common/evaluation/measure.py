@@ -19,16 +19,16 @@ from common.adapters import low_rank
 from common.algorithm import diversity, fidelity, quality
 from common.backends import Backend
 from common.embedded.model import FOLDER, denoiser_weights
-from common.evaluate import ALIGNMENT_SCALE
+from common.evaluation import cads, records, style
+from common.evaluation.cache import Cache
+from common.evaluation.evaluator import ALIGNMENT_SCALE
+from common.evaluation.records import Protocol, Record, RecordError, Split, Variant
 from common.prompts import PromptError, PromptSet, emoji, load as load_prompts, of_split
 from common.rewards import RewardError, RewardSuite, finite_mean
 from common.runs import checkpoint, files, lock
 from common.runs.directory import RunDirectory, RunError
 from common.sampling.ode import sample_images
 from common.sampling.process import FlowProcess
-from common.study import cads, records, style
-from common.study.cache import Cache
-from common.study.records import Protocol, Record, RecordError, Split, Variant
 
 NEIGHBOURS = 3
 """k of recall and coverage, this toolkit's choice: of 16 images the base model covers 0.90."""

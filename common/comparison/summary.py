@@ -15,11 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from common import random
 from common.algorithm import pareto
 from common.algorithm.pareto import ALIGNMENT, DIVERSITY, Interval
+from common.comparison import gains
+from common.comparison.gains import Curves, Levels, Name, Reading, Sample
+from common.comparison.methods import Method, Strength, Study, settings
+from common.evaluation.records import MEASURES, Split
 from common.random import Key, Purpose
-from common.study import compare
-from common.study.compare import Curves, Levels, Name, Reading, Sample
-from common.study.methods import Method, Strength, Study, settings
-from common.study.records import MEASURES, Split
 
 FORMAT = 1
 """Version of the JSON; a reader refuses any other."""
@@ -91,7 +91,7 @@ class MethodSummary(Part):
 class Gain(Part):
     """One statistic of one method against the baseline.
 
-    statistic: a key of `compare.STATISTICS`. share: of the baseline's gain or of the base model's
+    statistic: a key of `gains.STATISTICS`. share: of the baseline's gain or of the base model's
     diversity; null for hypervolumes. measure: for degradation. level: the alignment or diversity
     at that share. value, baseline: what is compared there. estimate: null is "not reached", and
     `why` then says what is missing. low, high: null with one seed. reached: share of the
@@ -218,7 +218,7 @@ def summarise(
         diversity: one of DIVERSITIES.
         gain_shares: of the baseline's gain in alignment.
         diversity_shares: of the base model's diversity.
-        reading: how levels are read from points; see `common.study.compare`.
+        reading: how levels are read from points; see `common.comparison.gains`.
         confidence: coverage of the intervals.
         replicas: of the bootstrap.
 
@@ -232,7 +232,7 @@ def summarise(
     samples = {m.name: Sample(m.values(measures), m.curves()) for m in methods}
     size = len(study.seeds) + len(study.protocol.prompts)
     draws = random.uniform(Key(0, Purpose.BOOTSTRAP), (replicas, size))
-    intervals = compare.compare(
+    intervals = gains.compare(
         samples, baseline, draws, levels=levels, reading=reading, confidence=confidence
     )
     curves = {
@@ -344,7 +344,7 @@ def _gain(
         at_alignment = name.statistic in ("diversity", "degradation")
         axis = ALIGNMENT if at_alignment else DIVERSITY
         level = (
-            compare.alignment_level(theirs.points, name.share)
+            gains.alignment_level(theirs.points, name.share)
             if at_alignment
             else float(name.share * base[DIVERSITY])
         )

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from common.evaluation.cache import Cache
 from common.runs.files import WriteError
-from common.study.cache import Cache
 
 KEY = {"weights": "ab", "prompts": ("owl", "rose"), "seed": 0}
 

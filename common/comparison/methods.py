@@ -14,10 +14,10 @@ import numpy as np
 
 from common import config as configuration
 from common.config import Config
+from common.evaluation import measured_runs
+from common.evaluation.measured_runs import BASE, Run, StudyError
+from common.evaluation.records import Protocol, Record, Split, Variant
 from common.runs.directory import MAY_CHANGE
-from common.study import measured
-from common.study.measured import BASE, Run, StudyError
-from common.study.records import Protocol, Record, Split, Variant
 
 IDENTITY = frozenset({"run.seed", "run.backend"})
 """Keys that tell runs of one configuration apart, besides those that change no numbers."""
@@ -96,9 +96,9 @@ def gather(paths: Iterable[Path], split: Split, until: int | None = None) -> Stu
     until: the last update that counts; all of them when None.
 
     Raises StudyError for runs that cannot be compared, RunError and RecordError for damaged ones;
-    see `measured.read`.
+    see `measured_runs.read`.
     """
-    protocol, runs = measured.read(paths, split, until)
+    protocol, runs = measured_runs.read(paths, split, until)
     by_name: dict[str, list[tuple[list[Run], Family]]] = {}
     for same in _same_configuration(runs):
         for family in _families(same):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from common.comparison.gains import Levels, Name, Sample, compare
 from common.random import Key, Purpose, uniform
-from common.study.compare import Levels, Name, Sample, compare
 
 BASE_ALIGNMENT = 5.0
 METHOD = [(0, 1, 10), (1, 0.9, 20), (2, 0.5, 40), (1.5, 0.4, 1000), (3, 0.1, 80)]

@@ -1,7 +1,7 @@
 """What a sweep runs: from recipes, a grid of values and seeds to named runs, and how far each is.
 
 Nothing is run here: `plan` is a function of its arguments and of the recipe files, `progress`
-reads one folder, `common.study.jobs` runs what they say is to be done.
+reads one folder, `common.sweep.jobs` runs what they say is to be done.
 """
 
 import itertools

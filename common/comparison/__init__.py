@@ -1,0 +1,1 @@
+"""Comparison: runs grouped into methods, and what each gains over a baseline."""

@@ -1,0 +1,1 @@
+"""Sweeps: many runs planned, run as processes, and shown."""
