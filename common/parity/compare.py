@@ -6,7 +6,7 @@ from itertools import combinations
 from common import backends as registry
 from common.backends import BackendUnavailableError
 from common.parity import single, whole
-from common.parity.bench import Bench
+from common.parity.backend_under_test import BackendUnderTest
 from common.parity.measure import Measured, StageResult, between
 
 REFERENCE = "float64"
@@ -14,7 +14,7 @@ REFERENCE = "float64"
 Progress = Callable[[str], None]
 """Told in words what is computed next."""
 
-Work = Callable[[Bench], Iterator[Measured]]
+Work = Callable[[BackendUnderTest], Iterator[Measured]]
 
 
 def compare(
@@ -40,17 +40,17 @@ def compare(
     """
     for title in set(only) - WORK.keys():
         raise ValueError(f"nothing called '{title}' to compare; there are {', '.join(WORK)}")
-    benches = _benches(names)
-    pairs = _pairs(list(benches))
+    subjects = _backends_under_test(names)
+    pairs = _pairs(list(subjects))
     results = []
     for title, work in WORK.items():
         if only and title not in only:
             continue
         measured = {}
-        for label, bench in benches.items():
+        for label, subject in subjects.items():
             if observer is not None:
                 observer(f"{title} on {label}")
-            measured[label] = list(work(bench))
+            measured[label] = list(work(subject))
         for stages in zip(*measured.values(), strict=True):
             by_label = dict(zip(measured, stages, strict=True))
             results += [between(f"{a} vs {b}", by_label[a], by_label[b]) for a, b in pairs]
@@ -75,16 +75,16 @@ WORK: dict[str, Work] = {
 """Pieces of work by title; each gives one stage or more."""
 
 
-def _benches(names: Sequence[str]) -> dict[str, Bench]:
-    """Benches by label, the reference last. All backends load before anything is computed."""
+def _backends_under_test(names: Sequence[str]) -> dict[str, BackendUnderTest]:
+    """Backends by label, the reference last. All backends load before anything is computed."""
     if not names:
         raise ValueError("no backend to compare: name one or more, such as cpu,mlx")
     backends = {name: registry.load(name) for name in names}
     try:
-        reference = Bench(registry.load("cpu", dtype="float64"))
+        reference = BackendUnderTest(registry.load("cpu", dtype="float64"))
     except BackendUnavailableError as error:
         raise BackendUnavailableError(f"the float64 reference needs PyTorch: {error}") from None
-    return {name: Bench(backend, reference) for name, backend in backends.items()} | {
+    return {name: BackendUnderTest(backend, reference) for name, backend in backends.items()} | {
         REFERENCE: reference
     }
 

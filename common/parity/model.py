@@ -19,7 +19,7 @@ from common.clock import Clock
 from common.config import Config, ConfigError
 from common.learning.credit import Credit
 from common.learning.update import Learner
-from common.parity.bench import SEED, draw
+from common.parity.backend_under_test import SEED, draw
 from common.parity.compare import Progress
 from common.parity.measure import ROLLOUT, SINGLE, UPDATES, Measured, StageResult, between
 from common.prompts import Prompt
@@ -27,7 +27,7 @@ from common.sampling.conditioner import Conditioner
 from common.sampling.process import process_of
 from common.sampling.rollout import Sampler, Trajectories, plan_steps
 
-__all__ = ["ModelBench", "compare_model", "settings"]
+__all__ = ["ModelUnderTest", "compare_model", "settings"]
 
 PROMPTS = ("a red fox in the snow", "two blue cubes")
 
@@ -105,13 +105,13 @@ def compare_model(
     backends = {name: registry.load(name) for name in names}
     found: dict[str, dict[str, Measured]] = {}
     for name, backend in backends.items():
-        bench, stages = ModelBench(backend, config), {}
+        subject, stages = ModelUnderTest(backend, config), {}
         for title, work in WORK.items():
             if observer is not None:
                 observer(f"{title} on {name}")
-            stages |= {measured.stage: measured for measured in work(bench)}
+            stages |= {measured.stage: measured for measured in work(subject)}
         found[name] = stages
-        del bench
+        del subject
         gc.collect()
     pairs = list(combinations(names, 2))
     return [
@@ -122,7 +122,7 @@ def compare_model(
     ]
 
 
-class ModelBench:
+class ModelUnderTest:
     """A backend with a pipeline, and the inputs that all backends get."""
 
     def __init__(self, backend: Backend, config: Config) -> None:
@@ -171,25 +171,25 @@ class ModelBench:
         return found, conditioner, plan.trained
 
 
-def encoders(bench: ModelBench) -> Iterator[Measured]:
+def encoders(subject: ModelUnderTest) -> Iterator[Measured]:
     """Prompts, and the empty one, embedded."""
-    with bench.backend.inference():
-        told, null = bench.policy.encode(PROMPTS), bench.policy.null(1)
+    with subject.backend.inference():
+        told, null = subject.policy.encode(PROMPTS), subject.policy.null(1)
     arrays = {"tokens": told.tokens, "null": null.tokens}
-    yield measured("text encoders, tokens", bench.to_host(arrays))
+    yield measured("text encoders, tokens", subject.to_host(arrays))
     if told.pooled is not None:
         arrays = {"pooled": told.pooled, "null": null.pooled}
-        yield measured("text encoders, pooled", bench.to_host(arrays))
+        yield measured("text encoders, pooled", subject.to_host(arrays))
 
 
-def parts(bench: ModelBench) -> Iterator[Measured]:
+def parts(subject: ModelUnderTest) -> Iterator[Measured]:
     """Results of the denoiser's parts that the backends name alike, and its prediction."""
-    x, time = bench.inputs
-    with bench.backend.inference():
-        told = bench.policy.encode(PROMPTS)
-        with bench.policy.reference():
-            off = bench.backend.to_numpy(bench.policy.predict(x, time, told))
-        trace = bench.to_host(bench.policy.trace(x, time, told))
+    x, time = subject.inputs
+    with subject.backend.inference():
+        told = subject.policy.encode(PROMPTS)
+        with subject.policy.reference():
+            off = subject.backend.to_numpy(subject.policy.predict(x, time, told))
+        trace = subject.to_host(subject.policy.trace(x, time, told))
     prediction = trace.pop("prediction")
     for name, result in trace.items():
         yield measured(f"denoiser {name}", {name: result})
@@ -197,55 +197,55 @@ def parts(bench: ModelBench) -> Iterator[Measured]:
     yield measured("prediction, adapter on", {"prediction": prediction})
 
 
-def gradients(bench: ModelBench) -> Iterator[Measured]:
+def gradients(subject: ModelUnderTest) -> Iterator[Measured]:
     """Gradient of mean (prediction - u)^2 for a drawn u by the adapter, tensor by tensor."""
-    x, time = bench.inputs
-    target = bench.backend.asarray(draw("target", x.shape))
-    with bench.backend.inference():
-        told = bench.policy.encode(PROMPTS)
+    x, time = subject.inputs
+    target = subject.backend.asarray(draw("target", x.shape))
+    with subject.backend.inference():
+        told = subject.policy.encode(PROMPTS)
 
     def loss(x: Any) -> tuple[Any, dict[str, Any]]:
-        return ((bench.policy.predict(x, time, told) - target) ** 2).mean(), {}
+        return ((subject.policy.predict(x, time, told) - target) ** 2).mean(), {}
 
-    _, _, found = bench.backend.value_and_grad(bench.policy, loss)(x)
-    yield Measured("gradients, adapter", bench.to_host(found), GRADIENTS)
+    _, _, found = subject.backend.value_and_grad(subject.policy, loss)(x)
+    yield Measured("gradients, adapter", subject.to_host(found), GRADIENTS)
 
 
-def decoding(bench: ModelBench) -> Iterator[Measured]:
+def decoding(subject: ModelUnderTest) -> Iterator[Measured]:
     """Drawn latents as images."""
-    x, _ = bench.inputs
-    with bench.backend.inference():
-        yield Measured("decoded images", {"images": bench.policy.decode(x)}, IMAGES)
+    x, _ = subject.inputs
+    with subject.backend.inference():
+        yield Measured("decoded images", {"images": subject.policy.decode(x)}, IMAGES)
 
 
-def rollout(bench: ModelBench) -> Iterator[Measured]:
+def rollout(subject: ModelUnderTest) -> Iterator[Measured]:
     """Ten stochastic steps with prompt noise, each backend on its own path."""
-    config = bench.config
+    config = subject.config
     whole = config.rollout.model_copy(update={"trained_steps": 0})
-    kept, bench.config = config, config.model_copy(update={"rollout": whole})
+    kept, subject.config = config, config.model_copy(update={"rollout": whole})
     try:
-        found, _, trained = bench.sample(0)
+        found, _, trained = subject.sample(0)
     finally:
-        bench.config = kept
+        subject.config = kept
     steps = {f"step {k}": found.next_latents[:, i] for i, k in enumerate(trained)}
     yield Measured("rollout latents", steps, ROLLOUT)
     yield Measured("rollout log-probs", {"log_probs": found.log_probs}, ROLLOUT)
     yield Measured("rollout images", {"images": found.images}, IMAGES)
 
 
-def updates(bench: ModelBench) -> Iterator[Measured]:
+def updates(subject: ModelUnderTest) -> Iterator[Measured]:
     """Two updates from a fresh adapter, with drawn advantages; parameters count as one vector."""
-    config, policy, backend = bench.config, bench.policy, bench.backend
-    policy.load_parameters(bench.fresh)
+    config, policy, backend = subject.config, subject.policy, subject.backend
+    policy.load_parameters(subject.fresh)
     process = process_of(policy, config.rollout)
     optimizer = backend.optimizer(policy, config.optimizer)
     learner = Learner(config, backend, policy, process, optimizer, None)
     size = (1, config.rollout.group_size)
     for update in range(config.run.updates):
-        found, conditioner, trained = bench.sample(update)
+        found, conditioner, trained = subject.sample(update)
         credit = Credit(np.ones(size, bool), draw(f"advantages {update}", size).astype(float), {})
         learner.update(found, credit, trained, conditioner, update)
-    values = bench.to_host(policy.parameters())
+    values = subject.to_host(policy.parameters())
     flat = np.concatenate([values[name].ravel() for name in sorted(values)], dtype=float)
     yield Measured("two updates, parameters", {"parameters": flat}, UPDATES)
 

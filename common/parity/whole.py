@@ -13,7 +13,7 @@ from common.backends import Backend
 from common.clock import Clock
 from common.config import Config
 from common.learning import credit
-from common.parity.bench import Bench, draw, emoji, emoji_of, settings
+from common.parity.backend_under_test import BackendUnderTest, draw, emoji, emoji_of, settings
 from common.parity.measure import CHANGE, EXACT, ROLLOUT, SINGLE, UPDATES, Measured
 from common.prompts import Prompt, batch, load as load_prompts
 from common.random import Key, Purpose
@@ -35,7 +35,7 @@ SMALL = (
 METRICS = ("reward/mean", "diversity/group")
 
 
-def rollout(bench: Bench) -> Iterator[Measured]:
+def rollout(subject: BackendUnderTest) -> Iterator[Measured]:
     """Ten stochastic steps with prompt noise by the adapted model, each backend on its own path.
 
     Images are rounded latents: a pixel halfway between two grey levels may go either way. Rewards
@@ -44,19 +44,19 @@ def rollout(bench: Bench) -> Iterator[Measured]:
     """
     config = settings(*SMALL, "rollout.train_last_step=true")
     prompts = _prompts(config)
-    found = _sample(bench, config, prompts)
+    found = _sample(subject, config, prompts)
     kept = {f"step {k}": found.next_latents[:, k] for k in range(config.rollout.steps)}
     yield Measured("rollout latents", kept, ROLLOUT)
     yield Measured("rollout log-probs", {"log_probs": found.log_probs}, ROLLOUT)
     yield Measured("rollout final latents", {"final": found.next_latents[:, -1]}, ROLLOUT)
     yield Measured("rollout images", {"images": found.images}, ROLLOUT)
-    rewards, features = _score(bench.backend, config, prompts, found.images)
+    rewards, features = _score(subject.backend, config, prompts, found.images)
     potentials, _ = _credit(config, rewards, features)
     yield Measured("rollout rewards", {"rewards": rewards}, ROLLOUT)
     yield Measured("rollout potentials", {"potentials": potentials}, ROLLOUT)
 
 
-def assigned_credit(bench: Bench) -> Iterator[Measured]:
+def assigned_credit(subject: BackendUnderTest) -> Iterator[Measured]:
     """Potentials and advantages: of real images that each backend scores, and of drawn rewards.
 
     Half of each group's images show its prompt. They are the same everywhere, so only the
@@ -66,7 +66,7 @@ def assigned_credit(bench: Bench) -> Iterator[Measured]:
     config = settings(*SMALL)
     prompts, half = _prompts(config), config.rollout.group_size // 2
     images = [part for p in prompts for part in (emoji_of(p.text, half), emoji(half))]
-    rewards, features = _score(bench.backend, config, prompts, np.concatenate(images))
+    rewards, features = _score(subject.backend, config, prompts, np.concatenate(images))
     potentials, advantages = _credit(config, rewards, features)
     yield Measured("potentials", {"potentials": potentials}, SINGLE)
     yield Measured("advantages", {"advantages": advantages}, SINGLE)
@@ -79,7 +79,7 @@ def assigned_credit(bench: Bench) -> Iterator[Measured]:
     )
 
 
-def updates(bench: Bench) -> Iterator[Measured]:
+def updates(subject: BackendUnderTest) -> Iterator[Measured]:
     """Five complete updates of a small emoji recipe by the Trainer, read from its files.
 
     Parameters count as one vector: of single tensors, LoRA's B starts at 0 and is all change.
@@ -96,11 +96,11 @@ def updates(bench: Bench) -> Iterator[Measured]:
     )
     with tempfile.TemporaryDirectory(prefix="drift-parity-") as folder:
         run = RunDirectory.create(Path(folder) / "run", config, {})
-        Trainer(config, bench.backend, run, observer=Silent(), stop=threading.Event()).run()
+        Trainer(config, subject.backend, run, observer=Silent(), stop=threading.Event()).run()
         tuned = checkpoint.load(run.checkpoints / f"{config.run.updates:06d}").parameters
         metrics = run.metrics()
-    policy = bench.backend.policy(config.model, config.adapter, seed=config.run.seed)
-    after, before = _flat(tuned), _flat(bench.to_host(policy.parameters()))
+    policy = subject.backend.policy(config.model, config.adapter, seed=config.run.seed)
+    after, before = _flat(tuned), _flat(subject.to_host(policy.parameters()))
     yield Measured("five updates, parameters", {"parameters": after}, UPDATES)
     yield Measured("five updates, change", {"change": after - before}, CHANGE)
     for name in METRICS:
@@ -119,8 +119,8 @@ def _prompts(config: Config) -> list[Prompt]:
     return batch(load_prompts(config.prompts), count=count, seed=seed, update=0)
 
 
-def _sample(bench: Bench, config: Config, prompts: list[Prompt]) -> Trajectories:
-    backend, policy, clock = bench.backend, bench.adapted, Clock()
+def _sample(subject: BackendUnderTest, config: Config, prompts: list[Prompt]) -> Trajectories:
+    backend, policy, clock = subject.backend, subject.adapted, Clock()
     process, seed = FlowProcess.of(config.rollout), config.run.seed
     plan = plan_steps(config.rollout, seed=seed, update=0)
     conditioner = Conditioner(config, backend, policy, process, prompts, 0, clock)

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from common import backends
 from common.cli import drift as command
 from common.parity.measure import ROLLOUT, SINGLE, UPDATES
-from common.parity.model import GRADIENTS, IMAGES, ModelBench, settings
+from common.parity.model import GRADIENTS, IMAGES, ModelUnderTest, settings
 from common.runs.directory import RunDirectory
 from common.trainer import Silent, Trainer
 
@@ -108,18 +108,18 @@ def test_bfloat16_is_as_exact_as_pytorchs(shape, checkpoint):
     for name in ("cpu", "mlx"):
         found = []
         for dtype in ("float32", "bfloat16"):
-            bench = ModelBench(
+            subject = ModelUnderTest(
                 backends.load(name), settings(path, [*changes, f"model.dtype={dtype}"])
             )
-            x, time = bench.inputs
-            with bench.backend.inference():
-                told = bench.policy.encode(["a red fox", "owl 7"])
-                prediction = bench.policy.predict(x, time, told)
-            assert bench.backend.to_numpy(prediction).dtype == np.float32
-            assert {v.dtype for v in bench.to_host(bench.policy.parameters()).values()} == {
+            x, time = subject.inputs
+            with subject.backend.inference():
+                told = subject.policy.encode(["a red fox", "owl 7"])
+                prediction = subject.policy.predict(x, time, told)
+            assert subject.backend.to_numpy(prediction).dtype == np.float32
+            assert {v.dtype for v in subject.to_host(subject.policy.parameters()).values()} == {
                 np.dtype("float32")
             }
-            found.append(bench.backend.to_numpy(prediction))
+            found.append(subject.backend.to_numpy(prediction))
         lost[name] = np.linalg.norm(found[1] - found[0]) / np.linalg.norm(found[0])
     assert 0 < lost["mlx"] < 2 * lost["cpu"] < 0.2
 

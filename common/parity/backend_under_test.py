@@ -71,10 +71,10 @@ def _data() -> tuple[np.ndarray, np.ndarray]:
         return data["images"], np.array(names)[data["name_index"]]
 
 
-class Bench:
+class BackendUnderTest:
     """A backend with the models under comparison, each made when it is first needed."""
 
-    def __init__(self, backend: Backend, reference: "Bench | None" = None) -> None:
+    def __init__(self, backend: Backend, reference: "BackendUnderTest | None" = None) -> None:
         self.backend, self._reference = backend, reference or self
         self.process = FlowProcess.of(settings().rollout)
 
