@@ -1,14 +1,23 @@
 """Every key is declared, bounded and described; a wrong one is told in one line; TOML keeps all."""
 
 import tomllib
+from pathlib import Path
 
 import pytest
 import tomli_w
 from hypothesis import given, strategies as st
 from pydantic import BaseModel, ValidationError
 
-from common import config
-from common.config import Config, ConfigError, differences, load, parse, to_tables
+from common import config, prompts
+from common.config import (
+    Config,
+    ConfigError,
+    PromptsConfig,
+    differences,
+    load,
+    parse,
+    to_tables,
+)
 
 NOTHING = frozenset()
 
@@ -299,3 +308,12 @@ def test_any_configuration_survives_toml(seed, rate, text, names, keep, terms, w
 def test_closest():
     assert config.closest("owll", ["owl", "cat"]) == "; did you mean 'owl'?"
     assert config.closest("zzz", ["owl", "cat"]) == "; valid: cat, owl"
+
+
+@pytest.mark.parametrize("source", ["mine.txt", "folder/mine.jsonl"])
+def test_a_source_of_prompts_is_a_file_by_its_ending(source):
+    assert PromptsConfig(source=source).file == Path(source)
+
+
+def test_the_sets_that_ship_are_no_files():
+    assert [name for name in prompts.NAMED if PromptsConfig(source=name).file is not None] == []
