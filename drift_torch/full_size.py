@@ -1,7 +1,7 @@
 """Real model families at their full size, with random weights: nothing is downloaded.
 
-`tiny` makes a few thousand weights of the same classes. Text is read with a vocabulary of letters:
-what a prompt says is of no matter here.
+Other sizes make fewer layers, or a few thousand weights, of the same classes. Text is read with a
+vocabulary of letters: what a prompt says is of no matter here.
 """
 
 import importlib
@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from common.backends import Conditioning
 from common.config import AdapterConfig, ModelConfig
 from common.pipelines import architectures
+from common.pipelines.architectures import Size
 from drift_torch import estimate, loading
 from drift_torch.diffusion import DTYPES, DiffusersPolicy
 from drift_torch.flux import FluxPolicy
@@ -38,7 +39,7 @@ PIECES = ["<pad>", "</s>", "<unk>", "▁", *LETTERS]
 
 
 def policy(
-    model: ModelConfig, adapter: AdapterConfig, *, device: torch.device, tiny: bool = False
+    model: ModelConfig, adapter: AdapterConfig, *, device: torch.device, size: Size = "full"
 ) -> DiffusersPolicy:
     """The policy of `model.family` with random weights; nothing is read from `model.path`.
 
@@ -46,11 +47,11 @@ def policy(
         model: family, dtype and memory settings; of FLUX.1, the path tells schnell from dev.
         adapter: what is trained.
         device: where the weights are made; "meta" makes none at all.
-        tiny: small shapes of the same classes.
+        size: of the shapes, see `published.Size`.
     """
 
     def build(*_: Any, **__: Any) -> Any:
-        return _pipeline(model, device, tiny)
+        return _pipeline(model, device, size)
 
     loading.quiet()
     with mock.patch.object(loading, "pipeline", build):
@@ -58,11 +59,11 @@ def policy(
 
 
 def without_content(
-    model: ModelConfig, adapter: AdapterConfig, *, tiny: bool = False
+    model: ModelConfig, adapter: AdapterConfig, *, size: Size = "full"
 ) -> DiffusersPolicy:
     """The same policy of arrays without content that act as on a CPU: for estimates alone."""
     device = torch.device("cpu")
-    made: Any = policy(model, adapter, device=torch.device("meta"), tiny=tiny)
+    made: Any = policy(model, adapter, device=torch.device("meta"), size=size)
     made.device = device
     for name, value in vars(made).items():
         if isinstance(value, torch.Tensor):
@@ -78,10 +79,10 @@ def without_content(
     return made
 
 
-def _pipeline(model: ModelConfig, device: torch.device, tiny: bool) -> Any:
+def _pipeline(model: ModelConfig, device: torch.device, size: Size) -> Any:
     """The container that `from_pretrained` would have given."""
     dtype, parts = DTYPES[model.dtype], {}
-    documents = architectures.documents(model.family, model.path, tiny=tiny)
+    documents = architectures.documents(model.family, model.path, size=size)
     for name, document in documents.items():
         if name == "scheduler":
             continue

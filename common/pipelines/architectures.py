@@ -6,12 +6,19 @@ Not here: anything that is read from disk, and the classes of a tensor library.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
-__all__ = ["Documents", "documents"]
+__all__ = ["Documents", "Size", "documents"]
 
 Documents = Mapping[str, Mapping[str, Any]]
 """Component -> its configuration."""
+
+Size = Literal["full", "shallow", "tiny"]
+"""full: as published. shallow: the same widths, few layers. tiny: a few thousand weights."""
+
+SHALLOW = 2
+LAYERS = ("num_layers", "num_single_layers", "num_hidden_layers")
+"""Keys that count the layers of a transformer."""
 
 CLIP_L = {
     "hidden_act": "quick_gelu",
@@ -137,7 +144,7 @@ FULL: dict[str, Documents] = {
         "scheduler": SCHEDULERS["sd3"],
     },
     "flux": {
-        "transformer": {"guidance_embeds": True},
+        "transformer": {"guidance_embeds": True, "num_layers": 19, "num_single_layers": 38},
         "vae": VAES["flux"],
         "text_encoder": CLIP_L | ALONE,
         "text_encoder_2": T5_XXL | T5,
@@ -206,12 +213,24 @@ TINY: dict[str, Documents] = {
 """The same classes with a few thousand weights."""
 
 
-def documents(family: str, path: str | None, *, tiny: bool = False) -> Documents:
+def documents(family: str, path: str | None, *, size: Size = "full") -> Documents:
     """The components of a family; of FLUX.1, the path tells schnell from dev.
 
     Raises KeyError for a family that none is published of.
     """
-    found = (TINY if tiny else FULL)[family]
-    if family == "flux" and "schnell" in str(path):
-        return {**found, "transformer": {**found["transformer"], "guidance_embeds": False}}
-    return found
+    found = (TINY if size == "tiny" else FULL)[family]
+    if family == "flux":
+        dev = "schnell" not in str(path)
+        found = {**found, "transformer": {**found["transformer"], "guidance_embeds": dev}}
+    return _shallow(found) if size == "shallow" else found
+
+
+def _shallow(documents: Documents) -> Documents:
+    """The same widths with few layers of each transformer; a U-Net keeps its levels."""
+    few = {
+        name: document | {key: SHALLOW for key in LAYERS if key in document}
+        for name, document in ((name, dict(document)) for name, document in documents.items())
+    }
+    for name in few.keys() & {"unet"}:
+        few[name]["layers_per_block"] = 1
+    return few
