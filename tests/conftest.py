@@ -3,7 +3,8 @@
 `xp` runs a test once under each of numpy (the reference), array_api_strict with its optional
 features off (which refuses what MLX refuses), torch and mlx. A library that is missing here is
 skipped, unless DRIFT_REQUIRE_BACKENDS names it ("torch,mlx"): then its absence is an error.
-`checkpoint` makes tiny checkpoints of the real model families.
+DRIFT_TEST_DEVICE=cuda puts PyTorch's arrays on that device. `checkpoint` makes tiny checkpoints of
+the real model families.
 """
 
 import importlib
@@ -67,6 +68,8 @@ def xp(request: pytest.FixtureRequest) -> Any:
         )
     if request.param == "torch":
         library.set_num_threads(1)
+        if device := os.environ.get("DRIFT_TEST_DEVICE"):
+            library.set_default_device(device)
     return array_namespace(library.asarray([0.0]))
 
 
@@ -99,7 +102,7 @@ def rtol() -> Callable[[Any], float]:
 @pytest.fixture(scope="session")
 def to_np() -> Callable[[Any], np.ndarray]:
     """An array of any of the four libraries as a numpy array of the same dtype."""
-    return lambda array: np.asarray(array.detach() if hasattr(array, "detach") else array)
+    return lambda array: np.asarray(array.detach().cpu() if hasattr(array, "detach") else array)
 
 
 @pytest.fixture(scope="session")
