@@ -1,21 +1,24 @@
 """What the recipes of real models need: parameters, arithmetic and memory, without a GPU.
 
-    python scripts/estimate_models.py [RECIPE]...
+    python scripts/estimate_models.py [RECIPE]... [--json FILE]
 
-Prints a Markdown table. Nothing is measured: the steps of a recipe run on tensors without content,
-in the shapes of the published models, while multiplications and storages are counted. Memory is
-what tensors take; an allocator and the CUDA context come on top.
+Prints a Markdown table; --json stores the arithmetic, which docs/performance.md is made from.
+Nothing is measured: the steps of a recipe run on tensors without content, in the shapes of the
+published models, while multiplications and storages are counted. Memory is what tensors take; an
+allocator and the CUDA context come on top.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from common import config as configuration
+from common import config as configuration, files
 from common.config import Config
 from common.sampling.process import process_of
 from common.sampling.rollout import plan_steps
@@ -76,15 +79,24 @@ def _counted(work: Callable[[], Any]) -> float:
 
 @click.command()
 @click.argument("recipes", nargs=-1)
-def main(recipes: tuple[str, ...]) -> None:
+@click.option(
+    "--json", "out", type=click.Path(path_type=Path), help="Store what was counted there."
+)
+def main(recipes: tuple[str, ...], out: Path | None) -> None:
     """Print what each recipe needs, as a Markdown table; without names, those of all models."""
     names = recipes or configuration.recipe_names()
     print("| recipe | trained | one forward | an image | memory by stage, at its peak |")
     print("|---|---|---|---|---|")
+    counted = {}
     for name in names:
         config = configuration.load(name)
-        if config.model.family != "embedded":
-            print(row(name, needs(config)), flush=True)
+        if config.model.family == "embedded":
+            continue
+        found = needs(config)
+        print(row(name, found), flush=True)
+        counted[name] = {"forward": found.forward, "image": sum(found.flops.values())}
+    if out:
+        files.write_whole(out, (json.dumps(counted, indent=1) + "\n").encode())
 
 
 def row(name: str, found: Needs) -> str:
