@@ -1,7 +1,7 @@
 # make run    set up everything and fine-tune the embedded model with DRIFT
 # make test   set up everything and run the tests
 # make check  lint, format, types, import contracts
-# make results  rebuild docs/results.md from the comparisons stored beside it
+# make results  rebuild docs/results.md and docs/performance.md from what is stored in docs/results
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -51,7 +51,8 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/.made
 	touch $@
 
 results: $(VENV)/.test
-	$(BIN)/python scripts/make_results.py
+	$(BIN)/python -m scripts.make_results
+	$(BIN)/python -m scripts.make_performance
 
 clean:
 	rm -rf $(VENV)
