@@ -18,8 +18,9 @@ import click
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from common import config as configuration, files
+from common import config as configuration
 from common.config import Config
+from common.runs import files
 from common.sampling.process import process_of
 from common.sampling.rollout import plan_steps
 from drift_torch import estimate

@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from common import files
+from common.runs import files
 from scripts.gpu_bench.rows import ROWS
 
 DOCS = Path(__file__).parents[1] / "docs"

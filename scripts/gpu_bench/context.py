@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from common import files
+from common.runs import files
 
 __all__ = ["Context", "Mode", "SkippedError", "spread", "to_json"]
 

@@ -14,7 +14,7 @@ from common.backends import load
 from common.config import Config
 from common.parity import StageResult, compare
 from common.parity.measure import Measured, between
-from common.parity.model import WORK, ModelBench, settings
+from common.parity.model import WORK, ModelUnderTest, settings
 from scripts.gpu_bench.context import Context
 
 __all__ = ["emoji", "flux", "sd3", "sd15"]
@@ -78,7 +78,7 @@ def family(context: Context, name: str, **shape: Any) -> dict[str, Any]:
 
 
 def _stages(backend: str, config: Config) -> dict[str, Measured]:
-    bench = ModelBench(load(backend), config)
+    bench = ModelUnderTest(load(backend), config)
     return {found.stage: found for work in WORK.values() for found in work(bench)}
 
 

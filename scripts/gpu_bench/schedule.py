@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from common import files
+from common.runs import files
 from scripts.gpu_bench.context import Context, Mode, SkippedError, to_json
 from scripts.gpu_bench.rows import NEEDED, Row
 

@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from common.config import Config
-from common.published import documents
-from common.rollout import plan_steps
+from common.pipelines.architectures import documents
+from common.sampling.rollout import plan_steps
 from scripts.gpu_bench.context import Context, spread
 from scripts.gpu_bench.models import configured, peak, settled, trained
 

@@ -20,7 +20,7 @@ import torch
 from common import config as configuration
 from common.backends import load
 from common.config import Config
-from common.run_directory import RunDirectory
+from common.runs.directory import RunDirectory
 from common.trainer import Silent, Trainer
 from scripts.gpu_bench.context import Context, spread
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from common import backends, checkpoint as checkpoints
-from common.run_directory import RunDirectory
+from common import backends
+from common.runs import checkpoint as checkpoints
+from common.runs.directory import RunDirectory
 from common.trainer import Silent, Trainer
 from tests.shapes import FAMILIES, settings_of
 

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from common import config as configuration
 from common.algorithm import kernels
-from common.published import documents
+from common.pipelines.architectures import documents
 from drift_torch import full_size
 from scripts import estimate_models, make_performance
 from scripts.gpu_bench import models, provide, straight, study, trace

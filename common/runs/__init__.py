@@ -1,0 +1,1 @@
+"""Runs on disk: the directory of one, its checkpoints and logs, and files that are written whole."""
