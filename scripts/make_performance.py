@@ -150,7 +150,8 @@ def _speed(outcome: dict[str, Any], measured: Measured, counted: dict[str, Any])
         "min": images / update["max"],
         "max": images / update["min"],
     }
-    peak, estimate = figures["peak_bytes"], max(figures["estimate_bytes"].values())
+    peak, estimate = figures["peak_bytes"], figures["estimate_bytes"]
+    said = f"{max(estimate.values()) / 1e9:.1f}" if estimate else "no estimate"
     compiling = figures["compile_s"]
     return [
         card(outcome),
@@ -158,7 +159,7 @@ def _speed(outcome: dict[str, Any], measured: Measured, counted: dict[str, Any])
         f"{figures['sampled_per_s']:.2f}",
         _bound(outcome, measured, counted),
         f"{100 * figures['outside_the_model']:.1f} %",
-        f"{peak['tensors'] / 1e9:.1f} GB ({estimate / 1e9:.1f})",
+        f"{peak['tensors'] / 1e9:.1f} GB ({said})",
         f"{compiling:.0f} s" if compiling else "-",
     ]
 

@@ -118,7 +118,7 @@ def measure(document: Document, mode: Mode, rows: list[Row], seconds: float) -> 
 
 def keep_traces(folder: Path, out: Path) -> None:
     """Put profiles beside the document."""
-    for trace in sorted(folder.glob("*.trace.json.gz")):
+    for trace in sorted(folder.glob("*.json.gz")):
         out.with_name(f"{out.stem}.{trace.name}").write_bytes(trace.read_bytes())
 
 

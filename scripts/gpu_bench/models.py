@@ -8,6 +8,7 @@ an update, the reward (JPEG size, which costs nothing) and the evaluations diffe
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,7 +104,7 @@ def recipe(context: Context, name: str, *changes: str) -> dict[str, Any]:
     start = time.perf_counter()
     with trained(context, config) as trainer:
         figures["made_s"] = time.perf_counter() - start
-        figures["estimate_bytes"] = trainer.memory()
+        figures["estimate_bytes"] = estimated(trainer)
         plan = trainer.plan()
         figures["forwards_per_image"] = plan["forwards_per_image"]
         context.keep(figures)
@@ -162,6 +163,18 @@ def trained(context: Context, config: Config) -> Iterator[Trainer]:
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory.create(Path(folder) / "run", config, {})
         yield Trainer(config, backend, run, observer=Silent(), stop=threading.Event())
+
+
+def estimated(trainer: Trainer) -> dict[str, int] | None:
+    """What `--dry-run` says of memory; None, with the reason in the log, where it cannot say.
+
+    A card on which the estimate fails is still worth measuring.
+    """
+    try:
+        return trainer.memory()
+    except Exception:
+        traceback.print_exc()
+        return None
 
 
 def settled(context: Context) -> None:

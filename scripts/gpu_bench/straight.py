@@ -91,12 +91,14 @@ class StraightLoop:
 
     def step(self) -> None:
         """Sample, score, and train: one update, with PyTorch's own choice of kernels."""
-        before = torch.are_deterministic_algorithms_enabled()
+        before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.allow_tf32
         torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.allow_tf32 = True
         try:
             self._update()
         finally:
-            torch.use_deterministic_algorithms(before)
+            torch.use_deterministic_algorithms(before[0])
+            torch.backends.cudnn.allow_tf32 = before[1]
 
     def _update(self) -> None:
         plan = plan_steps(self.config.rollout, seed=0, update=self.update)

@@ -36,7 +36,7 @@ def trace(context: Context) -> dict[str, Any]:
         with profile(activities=activities) as record:
             row = trainer.step()
             settled(context)
-    path = context.folder / f"{context.name}.trace.json.gz"
+    path = context.folder / f"{context.name}.json.gz"
     kept = shrink(record, path)
     return {
         "recipe": "sd35m-fast-grpo",

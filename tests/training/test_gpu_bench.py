@@ -60,7 +60,7 @@ def test_every_row_is_done_on_a_cpu(document):
     assert written["mode"] == "tiny"
     assert written["machine"]["torch"] == torch.__version__
     assert len(written["machine"]["sources_sha256"]) == 64
-    assert (folder / "gpu_bench.trace.trace.json.gz").stat().st_size > 1000
+    assert (folder / "gpu_bench.trace.json.gz").stat().st_size > 1000
 
 
 def test_figures_are_those_of_work_that_was_done(document):
