@@ -1,1 +1,1 @@
-"""Runs on disk: the directory of one, its checkpoints and logs, and files that are written whole."""
+"""Runs on disk: directories, checkpoints, logs, and files that are written whole."""

@@ -19,9 +19,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from common.runs import files
 from common.adapters.low_rank import from_peft, peft_config, to_peft
 from common.config import AdapterConfig
+from common.runs import files
 
 FORMAT = 1
 """Version of the folder's layout; a reader refuses any other."""

@@ -15,8 +15,8 @@ import tomli_w
 from PIL import Image
 
 from common import config as configuration, random
-from common.runs import files, line_log, lock
 from common.config import Config
+from common.runs import files, line_log, lock
 
 CONFIG, ENVIRONMENT = "config.toml", "environment.json"
 METRICS, EVALUATIONS, AUDITS = "metrics.jsonl", "evaluations.jsonl", "audits.jsonl"
