@@ -83,10 +83,6 @@ class Backend:
         """Wait until the device has done what it was asked."""
         mx.synchronize()
 
-    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A faster version of a pure function of arrays: its element-wise parts are fused."""
-        return compiled(function)
-
     def inference(self) -> AbstractContextManager[None]:
         """Nothing to switch off: MLX records no gradient outside `value_and_grad`."""
         return nullcontext()

@@ -8,7 +8,6 @@ import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
 
 import numpy as np
 import torch
@@ -91,10 +90,6 @@ class Backend:
         """Wait until the device has done what it was asked."""
         if self.gpu:
             torch.cuda.synchronize(self.device)
-
-    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function itself: eager PyTorch needs no compiler and gives the same bits."""
-        return function
 
     def inference(self) -> AbstractContextManager[None]:
         """Within it no gradient is recorded; tensors made there may be used in an update."""

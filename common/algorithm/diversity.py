@@ -15,7 +15,6 @@ __all__ = [
     "cosine_distances",
     "euclidean_distances",
     "mean_pairwise",
-    "truncated_entropy",
     "vendi",
     "vendi_of_distances",
 ]
@@ -127,35 +126,6 @@ def vendi_of_distances(distances: Array, *, order: float = 1, valid: Array | Non
         total = xp.sum(power, axis=-1)
         score = xp.where(total > 0, total, 1.0) ** (1.0 / (1.0 - order))
     return xp.where(xp.max(spectrum, axis=-1) > 0, score, 0.0)
-
-
-def truncated_entropy(features: Array, *, rank: int) -> Array:
-    """Entropy of the leading eigenvalues of the cosine kernel, in nats: between 0 and ln(rank).
-
-    This toolkit's choice: of the eigenvalues l_1 >= l_2 >= ... of K/n (see `vendi`) the first
-    `rank` are kept, and the rest of the mass, 1 - sum l_k, is spread evenly over them, which
-    keeps the entropy rising with diversity. rank = n gives ln(vendi). It needs few images and is 0,
-    not minus infinity, for identical ones: the published truncated CLIP entropy (TCE) is instead
-    the differential entropy sum ln(2 pi e s_k) / 2 of a Gaussian with the leading eigenvalues
-    s_k of the feature covariance, and needs more images than `rank`.
-
-    Args:
-        features: float [..., n, D].
-        rank: eigenvalues kept, in [1, n].
-
-    Returns:
-        float [...].
-
-    Raises:
-        ValueError: rank is outside [1, n].
-    """
-    n = features.shape[-2]
-    if not 1 <= rank <= n:
-        raise ValueError(f"rank = {rank} of a truncated entropy is outside [1, {n}]")
-    xp = array_namespace(features)
-    leading = _spectrum(cosine_distances(features), None)[..., n - rank :]
-    rest = 1.0 - xp.sum(leading, axis=-1, keepdims=True)
-    return _entropy(leading + xp.clip(rest, 0.0, 1.0) / rank)
 
 
 def _spectrum(distances: Array, valid: Array | None) -> Array:

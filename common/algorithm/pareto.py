@@ -14,13 +14,9 @@ import numpy as np
 
 __all__ = [
     "Interval",
-    "alignment_at",
-    "alignment_gain",
     "bootstrap",
     "bootstrap_all",
     "crossing",
-    "diversity_at",
-    "diversity_gain",
     "front",
     "hypervolume",
     "relative",
@@ -82,41 +78,6 @@ def crossing(curve: np.ndarray, level: float, *, axis: int) -> np.ndarray | None
     rise = at[k + 1] - at[k]
     w = (level - at[k]) / rise if rise else 0.0
     return (1 - w) * curve[k] + w * curve[k + 1]
-
-
-def diversity_at(points: np.ndarray, alignment: float) -> float | None:
-    """Diversity of the front at an alignment, linear between its points.
-
-    None where the front does not reach: never extrapolated. Points and errors as in `front`.
-    """
-    found = crossing(front(points), alignment, axis=ALIGNMENT)
-    return None if found is None else float(found[DIVERSITY])
-
-
-def alignment_at(points: np.ndarray, diversity: float) -> float | None:
-    """Alignment of the front at a diversity, linear between its points; see `diversity_at`."""
-    found = crossing(front(points), diversity, axis=DIVERSITY)
-    return None if found is None else float(found[ALIGNMENT])
-
-
-def diversity_gain(points: np.ndarray, baseline: np.ndarray, alignment: float) -> float | None:
-    """Relative gain in diversity over the baseline at equal alignment; 0.4 means +40 %.
-
-    None where either front does not reach that alignment, or the baseline's diversity is 0.
-    """
-    return relative(diversity_at(points, alignment), diversity_at(baseline, alignment))
-
-
-def alignment_gain(
-    points: np.ndarray, baseline: np.ndarray, diversity: float, *, base: float = 0.0
-) -> float | None:
-    """Relative gain in alignment over the baseline at equal diversity; 0.4 means +40 %.
-
-    (A - base) / (A_baseline - base) - 1, where base is the alignment that gains are counted from:
-    that of the model before tuning. None where either front does not reach that diversity, or the
-    baseline has not gained anything there (a ratio to it says nothing).
-    """
-    return relative(alignment_at(points, diversity), alignment_at(baseline, diversity), base=base)
 
 
 def relative(value: float | None, other: float | None, *, base: float = 0.0) -> float | None:

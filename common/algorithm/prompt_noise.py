@@ -5,6 +5,7 @@ same one, so that their log-probs meet the same conditioning. The null prompt of
 prompt that rewards see stay clean; that is the caller's part.
 """
 
+import math
 from typing import Any
 
 from array_api_compat import array_namespace
@@ -24,7 +25,6 @@ def perturb(
     intensity: Array | float,
     form: str,
     mix: float = 1.0,
-    mask: Array | None = None,
 ) -> Array:
     """A noisy version of the embedding y with noise n, strength s and intensity u = 1 - g.
 
@@ -44,8 +44,6 @@ def perturb(
         intensity: u in [0, 1], a float or [B]; where it is 0 the embedding comes back bit for bit.
         form: one of `FORMS`.
         mix: psi in [0, 1], of `cads`.
-        mask: 0 or False on channels that are padding, else 1; broadcasts against the embedding.
-            Padding channels are neither noised nor counted in mean and std.
 
     Returns:
         An array like the embedding.
@@ -60,33 +58,26 @@ def perturb(
     wide = embedding.dtype if embedding.dtype == xp.float64 else xp.float32
     y, n = xp.astype(embedding, wide), xp.astype(noise, wide)
     u = _column(intensity, y)
-    live = _live(mask, y)
-    centre, scale = _statistics(y, live)
+    centre, scale = _statistics(y)
     if form == "additive":
         noisy = y + strength * scale * xp.sqrt(u) * n
     else:
         mixed = xp.sqrt(1.0 - u) * y + strength * xp.sqrt(u) * n
-        own_centre, own_scale = _statistics(mixed, live)
+        own_centre, own_scale = _statistics(mixed)
         rescaled = (mixed - own_centre) / xp.where(own_scale > 0, own_scale, 1.0) * scale + centre
         noisy = mix * rescaled + (1.0 - mix) * mixed
-    untouched = (u == 0) | (live == 0)
-    return xp.where(untouched, embedding, xp.astype(noisy, embedding.dtype))
+    return xp.where(u == 0, embedding, xp.astype(noisy, embedding.dtype))
 
 
-def _statistics(y: Array, live: Array) -> tuple[Array, Array]:
-    """Mean and population std of each sample over its live entries: [B, 1, ...]."""
+def _statistics(y: Array) -> tuple[Array, Array]:
+    """Mean and population std of each sample: [B, 1, ...]."""
     xp = array_namespace(y)
     axes = tuple(range(1, y.ndim))
-    count = xp.clip(xp.sum(live, axis=axes, keepdims=True), 1.0, xp.inf)
-    centre = xp.sum(xp.where(live > 0, y, 0.0), axis=axes, keepdims=True) / count
-    deviation = xp.where(live > 0, y - centre, 0.0)
+    total = xp.sum(y, axis=axes, keepdims=True)
+    count = xp.zeros_like(total) + math.prod(y.shape[1:])  # CUDA rounds a division by a number
+    centre = total / count
+    deviation = y - centre
     return centre, xp.sqrt(xp.sum(deviation * deviation, axis=axes, keepdims=True) / count)
-
-
-def _live(mask: Array | None, y: Array) -> Array:
-    xp = array_namespace(y)
-    ones = xp.ones_like(y)
-    return ones if mask is None else ones * xp.astype(mask, y.dtype)
 
 
 def _column(intensity: Array | float, y: Array) -> Array:

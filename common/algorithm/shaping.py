@@ -28,7 +28,6 @@ __all__ = [
     "potential",
     "shape",
     "shuffled",
-    "telescoped",
 ]
 
 POTENTIALS = ("mean_pairwise", "nearest", "knn", "loo_vendi", "cluster")
@@ -190,29 +189,6 @@ def shape(
         for k in range(steps)
     ]
     return xp.where(members, xp.stack(to_go), rewards)
-
-
-def telescoped(potentials: Array, *, gamma: float) -> Array:
-    """The discounted sum of F over a trajectory, sum_k gamma^k (gamma Phi_(k+1) - Phi_k).
-
-    It equals gamma^T Phi_T - Phi_0, and is summed term by term here to show it.
-
-    Args:
-        potentials: Phi, float [T+1, ...], in the order of the steps.
-        gamma: discount in (0, 1].
-
-    Returns:
-        float [...].
-
-    Raises:
-        ValueError: fewer than two potentials, or gamma outside (0, 1].
-    """
-    if potentials.shape[0] < 2:
-        raise ValueError("telescoping needs the potentials of at least one step, [T+1 >= 2, ...]")
-    _check_gamma(gamma)
-    phi = [potentials[k, ...] for k in range(potentials.shape[0])]
-    terms = [gamma**k * (gamma * phi[k + 1] - phi[k]) for k in range(len(phi) - 1)]
-    return sum(terms[1:], start=terms[0])
 
 
 def multiplicative(

@@ -212,10 +212,6 @@ class Backend(Protocol):
         """Wait until the device has done what it was asked; for clocks."""
         ...
 
-    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A faster version of a pure function of arrays, or the function itself."""
-        ...
-
     def inference(self) -> AbstractContextManager[None]:
         """Within it no gradient is recorded."""
         ...

@@ -154,27 +154,10 @@ def test_vendi_is_between_one_and_n_and_falls_in_the_order(f64, to_np, sizes, or
     assert low <= len(sizes) * (1 + 1e-4)
 
 
-def test_truncated_entropy(f64, to_np, features):
-    equal = f64(clusters([1] * 6))
-    for rank in (1, 3, 6):
-        got = to_np(diversity.truncated_entropy(equal, rank=rank))
-        np.testing.assert_allclose(got, math.log(rank), atol=1e-6)
-    # Shares 1/2, 1/4, 1/4 at rank 2: the last quarter is shared out, 5/8 and 3/8.
-    got = to_np(diversity.truncated_entropy(f64(clusters([2, 1, 1])), rank=2))
-    expected = -(5 / 8) * math.log(5 / 8) - (3 / 8) * math.log(3 / 8)
-    np.testing.assert_allclose(got, expected, rtol=1e-5)
-    full = to_np(diversity.truncated_entropy(f64(features), rank=7))
-    np.testing.assert_allclose(full, np.log(to_np(diversity.vendi(f64(features)))), rtol=1e-4)
-    same = to_np(diversity.truncated_entropy(f64([[1.0, 2.0]] * 5), rank=3))
-    np.testing.assert_allclose(same, 0.0, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: diversity.vendi(np.eye(3), order=0), "order"),
-        (lambda: diversity.truncated_entropy(np.eye(3), rank=4), r"rank = 4.*\[1, 3\]"),
-        (lambda: diversity.truncated_entropy(np.eye(3), rank=0), "rank"),
     ],
 )
 def test_bad_requests(call, message):

@@ -14,14 +14,28 @@ POINTS = arrays(
 )
 
 
+def diversity_at(points, alignment):
+    point = pareto.crossing(pareto.front(points), alignment, axis=pareto.ALIGNMENT)
+    return None if point is None else point[pareto.DIVERSITY]
+
+
+def alignment_at(points, diversity):
+    point = pareto.crossing(pareto.front(points), diversity, axis=pareto.DIVERSITY)
+    return None if point is None else point[pareto.ALIGNMENT]
+
+
+def gain(value_at, points, baseline, level, base=0.0):
+    return pareto.relative(value_at(points, level), value_at(baseline, level), base=base)
+
+
 def test_the_worked_example():
     expected = [(0, 1), (1, 0.9), (2, 0.5), (3, 0.1)]  # (2, .5) beats (1.5, .4) in both
     np.testing.assert_array_equal(pareto.front(EXAMPLE), expected)
     np.testing.assert_array_equal(pareto.front(EXAMPLE[::-1]), expected)
-    assert pareto.diversity_at(EXAMPLE, 1.5) == pytest.approx(0.7)
-    assert pareto.diversity_at(EXAMPLE, 2.25) == pytest.approx(0.4)
-    assert pareto.alignment_at(EXAMPLE, 0.7) == pytest.approx(1.5)
-    assert pareto.alignment_at(EXAMPLE, 0.95) == pytest.approx(0.5)
+    assert diversity_at(EXAMPLE, 1.5) == pytest.approx(0.7)
+    assert diversity_at(EXAMPLE, 2.25) == pytest.approx(0.4)
+    assert alignment_at(EXAMPLE, 0.7) == pytest.approx(1.5)
+    assert alignment_at(EXAMPLE, 0.95) == pytest.approx(0.5)
     # Widths 1 under heights .9, .5, .1; above (1, .1) only widths 1 under .4.
     assert pareto.hypervolume(EXAMPLE, (0, 0)) == pytest.approx(1.5)
     assert pareto.hypervolume(EXAMPLE, (1, 0.1)) == pytest.approx(0.4)
@@ -29,15 +43,15 @@ def test_the_worked_example():
 
 
 def test_what_is_not_reached_is_none():
-    assert pareto.diversity_at(EXAMPLE, 3.01) is None
-    assert pareto.diversity_at(EXAMPLE, -0.01) is None
-    assert pareto.alignment_at(EXAMPLE, 1.01) is None
-    assert pareto.alignment_at(EXAMPLE, 0.09) is None
-    assert pareto.diversity_at(EXAMPLE, 3) == pytest.approx(0.1)
-    assert pareto.alignment_at(EXAMPLE, 1) == pytest.approx(0)
+    assert diversity_at(EXAMPLE, 3.01) is None
+    assert diversity_at(EXAMPLE, -0.01) is None
+    assert alignment_at(EXAMPLE, 1.01) is None
+    assert alignment_at(EXAMPLE, 0.09) is None
+    assert diversity_at(EXAMPLE, 3) == pytest.approx(0.1)
+    assert alignment_at(EXAMPLE, 1) == pytest.approx(0)
     empty = np.zeros((0, 2))
     assert pareto.front(empty).shape == (0, 2)
-    assert pareto.diversity_at(empty, 0.0) is None
+    assert diversity_at(empty, 0.0) is None
     assert pareto.hypervolume(empty, (0, 0)) == 0
     assert pareto.hypervolume(EXAMPLE, (5, 5)) == 0
 
@@ -50,12 +64,12 @@ def test_ties_and_duplicates_keep_one_point():
 def test_gains_at_equal_level_by_hand():
     """At alignment 1.5 diversity .7 against .35; at diversity .7 alignment 1.5 against .5."""
     baseline = np.array([(0, 0.9), (1, 0.5), (2, 0.2)])
-    assert pareto.diversity_gain(EXAMPLE, baseline, 1.5) == pytest.approx(1.0)
-    assert pareto.alignment_gain(EXAMPLE, baseline, 0.7) == pytest.approx(2.0)
-    assert pareto.diversity_gain(baseline, EXAMPLE, 1.5) == pytest.approx(-0.5)
-    assert pareto.diversity_gain(EXAMPLE, baseline, 2.5) is None
-    assert pareto.diversity_gain(baseline, EXAMPLE, 2.5) is None
-    assert pareto.alignment_gain(EXAMPLE, baseline, 0.9) is None  # the baseline's alignment is 0
+    assert gain(diversity_at, EXAMPLE, baseline, 1.5) == pytest.approx(1.0)
+    assert gain(alignment_at, EXAMPLE, baseline, 0.7) == pytest.approx(2.0)
+    assert gain(diversity_at, baseline, EXAMPLE, 1.5) == pytest.approx(-0.5)
+    assert gain(diversity_at, EXAMPLE, baseline, 2.5) is None
+    assert gain(diversity_at, baseline, EXAMPLE, 2.5) is None
+    assert gain(alignment_at, EXAMPLE, baseline, 0.9) is None  # the baseline's alignment is 0
 
 
 @settings(max_examples=60)
@@ -96,8 +110,8 @@ def test_bad_points_are_refused(points, message):
 def test_gains_in_alignment_count_from_the_base_model():
     """At diversity .7: (1.5 - .25) / (.5 - .25) - 1 = 4; the baseline is below .6."""
     baseline = np.array([(0, 0.9), (1, 0.5), (2, 0.2)])
-    assert pareto.alignment_gain(EXAMPLE, baseline, 0.7, base=0.25) == pytest.approx(4.0)
-    assert pareto.alignment_gain(EXAMPLE, baseline, 0.7, base=0.6) is None
+    assert gain(alignment_at, EXAMPLE, baseline, 0.7, base=0.25) == pytest.approx(4.0)
+    assert gain(alignment_at, EXAMPLE, baseline, 0.7, base=0.6) is None
 
 
 def test_what_else_was_measured_is_carried_along_the_front():
@@ -212,11 +226,11 @@ def test_the_methods_are_paired():
 
 def test_replicas_that_do_not_reach_the_level_are_counted():
     fronts = np.array([[[[0.0, 1.0], [1.0, 0.5]]], [[[0.0, 1.0], [3.0, 0.5]]]])  # 2 seeds, 1 prompt
-    got = pareto.bootstrap(lambda points: pareto.diversity_at(points, 1.5), [fronts], draws(200, 3))
+    got = pareto.bootstrap(lambda points: diversity_at(points, 1.5), [fronts], draws(200, 3))
     # The mean front reaches 1 if the first seed is drawn twice (1 in 4), else 2 or 3.
     assert got.reached == pytest.approx(0.75, abs=0.1)
     assert got.estimate == pytest.approx(1 - 0.5 * 0.75)
-    never = pareto.bootstrap(lambda points: pareto.diversity_at(points, 9), [fronts], draws(9, 3))
+    never = pareto.bootstrap(lambda points: diversity_at(points, 9), [fronts], draws(9, 3))
     assert never == (None, None, None, 0.0)
 
 
