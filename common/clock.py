@@ -7,14 +7,14 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Adds up seconds by name; names may nest, and then both count the inner time."""
+    """Adds up seconds by name. Names may nest: the inner time then counts for both."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Count the time within under a name."""
+        """Add the seconds of the `with` block to a name."""
         start = time.perf_counter()
         try:
             yield

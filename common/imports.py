@@ -1,4 +1,4 @@
-"""Finding what a user wrote by `module:name`, as a configuration names it."""
+"""Import a user's class or function from its `module:name` in the configuration."""
 
 import importlib
 import os
@@ -8,45 +8,47 @@ from typing import Any
 
 from common.config.errors import closest
 
-__all__ = ["a_class", "named", "text"]
+__all__ = ["error_text", "resolve", "resolve_class"]
 
 
-def named(where: str, name: str, *, what: str, likely: Callable[[Any], bool]) -> Any:
-    """What `module:name` is; a module is looked for on the import path, then in this folder.
+def resolve(where: str, name: str, *, what: str, likely: Callable[[Any], bool]) -> Any:
+    """The object that `module:name` refers to.
+
+    The module is looked for on the import path, then in the working folder.
 
     Args:
-        where: what an error message begins with.
-        name: the module, a colon, and the name of what it holds, with dots for what that holds.
-        what: "function", "Class": what is wanted.
-        likely: whether a value could be meant, for the nearest name.
+        where: the first words of an error message.
+        name: `module:name`; the name may have dots, as in `module:Class.method`.
+        what: "function" or "Class", the kind of object, for error messages.
+        likely: whether an object is of that kind; an error suggests names of such objects only.
 
     Raises:
-        ValueError: in one line, for a module that does not import, or has no such name.
+        ValueError: one line; the module cannot be imported or has no such name.
     """
     module, _, path = name.partition(":")
     if not module or not path:
         raise ValueError(f"{where}: write module:{what}")
     if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)  # a console script, unlike `python -m`, does not look here
+        sys.path.append(here)  # Python adds it for `python -m`, not for a console script
     try:
-        found: Any = importlib.import_module(module)
+        target: Any = importlib.import_module(module)
     except Exception as error:
-        raise ValueError(f"{where}: cannot import '{module}': {text(error)}") from error
+        raise ValueError(f"{where}: cannot import '{module}': {error_text(error)}") from error
     for part in path.split("."):
-        if not hasattr(found, part):
-            others = [key for key, value in vars(found).items() if likely(value)]
+        if not hasattr(target, part):
+            others = [key for key, value in vars(target).items() if likely(value)]
             hint = closest(part, others) if others else ""
             raise ValueError(f"{where}: '{module}' has no '{part}'{hint}")
-        found = getattr(found, part)
-    return found
+        target = getattr(target, part)
+    return target
 
 
-def a_class(key: str, name: str) -> Any:
-    """The class `module:Class` that a key of the configuration names; errors as of `named`."""
+def resolve_class(key: str, name: str) -> Any:
+    """The class `module:Class` in a key of the configuration; errors as in `resolve`."""
     where = f"{key} = '{name}'"
-    return named(where, name, what="Class", likely=lambda value: isinstance(value, type))
+    return resolve(where, name, what="Class", likely=lambda value: isinstance(value, type))
 
 
-def text(error: BaseException) -> str:
-    """An error in words, its type first."""
+def error_text(error: BaseException) -> str:
+    """The type of an error and its message, in one line."""
     return f"{type(error).__name__}: {error}".rstrip(": ")

@@ -1,7 +1,7 @@
 """The training loop: the only one there is, for every backend, model, reward and variant.
 
 One update: roll out, score, assign credit, learn, log. The pieces are in `sampling/`, `rewards/`
-and `learning/`; this file says in which order and when to save.
+and `learning/`; this file calls them in order and saves checkpoints.
 """
 
 import threading
@@ -29,30 +29,30 @@ from common.rewards import Features, RewardError, RewardSuite, Scoring, features
 from common.runs import checkpoint
 from common.runs.directory import RunDirectory
 from common.sampling.conditioner import Conditioner
-from common.sampling.process import process_of
+from common.sampling.process import make_process
 from common.sampling.rollout import Sampler, Trajectories, plan_steps
 
 SMALL = 64
-"""Images of fewer pixels a side are enlarged in pictures."""
+"""Images of fewer pixels a side are enlarged in the pictures of a run."""
 
 
 class Observer(Protocol):
-    """Who watches a run: the terminal, a test, a notebook."""
+    """Receives a run's progress events: the terminal, a notebook, a test."""
 
     def rewritten(self, done: int, total: int) -> None:
-        """Before the run begins: the variants of so many prompts are there."""
+        """Before the run begins: `done` of `total` prompts have their variants."""
         ...
 
     def started(self, plan: dict[str, Any]) -> None:
-        """The run begins or goes on; plan: derived sizes, see `Trainer.plan`."""
+        """The run begins or is resumed; plan: its sizes, see `Trainer.plan`."""
         ...
 
     def updated(self, record: dict[str, float]) -> None:
-        """An update is done; record: its row of `metrics.jsonl`."""
+        """An update is finished; record: its row of `metrics.jsonl`."""
         ...
 
     def evaluated(self, record: dict[str, Any]) -> None:
-        """An evaluation is done; record: its row of `evaluations.jsonl`."""
+        """An evaluation is finished; record: its row of `evaluations.jsonl`."""
         ...
 
     def saved(self, path: Path) -> None:
@@ -60,33 +60,34 @@ class Observer(Protocol):
         ...
 
 
-class Silent:
-    """An observer that watches nothing; a base for those that watch one thing."""
+class NullObserver:
+    """Ignores every event; a base class for observers that need only some of them."""
 
     def rewritten(self, done: int, total: int) -> None:
-        """Nothing to do."""
+        """Ignored."""
 
     def started(self, plan: dict[str, Any]) -> None:
-        """Nothing to do."""
+        """Ignored."""
 
     def updated(self, record: dict[str, float]) -> None:
-        """Nothing to do."""
+        """Ignored."""
 
     def evaluated(self, record: dict[str, Any]) -> None:
-        """Nothing to do."""
+        """Ignored."""
 
     def saved(self, path: Path) -> None:
-        """Nothing to do."""
+        """Ignored."""
 
 
 class Trainer:
     """Fine-tunes one policy as a configuration says, in one run directory.
 
-    Picks up from the newest checkpoint of the directory, if there is one.
+    Resumes from the newest checkpoint of the directory, if there is one.
 
     Raises:
-        ConfigError, CheckpointError, RewardNameError: the request is wrong.
-        RewardError, FloatingPointError, OutOfMemoryError, OSError: the work failed; checkpoints
+        ConfigError, CheckpointError, RewardNameError: the configuration or the run directory is
+            wrong.
+        RewardError, FloatingPointError, OutOfMemoryError, OSError: training failed; checkpoints
             stay intact.
     """
 
@@ -115,7 +116,7 @@ class Trainer:
         )
         with self._within("loading the model"):
             self._policy = backend.policy(config.model, config.adapter, seed=config.run.seed)
-        self._process = process_of(self._policy, config.rollout)
+        self._process = make_process(self._policy, config.rollout)
         self._policy.check([p.text for p in self._prompts] + self._variants.all_texts())
         self._optimizer = backend.optimizer(self._policy, config.optimizer)
         self._average = self._make_average()
@@ -144,7 +145,7 @@ class Trainer:
         rewrite.keep(self._variants, rewriter, seed=seed, run=run.path)
 
     def plan(self) -> dict[str, Any]:
-        """Sizes that follow from the configuration, for people to read before they wait."""
+        """Sizes that follow from the configuration, shown before the run begins."""
         rollout, settings = self._config.rollout, self._config.objective
         images = rollout.prompts * rollout.group_size
         steps = len(plan_steps(rollout, seed=self._config.run.seed, update=0).trained)
@@ -166,15 +167,15 @@ class Trainer:
         }
 
     def memory(self, config: Config | None = None) -> dict[str, int]:
-        """Bytes on the device at the peak of each stage; {} where the backend cannot tell.
+        """Bytes on the device at the peak of each stage; {} where the backend cannot estimate them.
 
-        config: how much it would be with other settings of the same model.
+        config: other settings of the same model; None = those of this run.
         """
         prompt = self._prompts[0].text
         return self._backend.estimate(self._policy, config or self._config, prompt)
 
     def run(self) -> bool:
-        """Train to the last update. False when a stop was asked for: saved, ready to resume."""
+        """Train to the last update. False if the stop event came first: saved, ready to resume."""
         self._observer.started(self.plan())
         updates, every = self._config.run.updates, self._config.checkpoint.every
         while True:
@@ -190,7 +191,7 @@ class Trainer:
                 self._save_if_new()
 
     def step(self) -> dict[str, float]:
-        """One update; returns its row of `metrics.jsonl`, which is on disk by then."""
+        """One update; returns its row of `metrics.jsonl`, which is already on disk."""
         start, clock = time.perf_counter(), Clock()
         config, update = self._config, self._update
         prompts = batch(
@@ -241,7 +242,7 @@ class Trainer:
         return record
 
     def _compiled(self) -> dict[str, float]:
-        """Seconds that compiling took since the last row: the warm-up, evaluations included."""
+        """Seconds of compilation since the last row, evaluations included."""
         before, self._compiling = self._compiling, self._backend.compiling_seconds()
         return {"time/compile": self._compiling - before} if self._config.model.compile else {}
 
@@ -262,7 +263,7 @@ class Trainer:
         trained: np.ndarray,
     ) -> credit.Credit:
         config, shape = self._config, rewards.shape
-        found = self._features(trajectories.images)
+        image_features = self._features(trajectories.images)
         predicted = trajectories.predicted_images
         if predicted is not None:
             predicted = np.stack([self._features(step) for step in predicted])
@@ -270,7 +271,7 @@ class Trainer:
         assigned = credit.assign(
             config,
             rewards,
-            found.reshape(*shape, -1),
+            image_features.reshape(*shape, -1),
             predicted_features=predicted,
             draws=self._draws(Purpose.SUBSET, prompts),
             shuffle_draws=self._draws(Purpose.SHUFFLE, prompts),
@@ -292,9 +293,9 @@ class Trainer:
         return np.stack([random.uniform(key.at(prompt=p.id), size) for p in prompts])
 
     def _base_rewards(self, prompts: list[Prompt]) -> np.ndarray | None:
-        """The base model's mean reward of each prompt, for the `above_base` gate.
+        """The base model's mean reward of each prompt, [P], for the gate `above_base`.
 
-        It is that of the first evaluation's images, which follow the ODE.
+        Taken from the first evaluation, whose images follow the ODE.
         """
         if self._config.drift.shaping.gate != "above_base":
             return None
@@ -319,7 +320,7 @@ class Trainer:
 
     @contextmanager
     def _within(self, stage: str) -> Iterator[None]:
-        """Within a stage, running out of memory is told together with what would need less."""
+        """Add advice to a stage's out-of-memory error: the settings that need less memory."""
         try:
             yield
         except Exception as error:

@@ -160,7 +160,7 @@ class Backend:
         if model.family == "embedded":
             return EmbeddedPolicy(model, adapter, seed=seed)
         if model.family not in POLICIES:
-            return imports.a_class("model.family", model.family)(model, adapter, seed=seed)
+            return imports.resolve_class("model.family", model.family)(model, adapter, seed=seed)
         module, _, name = POLICIES[model.family].partition(":")
         try:
             kind = getattr(importlib.import_module(module), name)

@@ -20,7 +20,7 @@ from mlx import nn
 from mlx.utils import tree_flatten
 
 from common.config import Config
-from common.sampling.process import process_of
+from common.sampling.process import make_process
 from drift_mlx.networks import layers
 from drift_mlx.networks.blocks import Blocks
 
@@ -152,7 +152,7 @@ def stages(policy: Any, config: Config, *, on_cpu: bool) -> dict[str, int]:
     encoders = sum(part.size for part in policy._encoders.values())
     always = weights + 2 * trained + (0 if model.offload else encoders + policy._vae.size)
     brought = model.offload
-    branches = 1 if process_of(policy, rollout).guidance == 1.0 else 2
+    branches = 1 if make_process(policy, rollout).guidance == 1.0 else 2
     trained_on = _tally(policy, settings.micro_batch, on_cpu)
     kept = trained_on.training(checkpointing=model.gradient_checkpointing)
     if rollout.guidance_gradient == "both":

@@ -133,7 +133,7 @@ class Backend:
         if self._dtype != torch.float32:
             raise ValueError(f"model.family = '{model.family}' has no {self.dtype} reference")
         if model.family not in POLICIES:
-            kind = imports.a_class("model.family", model.family)
+            kind = imports.resolve_class("model.family", model.family)
             return kind(model, adapter, seed=seed, device=self.device)
         module, _, name = POLICIES[model.family].partition(":")
         try:

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from common.backends import Policy
 from common.config import Config
-from common.sampling.process import Levels, Process, process_of
+from common.sampling.process import Levels, Process, make_process
 from drift_torch.policy import Tuned
 
 __all__ = ["Ledger", "inference", "stages", "stored", "training", "without_content"]
@@ -66,7 +66,7 @@ def stages(policy: Tuned, config: Config, prompt: str) -> dict[str, int]:
 
     prompt: one that the policy can read. What an allocator keeps to itself comes on top.
     """
-    process = process_of(cast(Policy, policy), config.rollout)
+    process = make_process(cast(Policy, policy), config.rollout)
     rollout, settings = config.rollout, config.objective
     with policy.as_set(config.model), torch.compiler.set_stance("force_eager"):
         resident = policy.resident()

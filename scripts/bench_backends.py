@@ -21,7 +21,7 @@ import click
 from common import config as configuration
 from common.backends import load
 from common.runs.directory import RunDirectory
-from common.trainer import Silent, Trainer
+from common.trainer import NullObserver, Trainer
 
 Worker = subprocess.Popen[str]
 
@@ -77,7 +77,9 @@ def work(name: str, overrides: tuple[str, ...]) -> None:
     config = configuration.load("emoji", (*overrides, f"model.compile={bool(compiled)}".lower()))
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory.create(Path(folder) / "run", config, {})
-        trainer = Trainer(config, load(backend), run, observer=Silent(), stop=threading.Event())
+        trainer = Trainer(
+            config, load(backend), run, observer=NullObserver(), stop=threading.Event()
+        )
         for _ in sys.stdin:
             print(trainer.step()["seconds"], flush=True)
 

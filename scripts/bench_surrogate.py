@@ -15,7 +15,7 @@ from common import config as configuration
 from common.backends import load
 from common.rewards import create
 from common.sampling.ode import sample_images
-from common.sampling.process import process_of
+from common.sampling.process import make_process
 
 PROMPTS = ("rooster", "fox", "cat face", "elephant", "butterfly", "turtle")
 IMAGES, STEPS, SEED = 64, 10, 0
@@ -28,7 +28,7 @@ def main() -> None:
     config = configuration.load("emoji")
     backend = load("cpu")
     policy = backend.policy(config.model, config.adapter, seed=SEED)
-    process = process_of(policy, config.rollout, STEPS)
+    process = make_process(policy, config.rollout, STEPS)
     images = sample_images(policy, backend, process, PROMPTS, IMAGES, seed=SEED, batch_size=96)
     flat = images.reshape(-1, *images.shape[2:])
     words = [prompt for prompt in PROMPTS for _ in range(IMAGES)]

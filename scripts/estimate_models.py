@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from common import config as configuration
 from common.config import Config
 from common.runs import files
-from common.sampling.process import process_of
+from common.sampling.process import make_process
 from common.sampling.rollout import plan_steps
 from drift_torch import estimate
 from drift_torch.diffusion import DiffusersPolicy
@@ -48,7 +48,7 @@ def needs(config: Config) -> Needs:
     """What a recipe needs for one image sampled and trained on, and at the peak of each stage."""
     policy = without_content(config.model, config.adapter)
     rollout = config.rollout.model_copy(update={"guidance": 1.0})
-    unguided = process_of(policy, rollout)
+    unguided = make_process(policy, rollout)
     return Needs(
         parameters=sum(value.numel() for value in policy.module.parameters()),
         trained=sum(value.numel() for value in policy.parameters().values()),
@@ -60,7 +60,7 @@ def needs(config: Config) -> Needs:
 
 def flops(policy: DiffusersPolicy, config: Config) -> dict[str, float]:
     """Floating-point operations of the denoiser for one image, sampled and then learned from."""
-    process = process_of(policy, config.rollout)
+    process = make_process(policy, config.rollout)
     steps = len(plan_steps(config.rollout, seed=0, update=0).trained)
     sampled = _counted(lambda: estimate.inference(policy, process, 1, PROMPT))
     learned = _counted(lambda: estimate.training(policy, process, 1, PROMPT))

@@ -182,7 +182,7 @@ def table(folder: Path, backend: torch_backend.Backend) -> dict[str, float]:
     keys = [Key(0, Purpose.DATA, prompt=len(DEFAULTS), update=i) for i in range(4)]
     losses = [flow_loss(policy.module, data, key, 512) for key in keys]
     result["flow loss"] = float(torch.stack(losses).mean())
-    process = FlowProcess.of(run.rollout, run.evaluate.steps)
+    process = FlowProcess.from_config(run.rollout, run.evaluate.steps)
     texts, count = list(run.prompts.names), run.evaluate.images
     images = sample_images(policy, backend, process, texts, count, seed=0, batch_size=128)
     images = images.reshape(-1, *images.shape[2:])

@@ -20,10 +20,10 @@ from common import config as configuration
 from common.backends import load
 from common.rewards import Scoring
 from common.runs.directory import RunDirectory
-from common.trainer import Silent, Trainer
+from common.trainer import NullObserver, Trainer
 
 
-class Profile(Silent):
+class Profile(NullObserver):
     """Adds up seconds by name; an observer that starts over after the first update."""
 
     def __init__(self) -> None:

@@ -58,7 +58,7 @@ def audit(
     from common.runs import files
     from common.runs.directory import RunDirectory
     from common.sampling.ode import sample_images
-    from common.sampling.process import process_of
+    from common.sampling.process import make_process
 
     with preparing(), console.status("loading"):
         run = RunDirectory.open(directory)
@@ -78,7 +78,7 @@ def audit(
             made = sample_images(
                 policy,
                 engine,
-                process_of(policy, config.rollout, config.evaluate.steps),
+                make_process(policy, config.rollout, config.evaluate.steps),
                 [prompt.text for prompt in chosen],
                 images,
                 seed=seed,

@@ -136,14 +136,16 @@ def _rehearse(recipe: str | None, overrides: Iterable[str], *, resume: bool) -> 
     from tempfile import TemporaryDirectory
 
     from common.console import console, pairs
-    from common.trainer import Silent, Trainer
+    from common.trainer import NullObserver, Trainer
 
     if resume:
         raise RequestError("--dry-run is about a new run; leave out --resume")
     with TemporaryDirectory(prefix="drift-dry-run-") as folder:
         with preparing(), console.status("loading"):
             directory, engine, config = _create(recipe, overrides, Path(folder) / "run")
-            trainer = Trainer(config, engine, directory, observer=Silent(), stop=threading.Event())
+            trainer = Trainer(
+                config, engine, directory, observer=NullObserver(), stop=threading.Event()
+            )
         with console.status("estimating memory"):
             memory = trainer.memory()
     plan = trainer.plan()

@@ -66,7 +66,7 @@ def sample(
     from common.runs import files
     from common.runs.directory import RunDirectory
     from common.sampling.ode import sample_images
-    from common.sampling.process import process_of
+    from common.sampling.process import make_process
 
     with preparing():
         if out is not None and out.suffix.lower() != ".png":
@@ -81,7 +81,7 @@ def sample(
     images = sample_images(
         policy,
         engine,
-        process_of(policy, settings.rollout, settings.evaluate.steps),
+        make_process(policy, settings.rollout, settings.evaluate.steps),
         prompts,
         count,
         seed=seed,

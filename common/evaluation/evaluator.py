@@ -15,7 +15,7 @@ from common.learning.moving_average import MovingAverage
 from common.prompts import Prompt
 from common.rewards import Features, RewardSuite, finite_mean
 from common.sampling.ode import sample_images
-from common.sampling.process import process_of
+from common.sampling.process import make_process
 
 ALIGNMENT_SCALE = 10.0
 """Alignment is reported as 10 x cosine, the scale of the default reward."""
@@ -71,7 +71,7 @@ class Evaluator:
             return sample_images(
                 policy,
                 self._backend,
-                process_of(policy, self._config.rollout, self._config.evaluate.steps),
+                make_process(policy, self._config.rollout, self._config.evaluate.steps),
                 texts,
                 count,
                 seed=self._config.run.seed,

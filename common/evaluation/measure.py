@@ -260,7 +260,7 @@ class Measurer:
         self, how: Protocol, parameters: Mapping[str, np.ndarray], prompt_noise: float
     ) -> np.ndarray:
         rollout = self._run.config.rollout
-        process = FlowProcess.of(rollout, how.steps)
+        process = FlowProcess.from_config(rollout, how.steps)
         self._policy.load_parameters(parameters)
         return sample_images(
             self._policy,
@@ -280,7 +280,7 @@ class Measurer:
 
     def _made_from(self, how: Protocol, weights: str, prompt_noise: float) -> dict[str, Any]:
         """All that decides the images, for the cache."""
-        process = FlowProcess.of(self._run.config.rollout, how.steps)
+        process = FlowProcess.from_config(self._run.config.rollout, how.steps)
         facts = self._backend.describe()
         return {
             "weights": weights,

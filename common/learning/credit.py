@@ -23,7 +23,7 @@ class Credit:
     advantages: np.ndarray
     metrics: dict[str, float]
 
-    def of(self, samples: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    def advantages_at(self, samples: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """Advantages of (sample, denoising step) pairs: [B]."""
         if self.advantages.ndim == 2:
             return self.advantages.reshape(-1)[samples]

@@ -169,7 +169,7 @@ class Learner:
             "x": asarray(trajectories.latents[samples, stored]),
             "x_next": asarray(trajectories.next_latents[samples, stored]),
             "log_prob": asarray(trajectories.log_probs[samples, stored]),
-            "advantage": asarray(credit.of(samples, steps)),
+            "advantage": asarray(credit.advantages_at(samples, steps)),
             "tokens": conditioning.tokens,
             **levels._asdict(),
         }

@@ -144,7 +144,7 @@ def measure(case: Case, told: Told) -> Measurement:
     """Measure in this process. Raises RefusedError before it allocates what would not fit."""
     from common import backends
     from common.runs.directory import RunDirectory
-    from common.trainer import Silent, Trainer
+    from common.trainer import NullObserver, Trainer
 
     backend = backends.load(case.backend)
     with tempfile.TemporaryDirectory(prefix="drift-bench-") as folder:
@@ -155,7 +155,7 @@ def measure(case: Case, told: Told) -> Measurement:
         policy = _policy(backend, config)
         run = RunDirectory.create(Path(folder) / "run", config, {})
         holding: Any = _Holding(backend, policy)
-        trainer = Trainer(config, holding, run, observer=Silent(), stop=threading.Event())
+        trainer = Trainer(config, holding, run, observer=NullObserver(), stop=threading.Event())
         told("forward passes")
         batch = min(config.rollout.batch_size, config.rollout.prompts * config.rollout.group_size)
         forward = _forward(backend, policy, config, batch)
@@ -236,9 +236,9 @@ class _Holding:
 def _forward(backend: "Backend", policy: "Policy", config: "Config", batch: int) -> float:
     """Median seconds of an unguided prediction for a batch of noise."""
     from common.random import Key, Purpose, normal
-    from common.sampling.process import process_of
+    from common.sampling.process import make_process
 
-    process, prompt = process_of(policy, config.rollout), PROMPT
+    process, prompt = make_process(policy, config.rollout), PROMPT
     if config.model.family == EMBEDDED:
         prompt = config.prompts.names[0]  # its vocabulary is small
     seconds = []

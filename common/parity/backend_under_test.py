@@ -76,7 +76,7 @@ class BackendUnderTest:
 
     def __init__(self, backend: Backend, reference: "BackendUnderTest | None" = None) -> None:
         self.backend, self._reference = backend, reference or self
-        self.process = FlowProcess.of(settings().rollout)
+        self.process = FlowProcess.from_config(settings().rollout)
 
     @cached_property
     def adapted(self) -> Policy:

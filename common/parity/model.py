@@ -24,7 +24,7 @@ from common.parity.compare import Progress
 from common.parity.measure import ROLLOUT, SINGLE, UPDATES, Measured, StageResult, between
 from common.prompts import Prompt
 from common.sampling.conditioner import Conditioner
-from common.sampling.process import process_of
+from common.sampling.process import make_process
 from common.sampling.rollout import Sampler, Trajectories, plan_steps
 
 __all__ = ["ModelUnderTest", "compare_model", "settings"]
@@ -149,7 +149,7 @@ class ModelUnderTest:
     @cached_property
     def inputs(self) -> tuple[Any, Any]:
         """Latents [2, C, H, W] between noise and image, and their times."""
-        process = process_of(self.policy, self.config.rollout)
+        process = make_process(self.policy, self.config.rollout)
         x = draw("latents", (len(PROMPTS), *self.policy.latent_shape))
         return self.backend.asarray(x), self.policy.embed_time(process.times[[2, 7]])
 
@@ -160,7 +160,7 @@ class ModelUnderTest:
     def sample(self, update: int) -> tuple[Trajectories, Conditioner, np.ndarray]:
         """Two images of a prompt, with prompt noise; what they were told; the trained steps."""
         config, policy, clock = self.config, self.policy, Clock()
-        process, seed = process_of(policy, config.rollout), config.run.seed
+        process, seed = make_process(policy, config.rollout), config.run.seed
         plan = plan_steps(config.rollout, seed=seed, update=update)
         prompts = [self.prompts[update % len(self.prompts)]]
         conditioner = Conditioner(config, self.backend, policy, process, prompts, update, clock)
@@ -237,7 +237,7 @@ def updates(subject: ModelUnderTest) -> Iterator[Measured]:
     """Two updates from a fresh adapter, with drawn advantages; parameters count as one vector."""
     config, policy, backend = subject.config, subject.policy, subject.backend
     policy.load_parameters(subject.fresh)
-    process = process_of(policy, config.rollout)
+    process = make_process(policy, config.rollout)
     optimizer = backend.optimizer(policy, config.optimizer)
     learner = Learner(config, backend, policy, process, optimizer, None)
     size = (1, config.rollout.group_size)

@@ -23,7 +23,7 @@ from common.runs.directory import RunDirectory
 from common.sampling.conditioner import Conditioner
 from common.sampling.process import FlowProcess
 from common.sampling.rollout import Sampler, Trajectories, plan_steps
-from common.trainer import Silent, Trainer
+from common.trainer import NullObserver, Trainer
 
 SMALL = (
     'prompts.names=["rose", "owl"]',
@@ -96,7 +96,7 @@ def updates(subject: BackendUnderTest) -> Iterator[Measured]:
     )
     with tempfile.TemporaryDirectory(prefix="drift-parity-") as folder:
         run = RunDirectory.create(Path(folder) / "run", config, {})
-        Trainer(config, subject.backend, run, observer=Silent(), stop=threading.Event()).run()
+        Trainer(config, subject.backend, run, observer=NullObserver(), stop=threading.Event()).run()
         tuned = checkpoint.load(run.checkpoints / f"{config.run.updates:06d}").parameters
         metrics = run.metrics()
     policy = subject.backend.policy(config.model, config.adapter, seed=config.run.seed)
@@ -121,7 +121,7 @@ def _prompts(config: Config) -> list[Prompt]:
 
 def _sample(subject: BackendUnderTest, config: Config, prompts: list[Prompt]) -> Trajectories:
     backend, policy, clock = subject.backend, subject.adapted, Clock()
-    process, seed = FlowProcess.of(config.rollout), config.run.seed
+    process, seed = FlowProcess.from_config(config.rollout), config.run.seed
     plan = plan_steps(config.rollout, seed=seed, update=0)
     conditioner = Conditioner(config, backend, policy, process, prompts, 0, clock)
     sampler = Sampler(policy, backend, process, conditioner, plan, clock)

@@ -212,7 +212,7 @@ class Registry:
             factory = point.load()
         except Exception as error:
             raise RewardNameError(
-                f"{self.kind} '{name}' ({point.value}): {imports.text(error)}"
+                f"{self.kind} '{name}' ({point.value}): {imports.error_text(error)}"
             ) from error
         spec = getattr(factory, DECLARED, None)
         if name not in self.entries and spec is not None and spec.name == name:
@@ -290,7 +290,7 @@ def _info(spec: Spec) -> RewardInfo:
 def _import(kind: str, name: str) -> RewardFunction:
     where = f"{kind} '{name}'"
     try:
-        found = imports.named(where, name, what="function", likely=callable)
+        found = imports.resolve(where, name, what="function", likely=callable)
     except ValueError as error:
         raise RewardNameError(str(error)) from error.__cause__
     if not callable(found):

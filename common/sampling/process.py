@@ -1,8 +1,8 @@
 """The denoising process of a run: one code path turns a prediction into a transition.
 
-The rollout, the update and the reference all go through `Process.transition`, so that the ratio
-of new and old probabilities is 1 before the first optimizer step by construction. Which process
-it is follows from what the model predicts: a velocity is a flow, epsilon or v a diffusion.
+The rollout, the update and the reference all call `Process.transition`, so the ratio of new and
+old probabilities is 1 before the first optimizer step by construction. A model that predicts a
+velocity has a `FlowProcess`, one that predicts epsilon or v a `DDIMProcess`.
 """
 
 from abc import ABC, abstractmethod
@@ -16,12 +16,13 @@ from common.backends import Array, Backend, Conditioning, DiffusionSchedule, Flo
 from common.config import ConfigError, RolloutConfig
 
 EVEN = FlowSchedule()
+"""Evenly spaced noise levels."""
 
 
 class Levels(NamedTuple):
-    """Where B samples stand in the process.
+    """The noise levels of B samples at one denoising step each.
 
-    time: [B, ...], what `Policy.embed_time` made. level, level_next: [B], before and after the
+    time: [B, ...], the output of `Policy.embed_time`. level, level_next: [B], before and after the
     step: sigma of a flow, alpha_bar of a diffusion.
     """
 
@@ -32,10 +33,11 @@ class Levels(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Process(ABC):
-    """What flows and diffusions share: T steps between T + 1 levels, and guidance.
+    """Base of flows and diffusions: T steps between T + 1 levels, with guidance.
 
-    kernel: the stochastic step; noise_level: its strength. guidance: the scale of classifier-free
-    guidance, 1 is none; guidance_gradient: `both` branches carry gradients, or the `conditional`.
+    kernel: the stochastic step. noise_level: its strength. guidance: scale of classifier-free
+    guidance, 1 = none. guidance_gradient: `both` branches carry gradients, or the `conditional`
+    one alone.
     """
 
     KERNELS: ClassVar[tuple[str, ...]]
@@ -48,12 +50,12 @@ class Process(ABC):
     @property
     @abstractmethod
     def table(self) -> np.ndarray:
-        """Levels from noise to image, float64 [T + 1]: what the kernels are given."""
+        """Levels from noise to image, float64 [T + 1]: the argument of the kernels."""
 
     @property
     @abstractmethod
     def times(self) -> np.ndarray:
-        """What the policy is told at each step, float64 [T]."""
+        """The time argument of the policy at each step, float64 [T]."""
 
     @property
     @abstractmethod
@@ -63,7 +65,7 @@ class Process(ABC):
     @property
     @abstractmethod
     def noise_shares(self) -> np.ndarray:
-        """How much of the latents is noise, in [0, 1], before and after each step: [T + 1]."""
+        """The share of noise in the latents before and after each step: [T + 1], in [0, 1]."""
 
     @abstractmethod
     def transition(self, x: Array, prediction: Array, levels: Levels) -> kernels.Transition:
@@ -75,7 +77,7 @@ class Process(ABC):
 
     @abstractmethod
     def clean(self, x: Array, prediction: Array, levels: Levels) -> Array:
-        """The image that the prediction implies, as latents like x."""
+        """The clean latents that the prediction implies, like x."""
 
     @property
     def steps(self) -> int:
@@ -83,7 +85,7 @@ class Process(ABC):
         return len(self.times)
 
     def levels(self, backend: Backend, policy: Policy, steps: np.ndarray) -> Levels:
-        """Device inputs for samples at the given steps (int [B]), made from float64."""
+        """Device arrays for samples at denoising steps (int [B]), converted from float64."""
         return Levels(
             time=policy.embed_time(self.times[steps]),
             level=backend.asarray(self.table[steps]),
@@ -119,12 +121,15 @@ class FlowProcess(Process):
     sigmas: np.ndarray
 
     @classmethod
-    def of(
+    def from_config(
         cls, rollout: RolloutConfig, steps: int | None = None, own: FlowSchedule = EVEN
     ) -> "FlowProcess":
-        """The process of a configuration, or the same one with another number of steps.
+        """The process that a configuration describes.
 
-        own: the model's own schedule, which `rollout.schedule = "model"` stands for.
+        Args:
+            rollout: the table `[rollout]`.
+            steps: T, instead of `rollout.steps`.
+            own: the model's own schedule, used where `rollout.schedule = "model"`.
         """
         name, shift = rollout.schedule, rollout.shift
         if name == "model":
@@ -141,7 +146,7 @@ class FlowProcess(Process):
 
     @property
     def times(self) -> np.ndarray:
-        """A flow is told the sigma that it stands at, float64 [T]."""
+        """The sigma before each step, float64 [T]."""
         return self.sigmas[:-1]
 
     @property
@@ -178,8 +183,8 @@ class FlowProcess(Process):
 class DDIMProcess(Process):
     """x_t = sqrt(ab) x0 + sqrt(1 - ab) epsilon at alpha_bars [T + 1], rising.
 
-    trained_times: the discrete timestep of each step, float64 [T]. prediction: what the model
-    gives, "epsilon" or "v_prediction".
+    trained_times: the discrete timestep of each step, float64 [T]. prediction: "epsilon" or
+    "v_prediction", the quantity that the model predicts.
     """
 
     KERNELS = ("ddim",)
@@ -189,18 +194,29 @@ class DDIMProcess(Process):
     prediction: str
 
     @classmethod
-    def of(
+    def from_config(
         cls,
         rollout: RolloutConfig,
         own: DiffusionSchedule,
         prediction: str,
         steps: int | None = None,
     ) -> "DDIMProcess":
-        """The process of a configuration with the schedule that the model was trained with."""
+        """The process of a configuration with the schedule that the model was trained with.
+
+        Args:
+            rollout: the table `[rollout]`.
+            own: the schedule that the model was trained with.
+            prediction: "epsilon" or "v_prediction".
+            steps: T, instead of `rollout.steps`.
+
+        Raises:
+            ConfigError: the last step is to be trained, and it has no noise.
+            ValueError: more steps than the model was trained with.
+        """
         count = steps or rollout.steps
         if rollout.train_last_step and own.final == 1.0:
             raise ConfigError(
-                "rollout.train_last_step = true: this model's last step ends without noise, so "
+                "rollout.train_last_step = true: the last step of this model has no noise, so "
                 "there is nothing to train"
             )
         spacing = {"steps_offset": own.steps_offset}
@@ -220,12 +236,12 @@ class DDIMProcess(Process):
 
     @property
     def times(self) -> np.ndarray:
-        """A diffusion is told its timestep, a whole number, float64 [T]."""
+        """The discrete timestep of each step, float64 [T]."""
         return self.trained_times
 
     @property
     def timesteps(self) -> np.ndarray:
-        """The same, float64 [T]."""
+        """The discrete timestep of each step, float64 [T]."""
         return self.trained_times
 
     @property
@@ -254,10 +270,17 @@ class DDIMProcess(Process):
         return kernels.ddim(x, epsilon, levels.level, levels.level_next, eta=eta)
 
 
-def process_of(policy: Policy, rollout: RolloutConfig, steps: int | None = None) -> Process:
-    """The process of a policy and a configuration, or the same one with other steps.
+def make_process(policy: Policy, rollout: RolloutConfig, steps: int | None = None) -> Process:
+    """The denoising process of a policy under a configuration.
 
-    Raises ConfigError for a kernel that does not go with what the model predicts.
+    Args:
+        policy: its `prediction` and `schedule` choose the kind of process.
+        rollout: the table `[rollout]`.
+        steps: T, instead of `rollout.steps`.
+
+    Raises:
+        ConfigError: the kernel is not one for what the model predicts, or the last step is to be
+            trained and has no noise.
     """
     own, kind = policy.schedule, FlowProcess if policy.prediction == "velocity" else DDIMProcess
     if rollout.kernel not in kind.KERNELS:
@@ -266,8 +289,8 @@ def process_of(policy: Policy, rollout: RolloutConfig, steps: int | None = None)
             f"{policy.prediction.removesuffix('_prediction')}; valid: {', '.join(kind.KERNELS)}"
         )
     if isinstance(own, DiffusionSchedule):
-        return DDIMProcess.of(rollout, own, policy.prediction, steps)
-    return FlowProcess.of(rollout, steps, own)
+        return DDIMProcess.from_config(rollout, own, policy.prediction, steps)
+    return FlowProcess.from_config(rollout, steps, own)
 
 
 def _settings(rollout: RolloutConfig) -> dict[str, Any]:

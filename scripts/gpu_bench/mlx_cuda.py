@@ -14,7 +14,7 @@ from common import config as configuration
 from common.backends import load
 from common.parity import compare
 from common.runs.directory import RunDirectory
-from common.trainer import Silent, Trainer
+from common.trainer import NullObserver, Trainer
 from scripts.gpu_bench.context import Context, SkippedError, spread
 from scripts.gpu_bench.parity import summary
 
@@ -47,6 +47,8 @@ def _updates(backend: str, context: Context) -> list[float]:
     config = configuration.load("emoji", context.pick((), (), TINY))
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory.create(Path(folder) / "run", config, {})
-        trainer = Trainer(config, load(backend), run, observer=Silent(), stop=threading.Event())
+        trainer = Trainer(
+            config, load(backend), run, observer=NullObserver(), stop=threading.Event()
+        )
         rows = [trainer.step() for _ in range(context.pick(6, 3, 2))]
     return [row["seconds"] for row in rows[1:]]

@@ -20,7 +20,7 @@ from common import config as configuration
 from common.backends import load
 from common.config import Config
 from common.runs.directory import RunDirectory
-from common.trainer import Silent, Trainer
+from common.trainer import NullObserver, Trainer
 from drift_torch import full_size
 from scripts.gpu_bench.context import Context, spread
 
@@ -162,7 +162,7 @@ def trained(context: Context, config: Config) -> Iterator[Trainer]:
     )
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory.create(Path(folder) / "run", config, {})
-        yield Trainer(config, backend, run, observer=Silent(), stop=threading.Event())
+        yield Trainer(config, backend, run, observer=NullObserver(), stop=threading.Event())
 
 
 def estimated(trainer: Trainer) -> dict[str, int] | None:

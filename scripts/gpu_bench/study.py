@@ -21,7 +21,7 @@ from common import config as configuration
 from common.backends import load
 from common.config import Config
 from common.runs.directory import RunDirectory
-from common.trainer import Silent, Trainer
+from common.trainer import NullObserver, Trainer
 from scripts.gpu_bench.context import Context, spread
 
 __all__ = ["study"]
@@ -156,7 +156,7 @@ def _run(
     timer = threading.Timer(max(end - start, 0.0), stop.set)
     timer.daemon = True
     timer.start()
-    finished = Trainer(config, backend, directory, observer=Silent(), stop=stop).run()
+    finished = Trainer(config, backend, directory, observer=NullObserver(), stop=stop).run()
     timer.cancel()
     rows = directory.metrics()
     if not finished:

@@ -76,7 +76,7 @@ def test_per_step_advantages_are_looked_up_by_sample_and_step():
     predicted = np.stack([features(2, 4) for _ in range(3)])
     given = assign(config, rewards, images, predicted_features=predicted)
     assert given.advantages.shape == (3, 2, 4)
-    looked_up = given.of(np.array([5, 0]), np.array([2, 1]))
+    looked_up = given.advantages_at(np.array([5, 0]), np.array([2, 1]))
     np.testing.assert_array_equal(looked_up, [given.advantages[2, 1, 1], given.advantages[1, 0, 0]])
     np.testing.assert_allclose(given.advantages.sum(axis=-1), 0, atol=1e-12)
 

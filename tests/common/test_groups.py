@@ -10,7 +10,7 @@ from common.clock import Clock
 from common.config import parse
 from common.prompts import Prompt
 from common.sampling.conditioner import Conditioner
-from common.sampling.process import process_of
+from common.sampling.process import make_process
 from common.sampling.rollout import Sampler, plan_steps
 
 ENCODED = 77
@@ -63,7 +63,7 @@ def conditioner():
             "drift": {"noise": {"strength": 0.5, "schedule": "constant"}},
         }
     )
-    process = process_of(Short(), config.rollout)
+    process = make_process(Short(), config.rollout)
     return config, Conditioner(config, Numpy(), Short(), process, PROMPTS, 0, Clock())
 
 
@@ -75,7 +75,7 @@ def test_prompts_that_share_what_is_encoded_share_no_noise(conditioner):
     assert len({row.tobytes() for row in noised}) == 2 * GROUP
 
     plan = plan_steps(config.rollout, seed=0, update=0)
-    sampler = Sampler(Short(), Numpy(), process_of(Short(), config.rollout), made, plan, Clock())
+    sampler = Sampler(Short(), Numpy(), make_process(Short(), config.rollout), made, plan, Clock())
     found = sampler.sample(PROMPTS, config.rollout, seed=0, update=0, keep_predicted=False)
     assert len({start.tobytes() for start in found.latents[:, 0]}) == 2 * GROUP
 
@@ -83,7 +83,7 @@ def test_prompts_that_share_what_is_encoded_share_no_noise(conditioner):
 def test_the_id_alone_addresses_the_noise(conditioner):
     config, made = conditioner
     renamed = [Prompt(4, "a horse"), Prompt(11, PROMPTS[1].text)]
-    process = process_of(Short(), config.rollout)
+    process = make_process(Short(), config.rollout)
     other = Conditioner(config, Numpy(), Short(), process, renamed, 0, Clock())
     samples, steps = np.arange(2 * GROUP), np.zeros(2 * GROUP, int)
     mine, theirs = made.conditioning(samples, steps).tokens, other.conditioning(samples, steps)
@@ -99,7 +99,7 @@ def test_a_sample_is_conditioned_on_its_own_text_and_keeps_its_noise():
     values = {"rollout": {"prompts": 2, "group_size": GROUP, "steps": 3}}
     config = parse({**values, "drift": {"noise": {"strength": 0.5, "schedule": "constant"}}})
     texts = [[PROMPTS[0].text, "a kitten", "a cat"], [PROMPTS[1].text, "a hound", "a kitten"]]
-    process = process_of(Short(), config.rollout)
+    process = make_process(Short(), config.rollout)
 
     def made(config, texts=None):
         return Conditioner(config, Numpy(), Short(), process, PROMPTS, 0, Clock(), texts)

@@ -12,7 +12,7 @@ from common import config as configuration
 from common.algorithm import kernels, schedules
 from common.backends import Conditioning, DiffusionSchedule, FlowSchedule
 from common.config import ConfigError
-from common.sampling.process import DDIMProcess, FlowProcess, Levels, process_of
+from common.sampling.process import DDIMProcess, FlowProcess, Levels, make_process
 
 STABLE_DIFFUSION = schedules.scaled_linear_alpha_bars()
 
@@ -49,7 +49,7 @@ def rollout(*changes):
 
 def ddim(*changes, policy=None, steps=50):
     settings = rollout("rollout.kernel=ddim", "rollout.noise_level=1.0", *changes)
-    return process_of(policy or Says(), settings, steps)
+    return make_process(policy or Says(), settings, steps)
 
 
 @pytest.mark.parametrize(  # alpha_bar, alpha_bar', sigma, sqrt(ab'), the factor of epsilon
@@ -102,12 +102,12 @@ def test_v_is_the_same_process_in_other_words():
 
 def test_model_stands_for_the_models_own_schedule():
     policy = Says("velocity", FlowSchedule("double_shift", 3.0))
-    own = process_of(policy, rollout("rollout.schedule=model"), 10)
+    own = make_process(policy, rollout("rollout.schedule=model"), 10)
     assert isinstance(own, FlowProcess)
     np.testing.assert_array_equal(
         own.sigmas, schedules.flow_sigmas(10, schedule="double_shift", shift=3.0)
     )
-    even = process_of(policy, rollout(), 10)
+    even = make_process(policy, rollout(), 10)
     np.testing.assert_array_equal(even.sigmas, np.linspace(1, 0, 11))
     np.testing.assert_array_equal(even.timesteps, 1000 * even.times)
 
@@ -125,13 +125,13 @@ def test_model_stands_for_the_models_own_schedule():
         (
             Says("epsilon", DiffusionSchedule(STABLE_DIFFUSION, 1, 1.0)),
             ("rollout.kernel=ddim", "rollout.train_last_step=true"),
-            "last step ends without noise",
+            "last step of this model has no noise",
         ),
     ],
 )
 def test_what_does_not_go_together_is_one_line(policy, changes, message):
     with pytest.raises(ConfigError, match=message):
-        process_of(policy, rollout(*changes))
+        make_process(policy, rollout(*changes))
 
 
 @pytest.mark.parametrize(("way", "constant"), [("both", False), ("conditional", True)])

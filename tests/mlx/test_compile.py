@@ -16,7 +16,7 @@ import mlx.core as mx  # noqa: E402
 from common import backends, config as configuration  # noqa: E402
 from common.config import AdapterConfig, ModelConfig  # noqa: E402
 from common.runs.directory import RunDirectory  # noqa: E402
-from common.trainer import Silent, Trainer  # noqa: E402
+from common.trainer import NullObserver, Trainer  # noqa: E402
 from drift_mlx.compiling import compiled, spent  # noqa: E402
 
 TINY = (
@@ -40,7 +40,7 @@ def trainer_of(tmp_path):
         config = configuration.load("emoji-grpo", [*TINY, *changes])
         run = RunDirectory.create(tmp_path / str(config.model.compile), config, {})
         backend = backends.load("mlx")
-        return Trainer(config, backend, run, observer=Silent(), stop=threading.Event())
+        return Trainer(config, backend, run, observer=NullObserver(), stop=threading.Event())
 
     return make
 

@@ -18,7 +18,7 @@ from common import backends, config as configuration  # noqa: E402
 from common.clock import Clock  # noqa: E402
 from common.prompts import Prompt  # noqa: E402
 from common.sampling.conditioner import Conditioner  # noqa: E402
-from common.sampling.process import process_of  # noqa: E402
+from common.sampling.process import make_process  # noqa: E402
 from tests.shapes import FAMILIES, SHAPES, settings_of  # noqa: E402
 
 
@@ -127,7 +127,7 @@ def test_prompt_noise_keeps_to_the_blocks(policy_of, settings):
     changes = ("rollout.group_size=2", "drift.noise.strength=0.5", "drift.noise.schedule=constant")
     policy, config = policy_of("sd35"), settings("sd35", *changes)
     backend = backends.load("mlx")
-    process = process_of(policy, config.rollout)
+    process = make_process(policy, config.rollout)
     conditioner = Conditioner(config, backend, policy, process, [Prompt(0, "owl")], 0, Clock())
     noisy = np.array(conditioner.conditioning(np.array([0, 1]), np.array([0, 3])).tokens)
     clean = np.array(policy.encode(["owl"]).tokens)

@@ -13,7 +13,7 @@ from common.learning.credit import Credit
 from common.learning.update import Learner
 from common.prompts import Prompt
 from common.sampling.conditioner import Conditioner
-from common.sampling.process import process_of
+from common.sampling.process import make_process
 from common.sampling.rollout import Sampler, plan_steps
 
 
@@ -27,7 +27,7 @@ def make(*changes):
     config = configuration.load("emoji-grpo", [*own, *changes])
     backend = backends.load("mlx")
     policy = backend.policy(config.model, config.adapter, seed=0)
-    process = process_of(policy, config.rollout)
+    process = make_process(policy, config.rollout)
     conditioner = Conditioner(config, backend, policy, process, [Prompt(0, "owl")], 0, Clock())
     plan = plan_steps(config.rollout, seed=0, update=0)
 

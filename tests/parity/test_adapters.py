@@ -15,7 +15,7 @@ from common.cli import drift as command
 from common.parity.model import settings
 from common.runs import checkpoint as checkpoints
 from common.runs.directory import RunDirectory
-from common.trainer import Silent, Trainer
+from common.trainer import NullObserver, Trainer
 
 pytest.importorskip("drift_mlx.backend", exc_type=ImportError)
 torch = pytest.importorskip("torch")
@@ -60,7 +60,7 @@ def trained(checkpoint, tmp_path_factory):
             config = settings(str(checkpoint(family, **options)), changes)
             run = RunDirectory.create(root / "run", config, {})
             assert Trainer(
-                config, backends.load(backend), run, observer=Silent(), stop=threading.Event()
+                config, backends.load(backend), run, observer=NullObserver(), stop=threading.Event()
             ).run()
             words = ["export", str(run.path), "--out", str(root / "exported")]
             result = CliRunner().invoke(command, words)

@@ -16,7 +16,7 @@ from common.cli import drift as command
 from common.parity.measure import ROLLOUT, SINGLE, UPDATES
 from common.parity.model import GRADIENTS, IMAGES, ModelUnderTest, settings
 from common.runs.directory import RunDirectory
-from common.trainer import Silent, Trainer
+from common.trainer import NullObserver, Trainer
 
 pytest.importorskip("torch")
 pytest.importorskip("drift_mlx.backend", exc_type=ImportError)
@@ -153,7 +153,7 @@ TINY = (
 def train(config, name, path, stop_after=None):
     exists = (path / "config.toml").exists()
     run = RunDirectory.open(path) if exists else RunDirectory.create(path, config, {})
-    stop, observer = threading.Event(), Silent()
+    stop, observer = threading.Event(), NullObserver()
 
     def updated(record):
         if record["update"] == stop_after:

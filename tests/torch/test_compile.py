@@ -12,7 +12,7 @@ from torch import nn
 from common import backends, config as configuration
 from common.console import RunDisplay
 from common.runs.directory import RunDirectory
-from common.trainer import Silent, Trainer
+from common.trainer import NullObserver, Trainer
 
 TINY = (
     *("run.updates=2", "rollout.prompts=2", "rollout.group_size=2", "rollout.steps=2"),
@@ -36,7 +36,7 @@ def test_compiling_is_told_with_the_update_that_waited_for_it(
     for on in ("true", "false"):
         config = configuration.load("emoji-grpo", [*model, *TINY, f"model.compile={on}"])
         run = RunDirectory.create(tmp_path / on, config, {})
-        trainer = Trainer(config, backend, run, observer=Silent(), stop=threading.Event())
+        trainer = Trainer(config, backend, run, observer=NullObserver(), stop=threading.Event())
         rows[on] = [trainer.step(), trainer.step()]
         if on == "true":
             assert trainer.memory()["update"] > 0  # which takes no compiler

@@ -23,7 +23,7 @@ def test_the_first_samples_of_each_group_are_perturbed(share, noisy, form):
     config = configuration.load("emoji-grpo", changes)
     policy = backend.policy(config.model, config.adapter, seed=0)
     prompts = [Prompt(3, "owl"), Prompt(9, "fox")]
-    process = FlowProcess.of(config.rollout)
+    process = FlowProcess.from_config(config.rollout)
     conditioner = Conditioner(config, backend, policy, process, prompts, 0, Clock())
     samples = np.arange(2 * SIZE)[::-1].copy()  # not in order
     got = conditioner.conditioning(samples, np.full(2 * SIZE, 1)).tokens

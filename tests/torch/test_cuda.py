@@ -13,7 +13,7 @@ import torch
 from common import backends
 from common.runs import checkpoint as checkpoints
 from common.runs.directory import RunDirectory
-from common.trainer import Silent, Trainer
+from common.trainer import NullObserver, Trainer
 from tests.shapes import FAMILIES, settings_of
 
 pytestmark = pytest.mark.gpu
@@ -50,7 +50,7 @@ def train(checkpoint, tmp_path):
         config = settings_of(checkpoint, shape, *TINY, *changes)
         directory = RunDirectory.create(tmp_path / folder, config, {})
         stop = threading.Event()
-        Trainer(config, backend, directory, observer=Silent(), stop=stop).run()
+        Trainer(config, backend, directory, observer=NullObserver(), stop=stop).run()
         newest = checkpoints.latest(directory.checkpoints)
         return directory.metrics(), checkpoints.load(newest).parameters
 
@@ -99,7 +99,7 @@ def test_the_peak_is_below_the_estimate(cuda, checkpoint, tmp_path):
     """The estimate counts tensors, so kernels' own memory is allowed: 64 MB for these sizes."""
     config = settings_of(checkpoint, "sd35", *TINY)
     directory = RunDirectory.create(tmp_path / "run", config, {})
-    trainer = Trainer(config, cuda, directory, observer=Silent(), stop=threading.Event())
+    trainer = Trainer(config, cuda, directory, observer=NullObserver(), stop=threading.Event())
     estimate = max(trainer.memory().values())
     torch.cuda.reset_peak_memory_stats()
     trainer.step()

@@ -14,7 +14,7 @@ from common.backends import Block, Conditioning
 from common.clock import Clock
 from common.prompts import Prompt
 from common.sampling.conditioner import Conditioner
-from common.sampling.process import process_of
+from common.sampling.process import make_process
 from drift_torch.backend import _gradients
 from tests.shapes import FAMILIES, SHAPES
 
@@ -56,7 +56,7 @@ def test_without_noise_sampling_is_the_pipeline(shape, guidance, backend, settin
 
     config = settings(shape, f"rollout.guidance={guidance}")
     policy = backend.policy(config.model, config.adapter, seed=0)
-    process = process_of(policy, config.rollout, STEPS)
+    process = make_process(policy, config.rollout, STEPS)
     z = x = noise_for(policy)
     with backend.inference():
         conditioning = policy.encode(PROMPTS)
@@ -94,7 +94,7 @@ def test_a_ddim_step_is_the_schedulers(prediction, eta, backend, policy_of, sett
     shape = "sd15" if prediction == "epsilon" else "sd15-v"
     policy = policy_of(shape)
     rollout = settings(shape, f"rollout.noise_level={eta or 0.5}", "rollout.steps=10").rollout
-    process = process_of(policy, rollout)
+    process = make_process(policy, rollout)
     scheduler = policy._pipe.scheduler
     scheduler.set_timesteps(10)
     x, output, draw = (torch.randn(1, 4, 5, 5, dtype=torch.float64) for _ in range(3))
@@ -123,10 +123,10 @@ def test_schedules_are_the_schedulers(resolution, policy_of, settings):
     scheduler = flux._pipe.scheduler
     mu = 0.5 + (1.15 - 0.5) * (length - 256) / (4096 - 256)
     scheduler.set_timesteps(sigmas=np.linspace(1, 1 / 6, 6), mu=mu)
-    got = process_of(flux, settings("flux-dev").rollout, 6).sigmas
+    got = make_process(flux, settings("flux-dev").rollout, 6).sigmas
     np.testing.assert_allclose(got, scheduler.sigmas.numpy(), rtol=1e-6)
     sd3._pipe.scheduler.set_timesteps(6)
-    got = process_of(sd3, settings("sd3").rollout, 6).sigmas
+    got = make_process(sd3, settings("sd3").rollout, 6).sigmas
     np.testing.assert_allclose(got, sd3._pipe.scheduler.sigmas.numpy(), rtol=1e-6)
 
 
@@ -231,7 +231,7 @@ def test_gradients_of_one_branch_or_of_both(backend, policy_of, settings):
         rollout = settings(
             "sd35", "rollout.guidance=3.0", f"rollout.guidance_gradient={way}"
         ).rollout
-        process = process_of(policy, rollout)
+        process = make_process(policy, rollout)
         levels = process.levels(backend, policy, np.array([1, 1]))
 
         def loss(process=process, levels=levels):
@@ -278,7 +278,7 @@ def test_prompt_noise_keeps_to_the_blocks(backend, policy_of, settings):
     clean = policy.encode(["owl"])
     assert clean.blocks == (Block(77, 20), Block(20, 32))
     assert (clean.tokens[:, :77, 20:] == 0).all()
-    process = process_of(policy, config.rollout)
+    process = make_process(policy, config.rollout)
     conditioner = Conditioner(config, backend, policy, process, [Prompt(0, "owl")], 0, Clock())
     noisy = conditioner.conditioning(np.array([0, 1]), np.array([0, 3]))
     again = conditioner.conditioning(np.array([1, 0]), np.array([3, 0]))
@@ -300,7 +300,7 @@ def test_prompt_noise_keeps_to_the_blocks(backend, policy_of, settings):
 def test_without_t5_its_tokens_stay_zero(backend, policy_of, settings):
     policy = policy_of("sd3-no-t5")
     config = settings("sd3-no-t5", "rollout.group_size=2", "drift.noise.strength=0.5")
-    process = process_of(policy, config.rollout)
+    process = make_process(policy, config.rollout)
     conditioner = Conditioner(config, backend, policy, process, [Prompt(0, "owl")], 0, Clock())
     tokens = conditioner.conditioning(np.array([0]), np.array([0])).tokens
     assert tokens.shape[1] == 97

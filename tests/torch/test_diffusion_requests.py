@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from common.config import ConfigError
-from common.sampling.process import process_of
+from common.sampling.process import make_process
 
 
 @pytest.mark.parametrize(
@@ -38,9 +38,9 @@ def test_what_cannot_be_run_is_one_line(shape, changes, message, policy_of):
 
 def test_a_kernel_of_another_process_is_refused(policy_of, settings):
     with pytest.raises(ConfigError, match=r"'cps' does not go with .* epsilon; valid: ddim"):
-        process_of(policy_of("sd15"), settings("sd15", "rollout.kernel=cps").rollout)
+        make_process(policy_of("sd15"), settings("sd15", "rollout.kernel=cps").rollout)
     with pytest.raises(ConfigError, match="'ddim' does not go with a model that predicts velocity"):
-        process_of(policy_of("sd3"), settings("sd3", "rollout.kernel=ddim").rollout)
+        make_process(policy_of("sd3"), settings("sd3", "rollout.kernel=ddim").rollout)
 
 
 def test_damaged_folders_are_told(checkpoint, tmp_path, policy_of):

@@ -16,7 +16,7 @@ from common import backends, config as configuration, report
 from common.adapters import diffusers_file
 from common.cli import drift
 from common.runs.directory import RunDirectory
-from common.trainer import Silent, Trainer
+from common.trainer import NullObserver, Trainer
 
 TINY = (
     "run.updates=2",
@@ -95,7 +95,7 @@ def train(config, backend, path, stop_after=None):
     """Run to the end, or until an update; gives the directory and whether it came to its end."""
     exists = (path / "config.toml").exists()
     run = RunDirectory.open(path) if exists else RunDirectory.create(path, config, {})
-    stop, observer = threading.Event(), Silent()
+    stop, observer = threading.Event(), NullObserver()
 
     def updated(record):
         if record["update"] == stop_after:

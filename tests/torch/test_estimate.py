@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from common import backends, config as configuration
 from common.cli import drift
-from common.sampling.process import process_of
+from common.sampling.process import make_process
 from drift_torch import estimate
 from tests.shapes import CHANGES
 
@@ -64,7 +64,7 @@ def test_the_estimate_is_what_is_allocated(family, changes, checkpoint):
     config = configuration.load("emoji-grpo", [*own, *changes])
     backend = backends.load("cpu")
     policy = backend.policy(config.model, config.adapter, seed=0)
-    process = process_of(policy, config.rollout)
+    process = make_process(policy, config.rollout)
     before = {name: value.sum() for name, value in policy.parameters().items()}
     for gradients, told in (
         (False, estimate.inference(policy, process, BATCH, "owl")),

@@ -10,7 +10,7 @@ from common import backends, config as configuration, report
 from common.backends import OutOfMemoryError
 from common.cli import drift
 from common.runs.directory import RunDirectory
-from common.trainer import Silent, Trainer
+from common.trainer import NullObserver, Trainer
 from drift_torch.embedded import EmbeddedPolicy
 from drift_torch.sd3 import SD3Policy
 
@@ -47,7 +47,9 @@ def test_stage_size_and_three_settings_are_told(stage, training, checkpoint, tmp
     whole = ("model.vae_slicing=false", "evaluate.prompts=2", *reward)
     config = configuration.load("emoji-grpo", [*model, *TINY, *whole])
     run = RunDirectory.create(tmp_path / "run", config, {})
-    trainer = Trainer(config, backends.load("cpu"), run, observer=Silent(), stop=threading.Event())
+    trainer = Trainer(
+        config, backends.load("cpu"), run, observer=NullObserver(), stop=threading.Event()
+    )
     fail(monkeypatch, SD3Policy, training=training, after=0)
     with pytest.raises(OutOfMemoryError) as caught:
         trainer.step() if training else trainer.run()

@@ -286,7 +286,7 @@ def test_scale_0_is_the_base_model_and_half_is_between(train, tiny, cpu, tmp_pat
 def test_strength_0_is_plain_and_more_is_another_image(cpu, trained):
     config = trained.config
     policy = cpu.policy(config.model, config.adapter, seed=0)
-    process = FlowProcess.of(config.rollout, 4)
+    process = FlowProcess.from_config(config.rollout, 4)
 
     def draw(strength, batch_size=4):
         perturb = cads.perturbation(cpu, process, strength) if strength is not None else None
@@ -305,7 +305,7 @@ def test_strength_0_is_plain_and_more_is_another_image(cpu, trained):
 
 
 def test_noise_fades_with_the_schedule_and_is_new_for_each_sample_and_step(cpu, trained):
-    process = FlowProcess.of(trained.config.rollout, 10)
+    process = FlowProcess.from_config(trained.config.rollout, 10)
     perturb = cads.perturbation(cpu, process, 0.25)
     policy = cpu.policy(trained.config.model, trained.config.adapter, seed=0)
     clean = policy.encode(["rose", "rose"])
