@@ -20,7 +20,7 @@ class LanguageModel:
     def __init__(self, model: str, device: torch.device | None = None):
         """model: folder or repository. Raises LanguageModelError in one line."""
         self.folder = language.find(model)
-        with language.explained(model):
+        with language.load_errors_as_one_line(model):
             from transformers import AutoModelForCausalLM, AutoTokenizer
             from transformers.utils import logging
 

@@ -92,7 +92,7 @@ def audit(
     out = out or run.path / f"audit-{path.name}.html"
     facts = [f"update {int(path.name)}", f"{len(chosen)} prompts", f"{images} images of each"]
     text = audit_page.render(found, title=run.path.name, facts=[*facts, f"seed {seed}"])
-    with files.explained(f"write {out}"):
+    with files.os_errors_as(f"write {out}"):
         files.write_whole(out, text.encode())
     _tell(found, out, as_json)
 

@@ -57,7 +57,7 @@ def export(directory: Path, target: str, which: str, out: Path | None) -> None:
         snapshot.ema or snapshot.parameters, run.config.adapter, component
     )
     file = (out or run.path / target) / diffusers_file.FILE
-    with files.explained(f"write {file}"):
+    with files.os_errors_as(f"write {file}"):
         file.parent.mkdir(parents=True, exist_ok=True)
         files.write_whole(file, b"".join(checkpoint.safetensors_bytes(arrays, metadata)))
     click.echo(file)

@@ -74,7 +74,7 @@ def run(
 
             prepare = _reopen if resume else _create
             directory, engine, config = prepare(recipe, overrides, out)
-            until_done.enter_context(directory.held())
+            until_done.enter_context(directory.locked())
             if resume:
                 directory.check_resumable(config)
             display = _display(directory, engine, config, stop)

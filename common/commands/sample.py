@@ -91,7 +91,7 @@ def sample(
     if out is None:
         out = run.save_picture(f"{_slug(prompts[0])}-{label}-seed{seed}", picture)
     else:
-        with files.explained(f"write {out}"):
+        with files.os_errors_as(f"write {out}"):
             files.write_whole(out, pictures.encode_png(picture))
     click.echo(out)
 

@@ -35,7 +35,7 @@ class Cache:
         found = _read(path)
         if found is None:
             found = make()
-            with files.explained(f"write to the cache {self.folder}"):
+            with files.os_errors_as(f"write to the cache {self.folder}"):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 files.write_whole(path, _packed(found))
         return found

@@ -303,7 +303,7 @@ class Measurer:
         short = hashlib.sha256(description).hexdigest()[:8]
         name = f"{variant.update:06d}{scale}{noisy}-{how.split}-{short}.png"
         picture = pictures.encode_png(pictures.grid(images[:, :COLUMNS], scale=2))
-        with files.explained(f"write {folder / name}"):
+        with files.os_errors_as(f"write {folder / name}"):
             files.write_whole(folder / name, picture)
         return name
 
@@ -345,7 +345,7 @@ def _prompts(run: RunDirectory, split: Split, limit: int) -> PromptSet:
 def _locked(folder: Path) -> AbstractContextManager[None]:
     """Within it no other process measures this run; RecordError when one does already."""
     action = f"write to {folder}"
-    with files.explained(action):
+    with files.os_errors_as(action):
         folder.mkdir(exist_ok=True)
     busy = RecordError(f"another process is measuring {folder.parent}")
     return lock.locked(folder, busy=busy, opening=action)

@@ -126,7 +126,7 @@ def parse(line: bytes | str, where: str) -> Record:
 def append(run: RunDirectory, record: Record) -> None:
     """Add a line. Raises files.WriteError (an OSError) and keeps what was there."""
     path = run.path / FILE
-    with files.explained(f"write {path}"):
+    with files.os_errors_as(f"write {path}"):
         path.parent.mkdir(exist_ok=True)
     line_log.append(path, to_line(record).encode(), _parser(path))
 

@@ -83,8 +83,8 @@ def _downloaded(model: str) -> Path:
 
 
 @contextmanager
-def explained(model: str) -> Iterator[None]:
-    """Within it a library loads the model; what it finds wrong becomes one line."""
+def load_errors_as_one_line(model: str) -> Iterator[None]:
+    """Within it a library loads the model; its errors become a LanguageModelError of one line."""
     try:
         yield
     except ImportError as error:
@@ -92,8 +92,8 @@ def explained(model: str) -> Iterator[None]:
             f"language model {model} needs the Python package {error.name}"
         ) from error
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        told = " ".join(str(error).split())[:300]
-        raise LanguageModelError(f"cannot load language model {model}: {told}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise LanguageModelError(f"cannot load language model {model}: {reason}") from error
 
 
 def digest(folder: Path) -> str:

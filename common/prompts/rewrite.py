@@ -131,7 +131,7 @@ def keep(variants: Variants, settings: RewriterConfig, *, seed: int, run: Path) 
     if settings.model is None:
         return
     wanted = {"seed": seed, **settings.model_dump(mode="json", exclude={"share"})}
-    with files.explained(f"write {run / KEPT}"):
+    with files.os_errors_as(f"write {run / KEPT}"):
         _save(run / KEPT, wanted, {text: list(found) for text, found in variants.by_text.items()})
 
 
@@ -192,7 +192,7 @@ def _write_all(
                 if model is None:
                     model = until_written.enter_context(closing(load(name)))
                 known = {prompt.text: write(prompt.text, model, settings, seed)}
-                with files.explained(f"write to the cache {cache}"):
+                with files.os_errors_as(f"write to the cache {cache}"):
                     path.parent.mkdir(parents=True, exist_ok=True)
                     _save(path, made_from, known)
                 told(done, len(prompts))

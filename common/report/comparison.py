@@ -81,7 +81,7 @@ def build(summary: Summary, study: Study, out: Path) -> list[Path]:
         "front.png": plots["png"],
         "compare.html": render(summary, panels(summary, study)).encode(),
     }
-    with files.explained(f"write to {out}"):
+    with files.os_errors_as(f"write to {out}"):
         out.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
             files.write_whole(out / name, content)

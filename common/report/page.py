@@ -35,7 +35,7 @@ def build(run: RunDirectory) -> Path:
     files.WriteError when the report cannot be written.
     """
     page = render(run).encode()
-    with files.explained(f"write {run.report}"):
+    with files.os_errors_as(f"write {run.report}"):
         files.write_whole(run.report, page)
     return run.report
 

@@ -70,7 +70,7 @@ def save(checkpoints: Path, snapshot: Snapshot, *, adapter: AdapterConfig, keep:
     """
     final = checkpoints / f"{snapshot.update:06d}"
     temporary = files.beside(final)
-    with files.explained(f"save checkpoint {final}"):
+    with files.os_errors_as(f"save checkpoint {final}"):
         checkpoints.mkdir(parents=True, exist_ok=True)
         _sweep(checkpoints)
         try:
@@ -93,7 +93,7 @@ def load(path: Path) -> Snapshot:
 
     Raises CheckpointError naming the file that is missing, has another size or other content.
     """
-    with files.explained(f"read checkpoint {path}", CheckpointError):
+    with files.os_errors_as(f"read checkpoint {path}", CheckpointError):
         names = _verify(path)
         weights = next((name for name in (ADAPTER, MODEL) if name in names), ADAPTER)
         for name in (weights, OPTIMIZER, STATE):

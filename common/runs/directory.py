@@ -1,4 +1,4 @@
-"""A run on disk: its configuration, its environment, its two logs and where its files go."""
+"""A run on disk: its configuration, its environment, its logs and its files."""
 
 import hashlib
 import io
@@ -26,10 +26,10 @@ FINGERPRINT, DIGESTS, STARTS = "noise_fingerprint", "sha256", "starts"
 MODEL = ("model.path", "model.weights")
 
 WEIGHED = {".json", ".txt", ".model", ".safetensors"}
-"""Endings of what makes a model in its folder: configurations, tokenizers and weights."""
+"""Suffixes of the files that define a model: configurations, tokenizers and weights."""
 
 HEAD = 1 << 20
-"""Bytes of a file that tell it from others, beside its name and size; weights are gigabytes."""
+"""Bytes at the start of a file that identify it, with its name and size; weights are gigabytes."""
 
 MAY_CHANGE = frozenset(
     {"run.updates", "run.backend", "run.recipe", "rollout.batch_size", "objective.micro_batch"}
@@ -37,22 +37,23 @@ MAY_CHANGE = frozenset(
     | {"model.gradient_checkpointing", "model.offload", "model.vae_slicing"}
     | {"model.compile", "model.attention"}
 )
-"""Keys that a resumed run may set anew: none of them changes what is computed.
+"""Keys that a resumed run may change: none of them changes what is computed.
 
-Another backend, batch, micro-batch or kernel sums in another order, so numbers may differ in their
-last bits from then on. What an evaluation measures is fixed: the last is compared with the first.
+With another backend, batch, micro-batch or kernel the order of sums changes, so numbers may differ
+in their last bits from then on. The settings of evaluations are fixed: the last evaluation is
+compared with the first.
 """
 
 
 class RunError(ValueError):
-    """A run directory that cannot be made or used as asked; one line that says why."""
+    """A run directory that cannot be made or used; the message is one line with the reason."""
 
 
 class RunDirectory:
-    """A folder that holds one run. `create` makes one, `open` finds one again.
+    """A folder that contains one run. `create` makes one, `open` opens one that exists.
 
     Methods that write raise `files.WriteError` (an OSError) in one line when the disk is full or
-    the folder cannot be written; what was in a file before is then still there.
+    the folder cannot be written; the old content of the file is then still there.
     """
 
     def __init__(self, path: Path, config: Config) -> None:
@@ -67,7 +68,7 @@ class RunDirectory:
         and files.WriteError when the disk is full.
         """
         path = Path(path)
-        with files.explained(f"make run directory {path}", RunError):
+        with files.os_errors_as(f"make run directory {path}", RunError):
             path.mkdir(parents=True, exist_ok=True)
             present = sorted(entry.name for entry in path.iterdir())
             if CONFIG in present:
@@ -94,9 +95,9 @@ class RunDirectory:
     def open(cls, path: Path) -> "RunDirectory":
         """A run that exists. Raises RunError saying what is missing or damaged."""
         path = Path(path)
-        with files.explained(f"open run directory {path}", RunError):
+        with files.os_errors_as(f"open run directory {path}", RunError):
             if not path.is_dir():
-                raise RunError(f"no run directory {path}: {_what(path)}")
+                raise RunError(f"no run directory {path}: {_why_no_folder(path)}")
             for name in (CONFIG, ENVIRONMENT):
                 if not (path / name).is_file():
                     raise RunError(f"{path} is no run directory: {name} is missing")
@@ -120,9 +121,9 @@ class RunDirectory:
         return self.path / "report.html"
 
     def environment(self) -> dict[str, Any]:
-        """What `environment.json` holds; RunError when it is damaged."""
+        """The content of `environment.json`; RunError when it is damaged."""
         file = self.path / ENVIRONMENT
-        with files.explained(f"read {file}", RunError):
+        with files.os_errors_as(f"read {file}", RunError):
             try:
                 facts = json.loads(file.read_bytes())
             except ValueError:
@@ -132,53 +133,54 @@ class RunDirectory:
         return facts
 
     def starts(self) -> list[dict[str, Any]]:
-        """What the run was computed on: the facts of each start, in order.
+        """The machine and libraries of each start of the run, in order.
 
-        `update` of each: after which update it went on; 0 of the first.
+        `update` of each: the update after which it went on; 0 for the first.
         """
         return self.environment().get(STARTS, [])
 
     def check_resumable(self, config: Config) -> None:
-        """Raise RunError unless going on with `config` continues the run as if unbroken.
+        """Raise RunError unless a resume with `config` gives the run that was never interrupted.
 
-        The keys in MAY_CHANGE are free; run.updates is not when the prompt noise or the shaping
-        falls over the run, since its strength then depends on how long the run is. model.path and
-        model.weights may be other places where the same files are, as on another machine.
+        The keys in MAY_CHANGE are free; run.updates is not when a training schedule
+        lowers the prompt noise or the shaping over the run, since their strength then depends on
+        the length of the run. model.path and model.weights may be other folders with the same
+        files, as on another machine.
         """
         facts = self.environment()
-        with files.explained(f"resume {self.path}", RunError):
+        with files.os_errors_as(f"resume {self.path}", RunError):
             present = _digests(config)
-        held = facts.get(DIGESTS, {})
+        stored = facts.get(DIGESTS, {})
         schedules = {
             f"drift.{name}.training_schedule": table.training_schedule
             for name, table in (("noise", config.drift.noise), ("shaping", config.drift.shaping))
         }
         spanning = [f"{key} = '{name}'" for key, name in schedules.items() if name != "constant"]
         free = MAY_CHANGE - {"run.updates"} if spanning else MAY_CHANGE
-        free |= {key for key in MODEL if key in held and held[key] == present.get(key)}
+        free |= {key for key in MODEL if key in stored and stored[key] == present.get(key)}
         if changed := configuration.differences(self.config, config, free):
             why = ""
             if any(line.startswith("run.updates:") for line in changed):
                 why = f" ({spanning[0]} spans all updates of a run)"
             raise RunError(
                 f"cannot resume {self.path} with other settings: {'; '.join(changed)}{why}; "
-                "use the old values, or start anew in another --out"
+                "use the old values, or start a new run in another --out"
             )
         if facts.get(FINGERPRINT) != random.fingerprint():
             raise RunError(
                 f"cannot resume {self.path}: numpy {np.__version__} draws other random numbers "
-                "than the one it was started with; install that one, or start anew"
+                "than the one it was started with; install that one, or start a new run"
             )
-        for key, digest in held.items():
+        for key, digest in stored.items():
             if present.get(key) != digest:
                 fate = "has changed" if key in present else "is not there any more"
                 raise RunError(
-                    f"cannot resume {self.path}: what {key} names, {_inputs(config)[key]}, {fate} "
-                    "since the run was started; bring the old one back, or start anew"
+                    f"cannot resume {self.path}: {_inputs(config)[key]}, which {key} names, {fate} "
+                    "since the run was started; restore the old content, or start a new run"
                 )
 
-    def held(self) -> AbstractContextManager[None]:
-        """Within it no other process trains in this run; RunError when one does already."""
+    def locked(self) -> AbstractContextManager[None]:
+        """A context in which this process alone trains in the run; RunError when another does."""
         return lock.locked(
             self.path,
             busy=RunError(f"another process is training in {self.path}; stop it first"),
@@ -187,20 +189,20 @@ class RunDirectory:
         )
 
     def adopt(self, config: Config, environment: Mapping[str, Any], *, update: int) -> None:
-        """Go on with `config`: check it, then make it the run's own, here and in `config.toml`.
+        """Check `config`, then make it the configuration of the run, here and in `config.toml`.
 
-        environment: facts of this start, which goes on after `update`; added to `starts`.
+        environment: facts of this start, which continues after `update`; added to `starts`.
         """
         self.check_resumable(config)
         facts = self.environment()
         facts[STARTS] = [*self.starts(), {"update": update, **environment}]
-        with files.explained(f"write to {self.path}"):
+        with files.os_errors_as(f"write to {self.path}"):
             files.write_whole(self.path / ENVIRONMENT, line_log.encode(facts, indent=1))
             files.write_whole(self.path / CONFIG, _toml(config))
         self.config = config
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
-        """Add the line of one update to `metrics.jsonl`; what is not finite becomes null."""
+        """Add the line of one update to `metrics.jsonl`; NaN and infinity become null."""
         _append(self.path / METRICS, record)
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -224,10 +226,10 @@ class RunDirectory:
         return [record for _, record in _lines(self.path / AUDITS)]
 
     def rewind(self, update: int) -> None:
-        """Drop what was logged after `update`: a run that resumes from there logs it again."""
+        """Drop the records after `update`: a run that resumes from there logs them again."""
         for name in (METRICS, EVALUATIONS, AUDITS):
             file = self.path / name
-            with files.explained(f"write {file}"):
+            with files.os_errors_as(f"write {file}"):
                 for leftover in self.path.glob(f".{name}.tmp-*"):
                     leftover.unlink()
                 if file.exists():
@@ -243,18 +245,18 @@ class RunDirectory:
         content = io.BytesIO()
         Image.fromarray(image).save(content, format="png")
         file = self.path / "samples" / f"{name}.png"
-        with files.explained(f"write {file}"):
+        with files.os_errors_as(f"write {file}"):
             file.parent.mkdir(exist_ok=True)
             files.write_whole(file, content.getvalue())
         return file
 
 
-def _what(path: Path) -> str:
+def _why_no_folder(path: Path) -> str:
     return "it is a file" if path.exists() else "it is not there"
 
 
 def _inputs(config: Config) -> dict[str, Path]:
-    """The files that a configuration names, by key; what ships with the toolkit is none."""
+    """The files that a configuration names, by key, without those that ship with the toolkit."""
     named = {
         "prompts.source": config.prompts.file,
         "model.path": config.model.path,
@@ -264,15 +266,18 @@ def _inputs(config: Config) -> dict[str, Path]:
 
 
 def _digests(config: Config) -> dict[str, str]:
-    """SHA-256 of those that are there; what needs one that is not says so. Raises OSError."""
-    found = {}
+    """SHA-256 of the input files that exist, by key. Raises OSError.
+
+    A missing file gets no digest: the code that needs the file reports it.
+    """
+    digests = {}
     for key, path in _inputs(config).items():
         if path.is_file():
             with path.open("rb") as file:
-                found[key] = hashlib.file_digest(file, "sha256").hexdigest()
+                digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
         elif path.is_dir():
-            found[key] = _folder_digest(path)
-    return found
+            digests[key] = _folder_digest(path)
+    return digests
 
 
 def _folder_digest(folder: Path) -> str:

@@ -37,10 +37,10 @@ class WriteError(OSError):
 
 
 @contextmanager
-def explained(action: str, raises: type[Exception] = WriteError) -> Iterator[None]:
+def os_errors_as(action: str, raises: type[Exception] = WriteError) -> Iterator[None]:
     """Within it an OSError becomes `raises`, as the one line "cannot ACTION: REASON".
 
-    A full disk is always a WriteError: whoever named the place asked for nothing wrong.
+    A full disk is always a WriteError: the place that the user named is right.
     """
     try:
         yield
@@ -48,9 +48,9 @@ def explained(action: str, raises: type[Exception] = WriteError) -> Iterator[Non
         if error.errno in _FULL:
             raises = WriteError
         line = f"cannot {action}: {reason(error)}"
-        # An OSError keeps the number, so that a caller can still tell a full disk.
-        told = raises(error.errno, line) if issubclass(raises, OSError) else raises(line)
-        raise told from error
+        # An OSError keeps the number, so that a caller still sees that the disk is full.
+        one_line = raises(error.errno, line) if issubclass(raises, OSError) else raises(line)
+        raise one_line from error
 
 
 def beside(path: Path, label: str = "tmp") -> Path:

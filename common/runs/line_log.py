@@ -34,7 +34,7 @@ def read(file: Path, parse: Parse[T], refused: type[Exception]) -> list[tuple[by
     """
     if not file.exists():
         return []
-    with files.explained(f"read {file}", refused):
+    with files.os_errors_as(f"read {file}", refused):
         *whole, last = file.read_bytes().split(b"\n")
     records = [(line, parse(line, number)) for number, line in enumerate(whole, start=1)]
     if _is_record(last, parse):
@@ -48,7 +48,7 @@ def append(file: Path, line: bytes, parse: Parse[Any]) -> None:
     parse: what `read` takes; it tells a torn line from one that lacks only its newline. Raises
     files.WriteError (an OSError); what was in the file before is then still there.
     """
-    with files.explained(f"write {file}"):
+    with files.os_errors_as(f"write {file}"):
         if last := _without_newline(file):
             if _is_record(last, parse):
                 line = b"\n" + line

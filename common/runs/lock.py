@@ -26,7 +26,7 @@ def locked(
         opening: what is done when the folder is opened, for the error when it cannot be.
         refused: the class of that error.
     """
-    with files.explained(opening, refused):
+    with files.os_errors_as(opening, refused):
         descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:

@@ -137,7 +137,7 @@ def last_line(log: Path) -> str:
 
 
 def _start(step: Step, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    with files.explained(f"write {step.log}"):
+    with files.os_errors_as(f"write {step.log}"):
         step.log.parent.mkdir(parents=True, exist_ok=True)
         with step.log.open("ab") as log:
             return subprocess.Popen(

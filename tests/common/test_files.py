@@ -14,12 +14,12 @@ from common.runs import files
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from common import files
+from common.runs import files
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 for action in (files.write_whole, files.append):
     try:
-        with files.explained(f"write {sys.argv[1]}"):
+        with files.os_errors_as(f"write {sys.argv[1]}"):
             action(Path(sys.argv[1]), b"x" * 1500)
     except files.WriteError as error:
         print(error)
@@ -96,19 +96,22 @@ def test_a_real_limit_in_the_middle_of_a_write(tmp_path):
     ],
 )
 def test_reasons_in_plain_words(number, words):
-    with pytest.raises(files.WriteError) as caught, files.explained("write /x"):
+    with pytest.raises(files.WriteError) as caught, files.os_errors_as("write /x"):
         raise OSError(number, os.strerror(number), "/x")
     assert str(caught.value) == f"cannot write /x: {words}"
     assert caught.value.errno == number
 
 
-def test_explained_raises_what_it_is_told_and_lets_other_errors_pass():
+def test_os_errors_become_the_named_class_and_other_errors_pass():
     line = r"^cannot read /x: it is not there$"
-    with pytest.raises(ValueError, match=line), files.explained("read /x", ValueError):
+    with pytest.raises(ValueError, match=line), files.os_errors_as("read /x", ValueError):
         raise FileNotFoundError(errno.ENOENT, "No such file or directory")
-    with pytest.raises(KeyError), files.explained("read /x"):
+    with pytest.raises(KeyError), files.os_errors_as("read /x"):
         raise KeyError("not the system's fault")
-    with pytest.raises(files.WriteError, match="cannot write /x: odd"), files.explained("write /x"):
+    with (
+        pytest.raises(files.WriteError, match="cannot write /x: odd"),
+        files.os_errors_as("write /x"),
+    ):
         raise OSError("odd")
 
 

@@ -306,7 +306,10 @@ def test_a_library_that_cannot_load_says_so_in_one_line():
         (ImportError("x", name="mlx_lm"), "needs the Python package mlx_lm"),
         (OSError("no\nsuch"), "cannot load language model m: no such"),
     ):
-        with pytest.raises(LanguageModelError, match=says) as caught, language.explained("m"):
+        with (
+            pytest.raises(LanguageModelError, match=says) as caught,
+            language.load_errors_as_one_line("m"),
+        ):
             raise error
         assert "\n" not in str(caught.value)
 

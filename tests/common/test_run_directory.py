@@ -195,7 +195,7 @@ def test_all_differences_are_listed_in_one_line(run):
         run.check_resumable(changed("rollout.steps=12", "run.seed=3", "checkpoint.every=3"))
     assert str(caught.value) == (
         f"cannot resume {run.path} with other settings: rollout.steps: 10 -> 12; run.seed: 0 -> 3; "
-        "use the old values, or start anew in another --out"
+        "use the old values, or start a new run in another --out"
     )
 
 
@@ -256,7 +256,7 @@ def test_a_file_that_the_run_was_started_with_must_not_change(tmp_path, key):
     for fate in ("has changed", "is not there any more"):
         with pytest.raises(RunError) as caught:
             run.check_resumable(config)
-        assert f"what {key} names, {file}, {fate} since the run was started" in str(caught.value)
+        assert f"{file}, which {key} names, {fate} since the run was started" in str(caught.value)
         file.unlink(missing_ok=True)
     file.write_bytes(b"rose\nowl\n")
     run.check_resumable(config)
@@ -281,5 +281,5 @@ def test_a_model_may_be_elsewhere_but_not_another(tmp_path, key):
     with pytest.raises(RunError, match=rf"with other settings: model\.{key}: .*/mac.* -> .*/other"):
         run.check_resumable(settings(other))
     (tmp_path / "mac" / "unet" / "w.safetensors").write_bytes(b"125")
-    with pytest.raises(RunError, match=rf"what model\.{key} names, .*/mac, has changed"):
+    with pytest.raises(RunError, match=rf".*/mac, which model\.{key} names, has changed"):
         run.check_resumable(settings(mac))

@@ -31,9 +31,9 @@ def names(folder) -> list[str]:
 
 def test_only_one_process_at_a_time_holds_a_run(run):
     again = RunDirectory.open(run.path)
-    with run.held(), pytest.raises(RunError, match=r"another process is training in .*; stop it"):
-        again.held().__enter__()
-    with again.held():
+    with run.locked(), pytest.raises(RunError, match=r"another process is training in .*; stop it"):
+        again.locked().__enter__()
+    with again.locked():
         pass
 
 
@@ -43,9 +43,9 @@ def test_a_file_system_without_locks_does_not_stop_a_run(run, monkeypatch, numbe
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(lock.fcntl, "flock", refuse)
-    with run.held():
+    with run.locked():
         run.append_metrics({"update": 1})
-    with pytest.raises(OSError, match="the body's own"), run.held():
+    with pytest.raises(OSError, match="the body's own"), run.locked():
         raise OSError("the body's own")
 
 

@@ -176,7 +176,7 @@ def test_two_processes_do_not_measure_one_run(copy, cpu, tmp_path):
         fcntl.flock(other, fcntl.LOCK_SH)  # even beside a reader it must be alone
         with pytest.raises(RecordError, match=f"another process is measuring {run.path}"):
             evaluate(run, cpu, tmp_path / "cache")
-        with run.held():  # but one may train in it
+        with run.locked():  # but one may train in it
             fcntl.flock(other, fcntl.LOCK_UN)
             evaluate(run, cpu, tmp_path / "cache", variants=[Variant(1)])
     finally:
