@@ -87,7 +87,7 @@ class Trainer:
     Raises:
         ConfigError, CheckpointError, RewardNameError: the configuration or the run directory is
             wrong.
-        RewardError, FloatingPointError, OutOfMemoryError, OSError: training failed; checkpoints
+        RewardError, NotFiniteError, OutOfMemoryError, OSError: training failed; checkpoints
             stay intact.
     """
 

@@ -10,6 +10,7 @@ from mlx import nn
 from common.arrays import check_shapes
 from common.backends import Parameters, protocols
 from common.config import OptimizerConfig
+from common.errors import NotFiniteError
 from drift_mlx import lora
 from drift_mlx.compiling import compiled
 from drift_mlx.policy import set_parameters
@@ -37,13 +38,13 @@ class AdamW:
     def step(self, gradients: Parameters) -> float:
         """Scale gradients by min(1, max_norm / (norm + 1e-6)), update, return the norm.
 
-        Raises FloatingPointError and changes nothing when the norm is not finite.
+        Raises NotFiniteError and changes nothing when the norm is not finite.
         """
         names, s = list(self._first), self._settings
         norm = self._norm([gradients[name] for name in names])
         before = float(np.array(norm))
         if not math.isfinite(before):
-            raise FloatingPointError(f"the gradient norm is {before}; nothing was updated")
+            raise NotFiniteError(f"the gradient norm is {before}; nothing was updated")
         self._step += 1
         t = self._step
         # Arrays, for a number is a constant to the compiler: every step would be compiled anew.

@@ -16,6 +16,7 @@ from mlx import nn
 from common import pipelines
 from common.backends import Conditioning, DiffusionSchedule, FlowSchedule, Prediction
 from common.config import AdapterConfig, ModelConfig
+from common.errors import NotFiniteError
 from common.pipelines import prompt_cache
 from drift_mlx import loading
 from drift_mlx.estimate import held
@@ -169,10 +170,10 @@ class DiffusersPolicy(Tuned):
         return results | {"prediction": prediction.astype(x.dtype)}
 
     def decode(self, x: mx.array) -> np.ndarray:
-        """Latents as pixels: uint8 [B, H, W, 3]. FloatingPointError when one is not finite."""
+        """Latents as pixels: uint8 [B, H, W, 3]. NotFiniteError when one is not finite."""
         finite = np.array(mx.isfinite(x).reshape(len(x), -1).all(axis=1))
         if not finite.all():
-            raise FloatingPointError(f"{int((~finite).sum())} of {len(x)} latents are not finite")
+            raise NotFiniteError(f"{int((~finite).sum())} of {len(x)} latents are not finite")
         config = self._vae_config
         latents = mx.stop_gradient(x) / config.scaling_factor + (config.shift_factor or 0.0)
         size = 1 if self._settings.vae_slicing else len(x)

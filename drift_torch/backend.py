@@ -17,6 +17,7 @@ from common import imports
 from common.arrays import check_shapes
 from common.backends import BackendUnavailableError, LossFunction, Parameters, protocols
 from common.config import AdapterConfig, Config, ModelConfig, OptimizerConfig
+from common.errors import NotFiniteError
 from common.machine import cores
 from common.prompts.language import LanguageModel
 from drift_torch import lora
@@ -244,12 +245,12 @@ class AdamW:
     def step(self, gradients: Parameters) -> float:
         """Scale gradients by min(1, max_norm / (norm + 1e-6)), update, return the norm.
 
-        Raises FloatingPointError and changes nothing when the norm is not finite.
+        Raises NotFiniteError and changes nothing when the norm is not finite.
         """
         values = [gradients[name] for name in self._parameters]
         norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(v) for v in values]))
         if not torch.isfinite(norm):
-            raise FloatingPointError(f"the gradient norm is {float(norm)}; nothing was updated")
+            raise NotFiniteError(f"the gradient norm is {float(norm)}; nothing was updated")
         scale = torch.clamp(self._max_norm / (norm + 1e-6), max=1.0)
         for parameter, value in zip(self._parameters.values(), values, strict=True):
             parameter.grad = value * scale

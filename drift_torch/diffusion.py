@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from common import pipelines
 from common.backends import Conditioning, DiffusionSchedule, FlowSchedule, Prediction
 from common.config import AdapterConfig, ModelConfig
+from common.errors import NotFiniteError
 from common.pipelines import prompt_cache
 from drift_torch import loading
 from drift_torch.lora import MixedLoRALinear
@@ -147,10 +148,10 @@ class DiffusersPolicy(Tuned, ABC):
 
     @torch.no_grad()
     def decode(self, x: Tensor) -> np.ndarray:
-        """Latents as pixels: uint8 [B, H, W, 3]. FloatingPointError when one is not finite."""
+        """Latents as pixels: uint8 [B, H, W, 3]. NotFiniteError when one is not finite."""
         finite = torch.isfinite(x).flatten(1).all(1)
         if not finite.all():
-            raise FloatingPointError(f"{int((~finite).sum())} of {len(x)} latents are not finite")
+            raise NotFiniteError(f"{int((~finite).sum())} of {len(x)} latents are not finite")
         config = self._vae.config
         latents = x.detach() / config.scaling_factor + (config.get("shift_factor") or 0.0)
         size = 1 if self._settings.vae_slicing else len(x)

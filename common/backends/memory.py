@@ -9,6 +9,7 @@ from typing import Any
 
 from common import config as configuration
 from common.config import Config, ConfigError
+from common.errors import DriftError
 
 __all__ = ["CHANGES", "OutOfMemoryError", "asked", "explain", "savings"]
 
@@ -16,7 +17,7 @@ Estimate = Callable[[Config], Mapping[str, int]]
 """A configuration -> bytes at the peak of each stage; see `Backend.estimate`."""
 
 
-class OutOfMemoryError(RuntimeError):
+class OutOfMemoryError(DriftError, RuntimeError):
     """The device has no more memory; one line that says where, and what needs less."""
 
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
+from common.errors import RequestError
+
 if TYPE_CHECKING:
     from common.config import AdapterConfig, Config, ModelConfig, OptimizerConfig
     from common.prompts.language import LanguageModel
@@ -25,7 +27,7 @@ Parameters = dict[str, Array]
 """Trainable arrays (or their gradients) by name; names and shapes are the same on every backend."""
 
 
-class BackendUnavailableError(RuntimeError):
+class BackendUnavailableError(RequestError, RuntimeError):
     """The backend cannot run here; the message says why and what to install."""
 
 
@@ -169,7 +171,7 @@ class Optimizer(Protocol):
     def step(self, gradients: Parameters) -> float:
         """Clip, update the policy in place, return the gradient norm before clipping.
 
-        Raises FloatingPointError and changes nothing when the norm is not finite.
+        Raises NotFiniteError and changes nothing when the norm is not finite.
         """
         ...
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from common.commands.errors import preparing
+from common.errors import preparing
 
 if TYPE_CHECKING:
     from common.audit.measure import Audit

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from common.commands.errors import RequestError
+from common.errors import RequestError
 
 
 @click.command(short_help="Say what each backend can do here, or why not.")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from common.commands.errors import RequestError, preparing
 from common.commands.sample import backend_of
+from common.errors import RequestError, preparing
 
 if TYPE_CHECKING:
     from common.evaluation.records import Protocol, Record, Split, Variant

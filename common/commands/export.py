@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from common.commands.errors import RequestError, preparing
 from common.commands.sample import checkpoint_of
+from common.errors import RequestError, preparing
 
 if TYPE_CHECKING:
     from common.runs.directory import RunDirectory

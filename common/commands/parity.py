@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from common.commands.errors import FAILED, RequestError, preparing
+from common.commands.errors import FAILED
+from common.errors import RequestError, preparing
 
 if TYPE_CHECKING:
     from common.parity import StageResult

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from common.commands.errors import RequestError
+from common.errors import RequestError
 
 if TYPE_CHECKING:
     from common.prompts import PromptSet

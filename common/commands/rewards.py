@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from common.commands.errors import RequestError
+from common.errors import RequestError
 
 if TYPE_CHECKING:
     from common.rewards import RewardInfo
@@ -103,8 +103,8 @@ def serve(
     import threading
 
     from common import backends
-    from common.commands.errors import preparing
     from common.console import pairs, say
+    from common.errors import preparing
     from common.rewards import create
     from common.rewards.remote import TOKEN
     from common.rewards.server import RewardServer

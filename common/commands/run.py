@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from common.commands.errors import RequestError, preparing
+from common.errors import RequestError, preparing
 
 if TYPE_CHECKING:
     from common.backends import Backend

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from common.commands.errors import FAILED, RequestError, preparing
+from common.commands.errors import FAILED
+from common.errors import RequestError, preparing
 
 if TYPE_CHECKING:
     from common.sweep.board import Board

@@ -18,6 +18,7 @@ from common.algorithm.pareto import ALIGNMENT, DIVERSITY, Interval
 from common.comparison import gains
 from common.comparison.gains import Curves, Levels, Name, Reading, Sample
 from common.comparison.methods import Method, Strength, Study, settings
+from common.errors import RequestError
 from common.evaluation.records import MEASURES, Split
 from common.random import Key, Purpose
 
@@ -37,7 +38,7 @@ MATCHED = 0.75
 """Share of the baseline's gain at which pictures are compared."""
 
 
-class SummaryError(ValueError):
+class SummaryError(RequestError):
     """A file that is no comparison; one line that says why."""
 
 

@@ -7,8 +7,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from common.errors import RequestError
 
-class ConfigError(ValueError):
+
+class ConfigError(RequestError):
     """A configuration that cannot be run; one line that says what, where and what is valid."""
 
 

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from common.arrays import sinusoid
+from common.errors import NotFiniteError
 
 T = TypeVar("T")
 
@@ -154,11 +155,11 @@ def time_features(t: np.ndarray, config: DenoiserConfig) -> np.ndarray:
 def to_images(x: np.ndarray) -> np.ndarray:
     """Latents [B, 3, H, W] as pixels: clip to [-1, 1], round half to even, uint8 [B, H, W, 3].
 
-    Raises FloatingPointError when a latent is not finite.
+    Raises NotFiniteError when a latent is not finite.
     """
     finite = np.isfinite(x).all(axis=(1, 2, 3))
     if not finite.all():
-        raise FloatingPointError(f"{int((~finite).sum())} of {len(x)} latents are not finite")
+        raise NotFiniteError(f"{int((~finite).sum())} of {len(x)} latents are not finite")
     scaled = (np.clip(x, -1.0, 1.0).astype(np.float64) + 1.0) / 2.0 * 255.0
     return np.rint(scaled).astype(np.uint8).transpose(0, 2, 3, 1)
 

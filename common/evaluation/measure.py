@@ -105,7 +105,7 @@ def evaluate(
     Raises:
         RecordError: the run's records are damaged, or of other weights than the checkpoint's.
         CheckpointError: a checkpoint that is not there or damaged.
-        RewardError, FloatingPointError, OSError: the work failed; finished records stay.
+        RewardError, NotFiniteError, OSError: the work failed; finished records stay.
     """
     with _locked(run.path / records.FILE.parent):
         known = {(record.variant, record.protocol): record for record in records.load(run)}

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from common.errors import RequestError
 from common.evaluation import records
 from common.evaluation.records import Protocol, Record, Split, Variant
 from common.runs import checkpoint
@@ -17,7 +18,7 @@ Ways = dict[Protocol, dict[Variant, Record]]
 """The measurements of a run, by how they were made."""
 
 
-class StudyError(ValueError):
+class StudyError(RequestError):
     """Runs that cannot be compared; one line that says which, why and what would help."""
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from common.errors import RequestError
 from common.runs import files, line_log
 from common.runs.directory import RunDirectory
 
@@ -34,7 +35,7 @@ MEASURES = {
 """Measures of one prompt's images. All but `high_frequency` are better when larger."""
 
 
-class RecordError(ValueError):
+class RecordError(RequestError):
     """Measurements that cannot be read or used; one line that names the file and the line."""
 
 

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common.errors import DriftError, RequestError
+
 if TYPE_CHECKING:
     from common.backends import Backend, Policy
     from common.config import Config
@@ -61,11 +63,11 @@ ROOM = 0.9
 Told = Callable[[str], None]
 
 
-class RefusedError(ValueError):
+class RefusedError(RequestError):
     """A case that cannot be measured here; one line that says why."""
 
 
-class FailedError(RuntimeError):
+class FailedError(DriftError, RuntimeError):
     """A measurement that broke; one line that says how."""
 
 
@@ -256,14 +258,14 @@ def _forward(backend: "Backend", policy: "Policy", config: "Config", batch: int)
 
 def _work(there: Connection, case: Case) -> None:
     """The process of a case: say what it does, then what it measured or why not."""
-    from common.backends import BackendUnavailableError, OutOfMemoryError
+    from common.backends import OutOfMemoryError
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
     warnings.simplefilter("ignore")
     try:
         there.send(("measured", measure(case, lambda text: there.send(("told", text)))))
-    except (ValueError, BackendUnavailableError) as error:
+    except ValueError as error:
         there.send(("refused", (" ".join(str(error).split()), traceback.format_exc())))
     except OutOfMemoryError as error:
         there.send(("failed", (str(error).partition(";")[0], traceback.format_exc())))

@@ -14,11 +14,13 @@ from typing import Any, Protocol
 import numpy as np
 from safetensors import SafetensorError
 
+from common.errors import NotFiniteError, RequestError
+
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 """What of a repository makes the model: configuration, weights and tokenizer."""
 
 
-class LanguageModelError(ValueError):
+class LanguageModelError(RequestError):
     """A language model that cannot be had from its name; one line that says why."""
 
 
@@ -118,12 +120,12 @@ def draw(logits: np.ndarray, uniforms: np.ndarray, *, temperature: float) -> np.
         int64 [rows], computed in float64.
 
     Raises:
-        FloatingPointError: logits that are not numbers.
+        NotFiniteError: logits that are not numbers.
     """
     scaled = np.asarray(logits, dtype=np.float64) / temperature
     top = scaled.max(axis=-1, keepdims=True)
     if not np.isfinite(top).all():
-        raise FloatingPointError("the language model's logits are not finite")
+        raise NotFiniteError("the language model's logits are not finite")
     cumulative = np.exp(scaled - top).cumsum(axis=-1)
     below = cumulative <= uniforms[:, None] * cumulative[:, -1:]
     return np.minimum(below.sum(axis=-1), scaled.shape[-1] - 1)

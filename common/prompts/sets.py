@@ -9,6 +9,7 @@ from typing import Any, Literal, overload
 
 from common import random
 from common.config import PromptsConfig, closest
+from common.errors import RequestError
 from common.prompts import emoji
 from common.prompts.generated import GENERATED
 from common.random import Key, Purpose
@@ -23,7 +24,7 @@ HELD_OUT: Shares = PromptsConfig().held_out
 """Shares of validation and test where nothing else is said."""
 
 
-class PromptError(ValueError):
+class PromptError(RequestError):
     """Prompts that cannot be used; one line that names the file and the line or the prompt."""
 
 

@@ -10,12 +10,13 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from common.errors import DriftError
 from common.rewards.registry import Reward
 
 _Task = Callable[[], np.ndarray]
 
 
-class RewardError(RuntimeError):
+class RewardError(DriftError, RuntimeError):
     """A reward that failed: which one, how, and on which prompt and sample where that is known."""
 
 

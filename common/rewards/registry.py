@@ -16,6 +16,7 @@ import numpy as np
 from common import imports
 from common.backends import Backend
 from common.config import closest
+from common.errors import RequestError
 from common.rewards.spec import RAW, Affine, Factory, Options, Spec
 
 DECLARED = "drift_spec"
@@ -25,7 +26,7 @@ RewardFunction = Callable[[np.ndarray, Sequence[str], Sequence[Mapping[str, Any]
 """(images uint8 [N, H, W, 3], N prompts, N metadata) -> array-like of N finite numbers."""
 
 
-class RewardNameError(ValueError):
+class RewardNameError(RequestError):
     """A reward that cannot be made from its name; one line that says what is wrong with it."""
 
 

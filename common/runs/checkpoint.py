@@ -21,6 +21,7 @@ from safetensors.numpy import load_file
 
 from common.adapters.low_rank import from_peft, peft_config, to_peft
 from common.config import AdapterConfig
+from common.errors import RequestError
 from common.runs import files
 
 FORMAT = 1
@@ -41,7 +42,7 @@ _DTYPES = {
 }  # fmt: skip
 
 
-class CheckpointError(ValueError):
+class CheckpointError(RequestError):
     """A checkpoint that cannot be written or trusted; one line that names the file and why."""
 
 

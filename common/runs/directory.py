@@ -16,6 +16,7 @@ from PIL import Image
 
 from common import config as configuration, random
 from common.config import Config
+from common.errors import RequestError
 from common.runs import files, line_log, lock
 
 CONFIG, ENVIRONMENT = "config.toml", "environment.json"
@@ -45,7 +46,7 @@ compared with the first.
 """
 
 
-class RunError(ValueError):
+class RunError(RequestError):
     """A run directory that cannot be made or used; the message is one line with the reason."""
 
 

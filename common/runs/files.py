@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from common.errors import DriftError
+
 _REASONS = {
     errno.ENOSPC: "no space left on the device",
     errno.EDQUOT: "the disk quota is used up",
@@ -29,7 +31,7 @@ def reason(error: OSError) -> str:
     return known or (error.strerror or str(error) or type(error).__name__).lower()
 
 
-class WriteError(OSError):
+class WriteError(DriftError, OSError):
     """A write that the system refused; `str` is one line with the path and the reason."""
 
     def __str__(self) -> str:

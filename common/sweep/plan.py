@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from common import config as configuration
 from common.config import Config
+from common.errors import RequestError
 from common.runs import checkpoint, line_log
 from common.runs.directory import CONFIG, MAY_CHANGE, METRICS, RunDirectory
 
@@ -23,7 +24,7 @@ LONGEST_NAME = 200
 """Characters of a run's name; file systems take 255 bytes."""
 
 
-class SweepError(ValueError):
+class SweepError(RequestError):
     """A sweep that cannot be run as asked; one line that says why."""
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from common import backends, config, trainer
 from common.backends import BackendUnavailableError
-from common.commands.errors import RequestError, explain, preparing
+from common.commands.errors import explain
 from common.config import ConfigError
+from common.errors import RequestError, preparing
 from common.rewards import RewardNameError
 from common.runs import checkpoint
 from common.runs.directory import RunDirectory

@@ -8,8 +8,8 @@ from PIL import Image
 
 from common import backends
 from common.backends import BackendUnavailableError
-from common.commands.errors import RequestError
 from common.config import AdapterConfig
+from common.errors import RequestError
 from common.runs import checkpoint
 
 SIDE, SCALE, GAP = 32, 3, 2
