@@ -1,10 +1,11 @@
 """The field's scorers give what their formulas say, on tiny checkpoints of the real classes.
 
-Every expected value is worked out beside the toolkit: images are resized by a numpy resampler in
-float64, towers are called directly, and what is above them is numpy. Real weights where a
+Every expected value is worked out beside the toolkit in float64: images are resized by a numpy
+resampler, towers are called directly, and what is above them is numpy. Real weights where a
 wheel carries them.
 """
 
+import copy
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,9 +16,9 @@ import pytest
 import skimage
 import torch
 from PIL import Image
-from torch.nn.functional import normalize
 
 from common.rewards import RewardNameError, create, detection, preprocess
+from tests.rounding import rounding_error
 
 tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_scorers.py"))))
 
@@ -35,8 +36,17 @@ def images():
     )
 
 
-def close(got, expected, rtol=2e-5):
-    np.testing.assert_allclose(np.asarray(got), expected, rtol=rtol, atol=1e-6)
+# Matrix products in series: the patches, six for each of two layers (queries, scores, values,
+# output, and two of the feed-forward part), the projection.
+CLIP_PRODUCTS = 1 + 2 * 6 + 1
+# Its text layers have ten, four more for the attention to the image, which comes first.
+BLIP_PRODUCTS = (1 + 2 * 6) + 2 * 10
+HEAD_PRODUCTS = 5
+
+
+def close(got, expected, scale, products):
+    atol = rounding_error(scale, products)
+    np.testing.assert_allclose(np.asarray(got), expected, rtol=0, atol=atol)
 
 
 # --- preprocessing -------------------------------------------------------------------------------
@@ -90,12 +100,17 @@ def clip(tmp_path_factory):
 @torch.no_grad()
 def cosines(model, batch, prompts, prepare):
     """The cosines of a CLIP, by hand."""
-    x = torch.from_numpy(np.concatenate([prepare(image) for image in batch])).float()
+    x = torch.from_numpy(np.concatenate([prepare(image) for image in batch]))
     ids = tiny.tiny.clip_tokenizer()(prompts, padding="max_length", return_tensors="pt")
-    seen = model.visual_projection(model.vision_model(pixel_values=x).pooler_output)
-    read = model.text_projection(model.text_model(**ids).pooler_output)
-    seen, read = (v.double().numpy() for v in (seen, read))
+    model = copy.deepcopy(model).double()
+    seen = model.visual_projection(model.vision_model(pixel_values=x).pooler_output).numpy()
+    read = model.text_projection(model.text_model(**ids).pooler_output).numpy()
     return (seen * read).sum(1) / np.linalg.norm(seen, axis=1) / np.linalg.norm(read, axis=1)
+
+
+def close_cosines(got, expected, factor=1.0):
+    """factor: what the cosines are multiplied with; the terms of a cosine are at most 1."""
+    close(got, expected, factor, CLIP_PRODUCTS)
 
 
 def centre(image, size=16):
@@ -109,10 +124,10 @@ def test_clipscore(clip, images):
     reward = create("clipscore", None, {"path": str(path), "device": "cpu"})
     expected = cosines(model, images, PROMPTS, centre)
     got = reward(images, PROMPTS, METADATA)
-    close(got, expected)
+    close_cosines(got, expected)
     assert np.ptp(expected) > 1e-3  # the images and prompts do make a difference
     scaled = create("clipscore", None, {"path": str(path), "scaling": "logits/30"})
-    close(scaled.scale(expected), expected * 100 / 30)
+    np.testing.assert_allclose(scaled.scale(expected), expected * 100 / 30, rtol=1e-12)
 
 
 def test_other_resampling_gives_other_scores(clip, images):
@@ -127,17 +142,18 @@ def test_other_resampling_gives_other_scores(clip, images):
 def test_pickscore_and_its_scalings(clip, images):
     path, model = clip
     cos = cosines(model, images, PROMPTS, centre)
-    raw = np.exp(2.5) * cos
-    for scaling, expected in (
-        ("raw", raw),
-        ("/26", raw / 26),
-        ("cos", cos),
-        ("(s-18)/8", (raw - 18) / 8),
+    factor = np.exp(2.5)
+    raw = factor * cos
+    for scaling, expected, divisor in (
+        ("raw", raw, 1),
+        ("/26", raw / 26, 26),
+        ("cos", cos, factor),
+        ("(s-18)/8", (raw - 18) / 8, 8),
     ):
         reward = create("pickscore", None, {"path": str(path), "scaling": scaling})
         got = reward(images, PROMPTS, METADATA)
-        close(got, raw)
-        close(reward.scale(got), expected)
+        close_cosines(got, raw, factor)
+        close_cosines(reward.scale(got), expected, factor / divisor)
 
 
 def test_hpsv2_reads_a_file_of_open_clip(tmp_path, images):
@@ -154,7 +170,7 @@ def test_hpsv2_reads_a_file_of_open_clip(tmp_path, images):
         whole[top : top + rows] = preprocess.resized(image[None], (rows, 16))[0]
         return tiny.pixels(whole)
 
-    close(reward(images, PROMPTS, METADATA), cosines(model, images, PROMPTS, box))
+    close_cosines(reward(images, PROMPTS, METADATA), cosines(model, images, PROMPTS, box))
 
 
 def test_the_aesthetic_score(clip, tmp_path, images):
@@ -163,10 +179,20 @@ def test_the_aesthetic_score(clip, tmp_path, images):
     torch.save(layers, tmp_path / "head.pth")
     options = {"path": str(path), "head": str(tmp_path / "head.pth")}
     got = create("aesthetic", None, options)(images, PROMPTS, METADATA)
-    x = torch.from_numpy(np.concatenate([centre(image) for image in images])).float()
+    x = torch.from_numpy(np.concatenate([centre(image) for image in images]))
+    model = copy.deepcopy(model).double()
     with torch.no_grad():
-        seen = normalize(model.visual_projection(model.vision_model(x).pooler_output), dim=-1)
-    close(got, tiny.regress(layers, seen.double().numpy()))
+        seen = model.visual_projection(model.vision_model(x).pooler_output).numpy()
+    seen /= np.linalg.norm(seen, axis=1, keepdims=True)
+    expected = tiny.regress(layers, seen)
+    close(got, expected, regression_scale(layers, seen), CLIP_PRODUCTS + HEAD_PRODUCTS)
+
+
+def regression_scale(layers, features):
+    """The two terms of a regression, w . x and its value at 0, before they cancel."""
+    constant = tiny.regress(layers, np.zeros((1, features.shape[1])))
+    slope = tiny.regress(layers, np.eye(features.shape[1])) - constant
+    return np.linalg.norm(slope) * np.linalg.norm(features, axis=1).max() + abs(constant[0])
 
 
 def test_imagereward(tmp_path, images):
@@ -178,17 +204,17 @@ def test_imagereward(tmp_path, images):
     left = round((columns - 16) / 2)
     cuts = [preprocess.resized(i[None], (16, columns))[0, :, left : left + 16] for i in images]
     with torch.no_grad():
-        x = torch.from_numpy(np.concatenate([tiny.pixels(cut) for cut in cuts])).float()
-        seen = vision(x).last_hidden_state
+        x = torch.from_numpy(np.concatenate([tiny.pixels(cut) for cut in cuts]))
+        seen = vision.double()(x).last_hidden_state
         ids = tokenizer(PROMPTS, padding="max_length", max_length=35, return_tensors="pt")
-        read = text(
+        read = text.double()(
             ids["input_ids"],
             attention_mask=ids["attention_mask"],
             encoder_hidden_states=seen,
             encoder_attention_mask=torch.ones(seen.shape[:2]),
         ).last_hidden_state[:, 0]
-    raw = tiny.regress(layers, read.double().numpy())
-    close(got, (raw - 0.16717362830052426) / 1.0333394966054072)
+    expected = (tiny.regress(layers, read.numpy()) - 0.16717362830052426) / 1.0333394966054072
+    close(got, expected, regression_scale(layers, read.numpy()), BLIP_PRODUCTS + HEAD_PRODUCTS)
 
 
 # --- the detector --------------------------------------------------------------------------------

@@ -29,12 +29,17 @@ STD = np.array([0.26862954, 0.26130258, 0.27577711])
 
 
 def scrambled(model, seed=0):
-    """Every weight random: a fresh model's zeros and ones would hide mistakes."""
+    """Every weight random: a fresh model's zeros and ones would hide mistakes.
+
+    Their scale keeps the scale of what passes through, so that rounding is not amplified.
+    """
     generator = torch.Generator().manual_seed(seed)
     for name, value in model.named_parameters():
-        if name != "logit_scale":
+        if not name.endswith("logit_scale"):
             noise = torch.randn(value.shape, generator=generator)
-            value.data = 0.3 * noise if value.ndim > 1 else value.data + 0.2 * noise
+            start = 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0
+            fan_in = value.numel() / len(value)
+            value.data = noise / fan_in**0.5 if value.ndim > 1 else start + 0.2 * noise
     return model.eval()
 
 
