@@ -1,6 +1,8 @@
 """`drift rewards`: what can be maximised here, and serving it to others."""
 
 import json
+import os
+import signal
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -98,39 +100,56 @@ def serve(
     Requests and answers are JSON, images PNG. Only this machine can reach it, unless --host says
     otherwise, which needs a token.
     """
-    import os
-    import signal
-    import threading
+    from importlib.util import find_spec
 
     from common import backends
     from common.console import pairs, say
     from common.errors import preparing
     from common.rewards import create
-    from common.rewards.remote import TOKEN
-    from common.rewards.server import RewardServer
 
     with preparing():
-        token = os.environ.get(token_env or TOKEN, "")
-        if token_env and not token:
-            raise RequestError(f"--token-env {token_env}: that environment variable is not set")
+        if find_spec("uvicorn") is None:
+            raise RequestError("a server needs uvicorn: pip install 'drift-toolkit[rewards]'")
+        from common.rewards.server import RewardServer
+
+        token = _token(host, token_env)
         engine = backends.load(backends.best() if backend == "auto" else backend)
         reward = create(name, engine, _options(overrides))
         try:
             server = RewardServer(
-                reward, host=host, port=port, token=token, waiting=waiting, timeout=timeout
+                reward,
+                host=host,
+                port=port,
+                token=token,
+                waiting=waiting,
+                timeout=timeout,
+                say=say,
             )
         except OSError as error:
             raise RequestError(f"cannot listen at {host}:{port}: {error.strerror}") from None
+    for each in (signal.SIGINT, signal.SIGTERM):  # the server stops at them, and raises them again
+        signal.signal(each, lambda *_: server.shutdown())
     pairs({"serving": name, "at": server.url, "token": "needed" if token else "none"})
-
-    def stop(*_: object) -> None:
-        threading.Thread(target=server.shutdown, daemon=True).start()  # it waits for the loop
-
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, stop)
-    with server:
-        server.serve_forever(poll_interval=0.1)
+    server.serve_forever()
     say(f"stopped; {server.scored:,} images scored")
+
+
+def _token(host: str, variable: str | None) -> str:
+    """The token that clients must give, or ""; RequestError where there must be one."""
+    from common.rewards import hosts, wire
+    from common.rewards.remote import TOKEN
+
+    token = os.environ.get(variable or TOKEN, "")
+    if variable and not token:
+        raise RequestError(f"--token-env {variable}: that environment variable is not set")
+    if token:
+        wire.check_token(token, variable or TOKEN)
+    elif not hosts.is_loopback(host):
+        raise RequestError(
+            f"--host {host} can be reached from outside: that needs a token, in the environment "
+            f"variable {TOKEN} or one that --token-env names"
+        )
+    return token
 
 
 def _options(overrides: tuple[str, ...]) -> dict[str, object]:

@@ -63,7 +63,9 @@ def run(
     if backend:
         overrides = (*overrides, f"run.backend={backend}")
     from common.console import console
+    from common.rewards import hosts
 
+    ctx.with_resource(hosts.named_in(overrides))
     if dry_run:
         _rehearse(recipe, overrides, resume=resume)
         return

@@ -100,6 +100,7 @@ def sweep(
     is a process with its share of the cores; it writes to DIR/logs/NAME.log. A run that fails is
     told and the others go on. Ctrl-C and SIGTERM let all running ones save; once more aborts.
     """
+    from common.rewards import hosts
     from common.sweep import jobs as pool, plan as planning
     from common.sweep.board import Board
 
@@ -115,6 +116,7 @@ def sweep(
         _tell_plan(runs, states, tasks)
         return
     board = Board(tasks, {run.name: run.config.run.updates for run in runs}, out)
+    ctx.with_resource(hosts.named_in(text for run in runs for text in run.overrides))
     with _signals(board) as received, board:
         outcomes = pool.run(tasks, at_once=jobs, observer=board, asked=received.__len__)
     _tell_results(runs, states, outcomes, board, out)

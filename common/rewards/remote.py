@@ -1,23 +1,26 @@
 """A reward that runs elsewhere: the client of `drift rewards serve`.
 
-A failure is told, never guessed: what may pass (a connection that breaks, half an answer) is
-tried again a few times; a busy server is waited for; what the server says of a request or of its
-scorer is final.
+A failure is told, never guessed: a connection that breaks, or half an answer, is tried again for
+a while, so that a server may be started anew in the middle of a run; a busy server is waited for;
+what the server says of a request or of its scorer is final. Every call has a deadline for the
+whole of it, and a limit for the size of its answer.
 """
 
 import http.client
 import json
 import os
+import socket
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from common.backends import Backend
 from common.config.types import AboveZero, NonNegative, key
-from common.rewards import wire
+from common.rewards import hosts, wire
 from common.rewards.guard import RewardError
 from common.rewards.registry import RewardNameError, register
 from common.rewards.spec import Options
@@ -26,14 +29,24 @@ TOKEN = "DRIFT_REWARD_TOKEN"
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Seconds before the second try, doubled at each, and at most."""
 
+FIRST_CONTACT = 1.0
+"""Seconds that a server which has never answered is tried, where `retry_for` is longer."""
+
+CONNECT = 10.0
+"""Seconds that a connection may take, where `timeout` is longer."""
+
 
 class RemoteOptions(Options):
     """What a remote reward can be told."""
 
     url: str = key("http://127.0.0.1:8765", "where `drift rewards serve` listens")
-    token_env: str = key(TOKEN, "environment variable that holds the token, which no file keeps")
-    timeout: AboveZero = key(120.0, "seconds that the server may take for one request")
-    retries: int = key(3, "more tries after a connection that failed", ge=0, le=100)
+    token_env: str = key(
+        TOKEN,
+        "environment variable that holds the token, which no file keeps: DRIFT_...",
+        pattern=r"^DRIFT_[A-Z0-9_]+$",
+    )
+    timeout: AboveZero = key(120.0, "seconds that one request may take, from its first byte on")
+    retry_for: NonNegative = key(60.0, "seconds to try again after a connection that failed")
     patience: NonNegative = key(300.0, "seconds to wait for a server that is busy")
 
 
@@ -65,16 +78,17 @@ class RemoteReward:
     """Calls a server; version, exactness and grouping are those of the reward it serves."""
 
     def __init__(self, options: RemoteOptions) -> None:
-        """Raises RewardError when there is no such server."""
-        parts = urlsplit(options.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise RewardError(f"url = '{options.url}': write http://HOST:PORT")
-        self._options, self._parts = options, parts
-        info = self._wire(wire.read_info, self._ask("GET", wire.INFO, b""))
-        self.served = str(info["name"])
-        self.version = str(info.get("version") or "")
-        self.exact = bool(info.get("exact"))
-        self.groupwise = bool(info.get("groupwise"))
+        """Raises RewardError when there is no such server, or it may not be asked."""
+        try:
+            self._parts, self._address = hosts.parse(options.url)
+            hosts.check(self._address)
+        except ValueError as error:
+            raise RewardError(f"url = {options.url!r}: {error}") from None
+        self._options = options
+        first = min(options.retry_for, FIRST_CONTACT)
+        info = self._info(self._ask("GET", wire.INFO, b"", wire.ANSWER_BYTES, retry_for=first))
+        self.served, self.version, self.exact, self.groupwise = info
+        self._told = info
 
     def __call__(
         self,
@@ -84,61 +98,102 @@ class RemoteReward:
     ) -> np.ndarray:
         """Float64 [N], NaN where the server's reward was not finite; RewardError."""
         body = self._wire(lambda _: wire.request(images, prompts, metadata), b"")
-        answer = self._ask("POST", wire.SCORE, body)
+        most = wire.ANSWER_BYTES + wire.SCORE_BYTES * len(images)
+        answer = self._ask("POST", wire.SCORE, body, most, retry_for=self._options.retry_for)
         return self._wire(lambda b: wire.read_response(b, len(images)), answer)
 
-    def _ask(self, method: str, path: str, body: bytes) -> bytes:
-        """The body of an answer, after as many tries as it takes and is allowed."""
-        options = self._options
-        failures, pause, since = 0, FIRST_PAUSE, time.monotonic()
+    def _ask(self, method: str, path: str, body: bytes, most: int, *, retry_for: float) -> bytes:
+        """The body of an answer, after as many tries as it takes and is allowed.
+
+        most: bytes of the answer. retry_for: seconds to go on after a failure.
+        """
+        options, start, pause = self._options, time.monotonic(), FIRST_PAUSE
+        tries, failing, lost = 0, start, False
         while True:
             try:
-                return self._once(method, path, body)
+                if lost and method == "POST":
+                    self._check_same()
+                lost = False
+                return self._once(method, path, body, most)
             except _Passing as error:
-                failures += 1
-                if failures > options.retries:
-                    tries = f"{failures} tries" if failures > 1 else "1 try"
-                    raise RewardError(f"{options.url}: {error} ({tries})") from error.__cause__
+                now = time.monotonic()
+                failing, tries, lost = (failing if tries else now), tries + 1, True
+                if now >= failing + retry_for:
+                    text = f"{tries} tries in {now - failing:.0f} s" if tries > 1 else "1 try"
+                    raise RewardError(f"{options.url}: {error} ({text})") from error.__cause__
+                time.sleep(min(pause, failing + retry_for - now))
             except _Busy:
-                waited = time.monotonic() - since
+                tries = 0
+                waited = time.monotonic() - start
                 if waited + pause > options.patience:
                     raise RewardError(
                         f"{options.url}: busy for {waited:.0f} s (patience = {options.patience:g})"
                     ) from None
-            time.sleep(pause)
+                time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _once(self, method: str, path: str, body: bytes) -> bytes:
+    def _check_same(self) -> None:
+        """After a failure another reward may be served at the same address."""
+        info = self._info(self._once("GET", wire.INFO, b"", wire.ANSWER_BYTES))
+        if info != self._told:
+            before, now = (" ".join(filter(None, each[:2])) for each in (self._told, info))
+            detail = f"'{before}', and now '{now}'" if before != now else "another form of it"
+            raise RewardError(f"{self._options.url}: it served {detail}")
+
+    def _info(self, body: bytes) -> tuple[str, str, bool, bool]:
+        """Name, version, exactness and grouping of what is served."""
+        info = self._wire(wire.read_info, body)
+        name, version = str(info["name"]), str(info.get("version") or "")
+        return name, version, bool(info.get("exact")), bool(info.get("groupwise"))
+
+    def _once(self, method: str, path: str, body: bytes, most: int) -> bytes:
+        headers = {"Content-Type": "application/json", "Connection": "close", **self._token()}
         kind = http.client.HTTPConnection
         if self._parts.scheme == "https":
             kind = http.client.HTTPSConnection
         timeout = self._options.timeout
-        link = kind(str(self._parts.hostname), self._parts.port, timeout=timeout)
-        headers = {"Content-Type": "application/json"}
-        if token := os.environ.get(self._options.token_env):
-            headers["Authorization"] = f"Bearer {token}"
-        try:
-            link.request(method, self._parts.path.rstrip("/") + path, body, headers)
-            answer = link.getresponse()
-            content = answer.read()
-        except TimeoutError as error:
-            raise RewardError(
-                f"{self._options.url}: no answer in {timeout:g} s (timeout)"
-            ) from error
-        except http.client.IncompleteRead as error:
-            raise _Passing("half an answer") from error
-        except (http.client.HTTPException, OSError) as error:
-            raise _Passing(f"no connection: {type(error).__name__}: {error}") from error
-        finally:
-            link.close()
-        return self._judged(answer.status, content)
+        link = kind(self._address.host, self._address.port, timeout=min(timeout, CONNECT))
+        with closing(link):
+            try:
+                link.connect()
+            except (OSError, ValueError) as error:
+                raise _Passing(f"no connection: {type(error).__name__}: {error}") from error
+            with _Deadline(link.sock, timeout) as deadline:
+                try:
+                    link.request(method, self._parts.path.rstrip("/") + path, body, headers)
+                    status, content = _read(link, most)
+                except (http.client.HTTPException, OSError) as error:
+                    raise self._failure(error, late=deadline.passed) from error
+            if deadline.passed and len(content) <= most:
+                raise self._failure(TimeoutError(), late=True)
+        if len(content) > most:
+            raise RewardError(f"{self._options.url}: the answer has more than {most} bytes")
+        return self._judged(status, content)
+
+    def _token(self) -> dict[str, str]:
+        """The header with the token, where there is one."""
+        variable = self._options.token_env
+        if not (token := os.environ.get(variable)):
+            return {}
+        self._wire(lambda _: wire.check_token(token, variable), b"")
+        return {"Authorization": f"Bearer {token}"}
+
+    def _failure(self, error: Exception, *, late: bool) -> Exception:
+        """What to raise for a connection that failed after it was made."""
+        if late or isinstance(error, TimeoutError):
+            seconds = self._options.timeout
+            return RewardError(f"{self._options.url}: no answer in {seconds:g} s (timeout)")
+        if isinstance(error, http.client.IncompleteRead):
+            return _Passing("half an answer")
+        return _Passing(f"no connection: {type(error).__name__}: {_clean(str(error))}")
 
     def _judged(self, status: int, content: bytes) -> bytes:
         if status == 200:
             return content
         if status == 503:
             raise _Busy
-        if status in (502, 504):  # a proxy's, of a server that is on its way
+        # 408: the body came too slowly. The others are a proxy's, of a server that is on its way.
+        if status in (408, 502, 504):
             raise _Passing(f"status {status}")
         if status == 401:
             raise RewardError(
@@ -154,8 +209,47 @@ class RemoteReward:
             raise RewardError(f"{self._options.url}: {error}") from None
 
 
+class _Deadline:
+    """Ends a connection at a moment, however many bytes come until then; a context manager."""
+
+    def __init__(self, link: socket.socket, seconds: float) -> None:
+        self.passed = False
+        self._link = link
+        link.settimeout(seconds)
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+
+    def __enter__(self) -> "_Deadline":
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def _end(self) -> None:
+        self.passed = True
+        with suppress(OSError):  # that of a TLS socket would send and wait
+            socket.socket.shutdown(self._link, socket.SHUT_RDWR)
+
+
+def _read(link: http.client.HTTPConnection, most: int) -> tuple[int, bytes]:
+    """Status and body of an answer; of a body that is longer, the first `most` + 1 bytes."""
+    with link.getresponse() as answer:
+        content = answer.read(most + 1)
+        if len(content) <= most and answer.length:
+            raise http.client.IncompleteRead(content)
+        return answer.status, content
+
+
 def _said(content: bytes) -> str:
     try:
-        return str(json.loads(content)["error"])
-    except (ValueError, KeyError, TypeError):
-        return " ".join(content[:200].decode(errors="replace").split()) or "no reason given"
+        text = str(json.loads(content)["error"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        text = content[:200].decode(errors="replace")
+    return _clean(text) or "no reason given"
+
+
+def _clean(text: str) -> str:
+    """At most 400 characters of one line, none of which moves the cursor of a terminal."""
+    line = " ".join(text.split())[:400]
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in line)

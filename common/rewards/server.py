@@ -1,31 +1,44 @@
 """Serving a reward over HTTP, so that it may run on another machine or in another environment.
 
 One request is scored at a time, in the order in which they came; few may wait, and others are
-told to come again: a client then waits, instead of the server's memory.
+told to come again: a client then waits, instead of the server's memory. A request that is still
+on its way takes no place among them.
 """
 
+import asyncio
 import hmac
 import json
+import socket
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+import uvicorn
+
 from common.rewards import guard, wire
+from common.rewards.connections import (
+    BUFFERED,
+    HEADER_BYTES,
+    Connection,
+    Exchange,
+    LeftError,
+    Memory,
+    RefusedError,
+)
+from common.rewards.hosts import Address, is_loopback
 from common.rewards.registry import NamedReward
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+STOP_SECONDS = 5
+"""For the request that is being scored when the server is asked to stop."""
 
 
-class RewardServer(ThreadingHTTPServer):
+class RewardServer:
     """Listens as soon as it is made; `serve_forever` answers.
 
     Raises ValueError for an address that others can reach without a token, and OSError when it
     cannot be listened at.
     """
-
-    daemon_threads = True
-    request_queue_size = 256
-    allow_reuse_address = True
 
     def __init__(
         self,
@@ -36,20 +49,58 @@ class RewardServer(ThreadingHTTPServer):
         token: str = "",
         waiting: int = 16,
         timeout: float = 300.0,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """waiting: requests that may wait or be scored. timeout: seconds of a call or a read."""
-        if host not in LOOPBACK and not token:
+        """waiting: requests that may wait or be scored. timeout: seconds of one call.
+
+        say: shows a line, as on a client that left; called in the thread of `serve_forever`.
+        """
+        if not is_loopback(host) and not token:
             raise ValueError(f"host {host} can be reached from outside: that needs a token")
-        self.reward, self.token, self.seconds = reward, token, timeout
-        self.places = threading.BoundedSemaphore(waiting)
-        self.turn = threading.Lock()
+        self.reward, self.waiting, self.seconds, self.say = reward, waiting, timeout, say
+        self._token = f"Bearer {token}".encode() if token else b""
         self.scored = 0
-        super().__init__((host, port), _Handler)
+        self._places, self._turn = 0, asyncio.Lock()
+        self._memory = Memory(BUFFERED)
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        self._socket = socket.create_server((host, port), family=family, backlog=256)
+        self._server = uvicorn.Server(self._config())
+
+    def _config(self) -> uvicorn.Config:
+        return uvicorn.Config(
+            self._app,
+            http=Connection,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            loop="asyncio",
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            workers=1,
+            limit_concurrency=64 + 4 * self.waiting,
+            h11_max_incomplete_event_size=HEADER_BYTES,
+            timeout_graceful_shutdown=STOP_SECONDS,
+        )
 
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"http://{self.server_address[0]}:{self.server_address[1]}"
+        host, port = self._socket.getsockname()[:2]
+        return f"http://{Address(host, port)}"
+
+    def serve_forever(self) -> None:
+        """Answer until `shutdown`; in the main thread, until Ctrl-C or SIGTERM too."""
+        with self._socket, asyncio.Runner() as runner:
+            runner.get_loop().set_exception_handler(self._failed)
+            runner.run(self._server.serve(sockets=[self._socket]))
+
+    def shutdown(self) -> None:
+        """Stop listening, finish what is being scored or send it away; from any thread."""
+        self._server.should_exit = True
 
     def info(self) -> dict[str, Any]:
         """What is told of the reward."""
@@ -63,96 +114,112 @@ class RewardServer(ThreadingHTTPServer):
             "groupwise": self.reward.groupwise,
         }
 
-    def score(self, body: bytes) -> bytes:
+    def score(self, body: bytes | bytearray) -> bytes:
         """The answer to the body of a request; raises WireError and RewardError."""
         images, prompts, metadata = wire.read_request(body)
-        with self.turn:
-            scores = guard.score(
-                self.reward,
-                images,
-                prompts,
-                metadata,
-                timeout=self.seconds,
-                on_error="drop",  # what is not finite is the client's to judge
-                describe=lambda n: f"prompt '{prompts[n]}', image {n} of the request",
-            )
-            self.scored += len(scores)
+        scores = guard.score(
+            self.reward,
+            images,
+            prompts,
+            metadata,
+            timeout=self.seconds,
+            on_error="drop",  # what is not finite is the client's to judge
+            describe=lambda n: f"prompt '{prompts[n]}', image {n} of the request",
+        )
+        self.scored += len(scores)
         return wire.response(scores)
 
-
-class _Handler(BaseHTTPRequestHandler):
-    """One connection."""
-
-    server: RewardServer  # pyright: ignore[reportIncompatibleVariableOverride]
-    protocol_version = "HTTP/1.1"
-
-    def setup(self) -> None:
-        super().setup()
-        self.connection.settimeout(self.server.seconds)
-
-    def do_GET(self) -> None:  # the name is the library's
-        if not self._allowed():
-            return
-        if self.path != wire.INFO:
-            self._answer(404, _error(f"no {self.path}; there are {wire.INFO} and {wire.SCORE}"))
-            return
-        self._answer(200, json.dumps(self.server.info()).encode())
-
-    def do_POST(self) -> None:
-        if not self._allowed():
-            return
-        if self.path != wire.SCORE:
-            self._answer(404, _error(f"no {self.path}; there are {wire.INFO} and {wire.SCORE}"))
-            return
-        length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or int(length) > wire.LARGEST:
-            self._answer(413, _error(f"a request has at most {wire.LARGEST} bytes, and says so"))
-            return
-        # Whoever has no place is told before its images are read.
-        if not self.server.places.acquire(blocking=False):
-            self._answer(503, _error("too many requests are waiting"), retry_after=True)
-            return
+    async def _app(self, scope: Any, receive: Any, send: Any) -> None:
+        """One request, as the ASGI specification hands it over."""
+        exchange = Exchange(scope, receive, send, self._memory)
         try:
-            body = self.rfile.read(int(length))
-            if len(body) < int(length):
-                self.close_connection = True
-                return
-            self._answer(*self._scored(body))
+            await exchange.answer(*await self._answer(exchange))
+        except LeftError:
+            self.say(f"{exchange.client} left before its answer")
+        except asyncio.CancelledError:  # the server stops
+            await exchange.answer(503, _error("the server stops"))
         finally:
-            self.server.places.release()
+            exchange.close()
 
-    def _scored(self, body: bytes) -> tuple[int, bytes]:
+    async def _answer(self, exchange: Exchange) -> tuple[int, bytes]:
+        """Status and content."""
         try:
-            return 200, self.server.score(body)
+            self._check_allowed(exchange)
+            if exchange.path == wire.INFO and exchange.method == "GET":
+                return 200, json.dumps(self.info()).encode()
+            self._check_place()
+            return 200, await self._scored(exchange, await exchange.body())
+        except RefusedError as error:
+            return error.status, _error(str(error))
+        except wire.TooLargeError as error:
+            return 413, _error(str(error))
         except wire.WireError as error:
             return 400, _error(str(error))
         except guard.RewardError as error:
             return 500, _error(str(error))
+        except LeftError:
+            raise
+        except Exception as error:  # whatever it is, the next request is answered
+            self.say(" ".join(f"{exchange.client}: {type(error).__name__}: {error}".split()))
+            return 500, _error(f"{type(error).__name__}: {error}")
 
-    def _allowed(self) -> bool:
-        if not self.server.token:
-            return True
-        given = self.headers.get("Authorization", "").encode()
-        if hmac.compare_digest(given, f"Bearer {self.server.token}".encode()):
-            return True
-        self._answer(401, _error("the token is wrong or missing"))
-        return False
+    def _check_allowed(self, exchange: Exchange) -> None:
+        if self._token and not hmac.compare_digest(exchange.header("authorization"), self._token):
+            raise RefusedError(401, "the token is wrong or missing")
+        methods = {wire.INFO: "GET", wire.SCORE: "POST"}
+        if exchange.path not in methods:
+            raise RefusedError(404, f"no such path; there are {wire.INFO} and {wire.SCORE}")
+        if exchange.method != methods[exchange.path]:
+            raise RefusedError(405, f"{exchange.path} answers {methods[exchange.path]} only")
 
-    def _answer(self, status: int, body: bytes, *, retry_after: bool = False) -> None:
-        if status != 200:
-            self.close_connection = True  # its body may not have been read
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        if self.close_connection:
-            self.send_header("Connection", "close")
-        if retry_after:
-            self.send_header("Retry-After", "1")
-        self.end_headers()
-        self.wfile.write(body)
+    def _check_place(self) -> None:
+        if self._places >= self.waiting:
+            raise RefusedError(503, "too many requests are waiting")
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: a line for each request would be thousands."""
+    async def _scored(self, exchange: Exchange, body: bytearray) -> bytes:
+        self._check_place()  # others may have come while the body was received
+        self._places += 1
+        try:
+            async with self._turn:
+                if exchange.left:
+                    raise LeftError
+                answer = await _in_thread(lambda: self.score(body))
+            if exchange.left:
+                raise LeftError
+            return answer
+        finally:
+            self._places -= 1
+
+    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What the event loop says of a connection that failed."""
+        error = context.get("exception")
+        self.say(" ".join(f"connection: {context['message']} {error or ''}".split()))
+
+
+async def _in_thread(function: Callable[[], bytes]) -> bytes:
+    """Run a function in a daemon thread, which cannot keep the process from ending."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[bytes] = loop.create_future()
+
+    def settle(result: bytes | None, error: BaseException | None) -> None:
+        if future.done():  # cancelled
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result or b"")
+
+    def run() -> None:
+        outcome: tuple[bytes | None, BaseException | None]
+        try:
+            outcome = function(), None
+        except BaseException as error:  # it is raised again where it is waited for
+            outcome = None, error
+        with suppress(RuntimeError):  # the server has ended
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=run, name="scoring", daemon=True).start()
+    return await future
 
 
 def _error(text: str) -> bytes:

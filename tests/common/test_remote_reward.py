@@ -1,49 +1,31 @@
 """A reward over HTTP: the same scores, in order, under load; every failure is one clear line."""
 
-import http.client
-import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
 
 from common.config import RewardConfig
-from common.rewards import RewardError, RewardNameError, RewardSuite, create, guard, wire
+from common.rewards import RewardError, RewardNameError, RewardSuite, create, guard, remote, wire
 from common.rewards.registry import NamedReward
-from common.rewards.remote import RemoteOptions, RemoteReward
 from common.rewards.server import RewardServer
-
-rng = np.random.default_rng(0)
-IMAGES = rng.integers(0, 256, (3, 6, 5, 3), dtype=np.uint8)
-PROMPTS, METADATA = ["rose", "owl", "rose"], [{}, {"n": 2}, {}]
-
-
-def value(images, prompts, metadata):
-    """A number that every pixel, the prompt and the metadata decide."""
-    pixels = images.astype(np.float64).reshape(len(images), -1)
-    base = pixels @ np.arange(1, pixels.shape[1] + 1) / 7
-    return [b + len(p) + m.get("n", 0) for b, p, m in zip(base, prompts, metadata, strict=True)]
-
-
-@contextmanager
-def served(function=value, **settings):
-    server = RewardServer(NamedReward("mine", function), **settings)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-def client(url, **settings):
-    return RemoteReward(RemoteOptions(url=url, **({"retries": 0} | settings)))
+from tests.common.served_reward import (
+    IMAGES,
+    INFO,
+    METADATA,
+    PROMPTS,
+    answering,
+    client,
+    reply,
+    served,
+    value,
+)
 
 
 def call(function, timeout=10.0):
@@ -56,48 +38,6 @@ def call(function, timeout=10.0):
         on_error="fail",
         describe=lambda n: f"prompt '{PROMPTS[n]}', sample {n}",
     )
-
-
-@contextmanager
-def answering(*replies):
-    """A server that gives each connection one of these raw replies; counts the connections."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.settimeout(5)
-    seen = []
-
-    def run():
-        for reply in replies:
-            try:
-                link, _ = listener.accept()
-            except OSError:
-                return
-            with link:
-                link.settimeout(5)
-                seen.append(link.recv(65536))
-                if callable(reply):
-                    reply()
-                elif reply:
-                    link.sendall(reply)
-                link.shutdown(socket.SHUT_RDWR)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}", seen
-    finally:
-        with suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)  # wakes whoever still waits for a connection
-        listener.close()
-        thread.join(timeout=6)
-
-
-def reply(body, status="200 OK", length=None):
-    body = body if isinstance(body, bytes) else json.dumps(body).encode()
-    size = len(body) if length is None else length
-    return f"HTTP/1.1 {status}\r\nContent-Length: {size}\r\n\r\n".encode() + body
-
-
-INFO = reply({"name": "mine"})
 
 
 def test_the_scores_are_those_of_the_reward_to_the_last_bit():
@@ -131,7 +71,7 @@ def test_64_clients_at_once_lose_nothing_and_mix_nothing_up():
     def one(seed):
         images = np.random.default_rng(seed).integers(0, 256, (4, 6, 5, 3), dtype=np.uint8)
         prompts, metadata = [f"prompt {seed}"] * 4, [{"n": seed}] * 4
-        far = client(server.url, retries=2)
+        far = client(server.url, retry_for=10.0)
         got = [far(images, prompts, metadata).tolist() for _ in range(2)]
         return got == [value(images, prompts, metadata)] * 2
 
@@ -187,25 +127,30 @@ def test_a_reward_that_fails_over_there_fails_here(function, says):
     assert "\n" not in str(caught.value)
 
 
-def test_a_dead_server_is_told_at_once_with_the_number_of_tries():
+def free_port():
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    with pytest.raises(RewardNameError, match=r"no connection: Conn.*refused \(2 tries\)") as error:
-        create("remote", None, {"url": url, "retries": 1})
+        return free.getsockname()[1]
+
+
+def test_a_server_that_was_never_there_is_told_soon_with_the_number_of_tries():
+    url, start = f"http://127.0.0.1:{free_port()}", time.monotonic()
+    says = r"no connection: Conn.*refused \(\d+ tries in 1 s\)"
+    with pytest.raises(RewardNameError, match=says) as error:
+        create("remote", None, {"url": url})
     assert str(error.value).startswith(f"reward 'remote': {url}: ")
+    assert time.monotonic() - start < 5
 
 
 def test_a_server_that_dies_in_between_is_an_error():
     with served() as server:
-        far = client(server.url, retries=1)
-    with pytest.raises(RewardError, match=r"reward 'far' raised .*no connection"):
+        far = client(server.url, retry_for=0.3)
+    with pytest.raises(RewardError, match=r"reward 'far' raised .*no connection.*tries in 0 s"):
         call(far)
 
 
 def test_a_slow_server_is_an_error_in_time():
-    with answering(INFO, lambda: time.sleep(0.6)) as (url, _):
-        far = client(url, timeout=0.2, retries=5)
+    with answering(INFO, lambda link: time.sleep(0.6)) as (url, _):
+        far = client(url, timeout=0.2, retry_for=10.0)
         start = time.monotonic()
         with pytest.raises(RewardError, match=r"no answer in 0.2 s \(timeout\)"):
             far(IMAGES, PROMPTS, METADATA)
@@ -238,16 +183,17 @@ def test_an_answer_that_is_none_is_an_error_and_never_a_score(bad, says):
 def test_half_an_answer_is_asked_for_again():
     good = reply({"scores": [1, 2.5, None]})
     half = reply(b'{"scores": [9, 9', length=500)
-    with answering(INFO, half, b"", reply(b"", status="502 X"), good) as (url, seen):
-        far = client(url, retries=3)
+    replies = [INFO, half, INFO, b"", INFO, reply(b"", status="502 X"), INFO, good]
+    with answering(*replies) as (url, seen):
+        far = client(url, retry_for=10.0)
         got = far(IMAGES, PROMPTS, METADATA)
     np.testing.assert_array_equal(got, [1.0, 2.5, np.nan])
-    assert len(seen) == 5
+    assert len(seen) == len(replies)
 
 
 def test_what_the_server_says_of_the_request_is_not_asked_twice():
     with answering(INFO, reply({"error": "no"}, status="400 X"), INFO) as (url, seen):
-        far = client(url, retries=5)
+        far = client(url, retry_for=10.0)
         with pytest.raises(RewardError, match="status 400: no"):
             far(IMAGES, PROMPTS, METADATA)
     assert len(seen) == 2
@@ -275,50 +221,132 @@ def test_an_address_for_others_needs_a_token():
         client("ftp://x")
 
 
+# --- no end, no limit, no server -----------------------------------------------------------------
+
+
+def dripping(head=b"", pause=0.05):
+    """Sends a byte, and another, for 8 seconds unless the client goes."""
+
+    def drip(link):
+        link.sendall(head)
+        for _ in range(int(8 / pause)):
+            link.sendall(b"1")
+            time.sleep(pause)
+
+    return drip
+
+
+def endless(link):
+    """Up to 64 MB, unless the client goes."""
+    link.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+    for _ in range(1024):
+        link.sendall(b" " * 2**16)
+
+
+@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\n\r\n"])
+def test_a_byte_now_and_then_does_not_keep_a_client_beyond_its_deadline(head):
+    with answering(dripping(head)) as (url, _):
+        start = time.monotonic()
+        with pytest.raises(RewardError, match=r"no answer in 0.4 s \(timeout\)"):
+            client(url, timeout=0.4)
+        assert time.monotonic() - start < 3
+
+
+def test_an_answer_without_end_does_not_fill_the_memory():
+    for replies in ([endless], [INFO, endless]):
+        with answering(*replies) as (url, _), pytest.raises(RewardError, match=r"more than 65\d+ "):
+            client(url)(IMAGES, PROMPTS, METADATA)
+
+
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("answer", "says"),
     [
-        ({"images": []}, "0 images, 3 prompts"),
-        ({"prompts": ["a"]}, "3 images, 1 prompts"),
-        ({"prompts": [1, 2, 3]}, "prompts must be texts"),
-        ({"metadata": [1, 2, 3]}, "metadata must be objects"),
-        ({"images": ["AAAA", "AAAA", "AAAA"]}, "image 0 is no PNG"),
-        ({"images": ["%%%"] * 3}, "image 0 is no PNG"),
-        ({"images": [None] * 3}, "image 0 is no PNG"),
-        ({"images": 3}, "write lists"),
+        (reply(b"[" * 60_000), "nested too deep"),
+        (reply(b'{"scores": [1' + b"0" * 400 + b", 2, 3]}"), "holds a int, which is no number"),
+        (reply(b'{"scores": [[1], 2, 3]}'), "holds a list, which is no number"),
+        (reply({"error": "\x1b]0;X\x07" + "a" * 9000}, status="500 X"), "status 500: .{0,400}$"),
     ],
 )
-def test_a_request_that_is_none_is_answered_with_why(change, says):
-    good = json.loads(wire.request(IMAGES, PROMPTS, METADATA))
+def test_a_hostile_answer_is_one_short_printable_line(answer, says):
+    with answering(INFO, answer) as (url, _), pytest.raises(RewardError, match=says) as caught:
+        client(url)(IMAGES, PROMPTS, METADATA)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("token", ["s3cret\n", "s3cret \n x", "s3crét", "s3\x00cret", "s3€cret"])
+def test_a_token_that_no_header_holds_is_refused_and_not_shown(token, monkeypatch):
+    monkeypatch.setattr(remote.os, "environ", {"DRIFT_REWARD_TOKEN": token})
+    says = "variable DRIFT_REWARD_TOKEN cannot be sent"
+    with answering() as (url, seen), pytest.raises(RewardError, match=says) as got:
+        client(url)
+    assert ("s3" in str(got.value), seen) == (False, [])
+    assert got.value.__cause__ is None
+
+
+SERVER = """
+import sys
+import numpy as np
+from common.rewards.registry import NamedReward
+from common.rewards.server import RewardServer
+from tests.common.served_reward import value
+server = RewardServer(NamedReward(sys.argv[2], value), port=int(sys.argv[1]))
+print("ready", flush=True)
+server.serve_forever()
+"""
+
+
+def start_server(port, name="mine"):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVER, str(port), name], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_a_server_that_is_started_anew_in_the_middle_loses_nothing():
+    port, got = free_port(), []
+    process = start_server(port)
+    far = client(f"http://127.0.0.1:{port}", retry_for=60.0)
+    done = threading.Event()
+
+    def score():
+        for n in range(200):
+            got.append(far(IMAGES, PROMPTS, [{"n": n}] * 3).tolist())
+            time.sleep(0.005)
+        done.set()
+
+    worker = threading.Thread(target=score, daemon=True)
+    worker.start()
+    try:
+        for calls, number in [(20, signal.SIGTERM), (100, signal.SIGKILL)]:
+            while len(got) < calls:
+                time.sleep(0.002)
+            process.send_signal(number)
+            process.wait(30)
+            time.sleep(1.2)  # longer than what the client once gave up after
+            process = start_server(port)
+        assert done.wait(60)
+    finally:
+        process.kill()
+        process.wait()
+    assert got == [value(IMAGES, PROMPTS, [{"n": n}] * 3) for n in range(200)]
+
+
+def test_another_reward_at_the_same_address_is_not_taken_for_the_first():
+    other = reply({"name": "mine", "version": "2"})
+    with answering(INFO, b"", other) as (url, _):
+        far = client(url, retry_for=10.0)
+        with pytest.raises(RewardError, match="it served 'mine', and now 'mine 2'"):
+            far(IMAGES, PROMPTS, METADATA)
+
+
+def test_more_pixels_than_a_request_takes_are_refused_before_they_are_sent(monkeypatch):
+    monkeypatch.setattr(wire, "REQUEST_PIXELS", 89)
     with served() as server:
-        link = http.client.HTTPConnection(*server.server_address[:2], timeout=5)
-        link.request("POST", wire.SCORE, json.dumps(good | change))
-        answer = link.getresponse()
-        assert (answer.status, says in json.loads(answer.read())["error"]) == (400, True)
-        link.close()
-        assert client(server.url)(IMAGES, PROMPTS, METADATA).shape == (3,)  # it is still there
-
-
-def test_images_of_several_sizes_and_too_large_a_request_are_refused():
-    texts = [json.loads(wire.request(IMAGES[:1, :n], ["p"], [{}]))["images"][0] for n in (5, 6)]
-    body = json.dumps({"images": texts, "prompts": ["p"] * 2, "metadata": [{}] * 2}).encode()
-    with pytest.raises(wire.WireError, match="one size"):
-        wire.read_request(body)
-    with served() as server:
-        link = http.client.HTTPConnection(*server.server_address[:2], timeout=5)
-        link.putrequest("POST", wire.SCORE)
-        link.putheader("Content-Length", str(10**12))
-        link.endheaders()
-        assert link.getresponse().status == 413
-        link.close()
-    with pytest.raises(wire.WireError, match="metadata of a prompt cannot be sent"):
-        wire.request(IMAGES[:1], ["p"], [{"x": {1, 2}}])
-
-
-def test_a_client_that_hangs_up_halfway_costs_no_place():
-    with served(waiting=1) as server:
-        for _ in range(3):
-            link = socket.create_connection(server.server_address[:2])
-            link.sendall(b"POST /v1/score HTTP/1.1\r\nContent-Length: 1000\r\n\r\n{")
-            link.close()
-        assert client(server.url, patience=5)(IMAGES, PROMPTS, METADATA).shape == (3,)
+        with pytest.raises(
+            RewardError, match=r"3 images have 90 pixels .* set a smaller batch_size"
+        ):
+            client(server.url)(IMAGES, PROMPTS, METADATA)
+        assert client(server.url)(IMAGES[:2], PROMPTS[:2], METADATA[:2]).shape == (2,)

@@ -1,0 +1,83 @@
+"""A reward that is served in a thread of the test, and servers that answer what a test says."""
+
+import json
+import socket
+import threading
+from contextlib import contextmanager, suppress
+
+import numpy as np
+
+from common.rewards.registry import NamedReward
+from common.rewards.remote import RemoteOptions, RemoteReward
+from common.rewards.server import RewardServer
+
+rng = np.random.default_rng(0)
+IMAGES = rng.integers(0, 256, (3, 6, 5, 3), dtype=np.uint8)
+PROMPTS, METADATA = ["rose", "owl", "rose"], [{}, {"n": 2}, {}]
+
+
+def value(images, prompts, metadata):
+    """A number that every pixel, the prompt and the metadata decide."""
+    pixels = images.astype(np.float64).reshape(len(images), -1)
+    base = pixels @ np.arange(1, pixels.shape[1] + 1) / 7
+    return [b + len(p) + m.get("n", 0) for b, p, m in zip(base, prompts, metadata, strict=True)]
+
+
+@contextmanager
+def served(function=value, **settings):
+    server = RewardServer(NamedReward("mine", function), **settings)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join(timeout=30)
+        assert not thread.is_alive()
+
+
+def client(url, **settings):
+    return RemoteReward(RemoteOptions(url=url, **({"retry_for": 0.0} | settings)))
+
+
+@contextmanager
+def answering(*replies):
+    """A server that gives each connection one of these raw replies; counts the connections."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(5)
+    seen = []
+
+    def run():
+        for reply in replies:
+            try:
+                link, _ = listener.accept()
+            except OSError:
+                return
+            with link:
+                link.settimeout(5)
+                seen.append(link.recv(65536))
+                with suppress(OSError):  # the client has gone
+                    if callable(reply):
+                        reply(link)
+                    elif reply:
+                        link.sendall(reply)
+                    link.shutdown(socket.SHUT_RDWR)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", seen
+    finally:
+        with suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)  # wakes whoever still waits for a connection
+        listener.close()
+        thread.join(timeout=6)
+
+
+def reply(body, status="200 OK", length=None):
+    body = body if isinstance(body, bytes) else json.dumps(body).encode()
+    size = len(body) if length is None else length
+    return f"HTTP/1.1 {status}\r\nContent-Length: {size}\r\n\r\n".encode() + body
+
+
+INFO = reply({"name": "mine"})
