@@ -1,23 +1,25 @@
 """Advantages: the reward of each sample relative to the subset of its group that is trained on."""
 
-from typing import Any
+from typing import Any, Literal
 
 from array_api_compat import array_namespace
 
 from common.algorithm import masked, subset
+from common.algorithm.choice import check_choice
 
 Array = Any
 
-__all__ = ["STATISTICS", "group_advantages"]
+__all__ = ["Statistics", "group_advantages"]
 
-STATISTICS = ("subset", "full", "global")
+Statistics = Literal["subset", "full", "global"]
+"""The samples whose std divides the advantages."""
 
 
 def group_advantages(
     rewards: Array,
     selected: Array,
     *,
-    statistics: str,
+    statistics: Statistics,
     clip: float,
     valid: Array | None = None,
 ) -> Array:
@@ -37,7 +39,7 @@ def group_advantages(
         rewards: r, float [..., P, G]; leading axes, such as denoising steps, are normalised each
             on their own. Non-finite rewards count as invalid.
         selected: bool [P, G].
-        statistics: one of `STATISTICS`.
+        statistics: one of the names above.
         clip: c > 0.
         valid: bool [P, G]; None means all.
 
@@ -47,8 +49,7 @@ def group_advantages(
     Raises:
         ValueError: unknown statistics, clip not above 0, or arrays that do not fit together.
     """
-    if statistics not in STATISTICS:
-        raise ValueError(f"statistics '{statistics}' is not one of {', '.join(STATISTICS)}")
+    check_choice("statistics", statistics, Statistics)
     if not clip > 0:
         raise ValueError(f"clip = {clip} of advantages must be above 0")
     if tuple(rewards.shape[-2:]) != tuple(selected.shape):

@@ -6,14 +6,22 @@ scalars out: schedules are evaluated on the host once for a run.
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
-__all__ = ["AXES", "SCHEDULES", "TRAINING_SCHEDULES", "anneal", "taus", "training_multiplier"]
+from common.algorithm.choice import check_choice
 
-SCHEDULES = ("cads", "linear", "cosine", "exponential", "constant", "none")
-AXES = ("index", "sigma", "timestep")
-TRAINING_SCHEDULES = ("constant", "linear", "cosine")
+__all__ = ["Axis", "Schedule", "TrainingSchedule", "anneal", "taus", "training_multiplier"]
+
+Schedule = Literal["cads", "linear", "cosine", "exponential", "constant", "none"]
+"""The curve of the prompt noise over denoising time."""
+
+Axis = Literal["index", "sigma", "timestep"]
+"""The time that a schedule follows."""
+
+TrainingSchedule = Literal["constant", "linear", "cosine"]
+"""The curve of a strength over the updates of a run."""
 
 Numbers = Sequence[float] | np.ndarray
 
@@ -22,7 +30,7 @@ _SLACK = 1e-6
 
 
 def anneal(
-    schedule: str, tau: float, *, tau1: float = 0.6, tau2: float = 0.9, rate: float = 3.0
+    schedule: Schedule, tau: float, *, tau1: float = 0.6, tau2: float = 0.9, rate: float = 3.0
 ) -> float:
     """g(tau) in [0, 1], falling in tau; the intensity of the noise is u = 1 - g.
 
@@ -36,7 +44,7 @@ def anneal(
     `none`         g = 1: no noise (u = 0) at any time
 
     Args:
-        schedule: one of `SCHEDULES`.
+        schedule: one of the names above.
         tau: denoising time in [0, 1], 1 = pure noise.
         tau1: below it `cads`, `cosine` and `exponential` leave the prompt clean.
         tau2: above it they add all the noise; tau1 < tau2.
@@ -45,8 +53,7 @@ def anneal(
     Raises:
         ValueError: unknown schedule, or a value outside its range.
     """
-    if schedule not in SCHEDULES:
-        raise ValueError(f"schedule '{schedule}' is not one of {', '.join(SCHEDULES)}")
+    check_choice("schedule", schedule, Schedule)
     if not -_SLACK <= tau <= 1 + _SLACK:
         raise ValueError(f"tau = {tau} is outside [0, 1], 1 being pure noise")
     if not tau1 < tau2:
@@ -68,7 +75,7 @@ def anneal(
     return {"constant": 0.0, "none": 1.0}[schedule]
 
 
-def taus(axis: str, *, sigmas: Numbers, timesteps: Numbers | None = None) -> list[float]:
+def taus(axis: Axis, *, sigmas: Numbers, timesteps: Numbers | None = None) -> list[float]:
     """The tau of the T denoising steps, from noise to image.
 
     `index`     1 - k/T, the same for every noise schedule
@@ -76,13 +83,14 @@ def taus(axis: str, *, sigmas: Numbers, timesteps: Numbers | None = None) -> lis
     `timestep`  what the model is told, divided by 1000
 
     Args:
-        axis: one of `AXES`.
+        axis: one of the names above.
         sigmas: noise levels [T + 1], from noise to the image.
         timesteps: [T], in [0, 1000]; needed by the axis `timestep` only.
 
     Raises:
         ValueError: unknown axis, too few sigmas, or timesteps missing or of another length.
     """
+    check_choice("axis", axis, Axis)
     T = len(sigmas) - 1
     if T < 1:
         raise ValueError(f"sigmas must hold T + 1 >= 2 noise levels, not {len(sigmas)}")
@@ -91,28 +99,25 @@ def taus(axis: str, *, sigmas: Numbers, timesteps: Numbers | None = None) -> lis
             return [1.0 - k / T for k in range(T)]
         case "sigma":
             return [float(sigma) for sigma in sigmas[:-1]]
-        case "timestep":
+        case _:
             if timesteps is None or len(timesteps) != T:
                 raise ValueError(f"axis 'timestep' needs timesteps for all {T} steps")
             return [float(t) / 1000.0 for t in timesteps]
-    raise ValueError(f"axis '{axis}' is not one of {', '.join(AXES)}")
 
 
-def training_multiplier(schedule: str, progress: float) -> float:
+def training_multiplier(schedule: TrainingSchedule, progress: float) -> float:
     """What a strength or a weight is multiplied by during training, in [0, 1].
 
     `constant` 1, `linear` 1 - p, `cosine` cos^2(pi p / 2).
 
     Args:
-        schedule: one of `TRAINING_SCHEDULES`.
+        schedule: one of the names above.
         progress: p in [0, 1], the share of the updates that is done.
 
     Raises:
         ValueError: unknown schedule, or progress outside [0, 1].
     """
-    if schedule not in TRAINING_SCHEDULES:
-        known = ", ".join(TRAINING_SCHEDULES)
-        raise ValueError(f"training schedule '{schedule}' is not one of {known}")
+    check_choice("training schedule", schedule, TrainingSchedule)
     if not 0.0 <= progress <= 1.0:
         raise ValueError(f"progress = {progress} is outside [0, 1]")
     match schedule:

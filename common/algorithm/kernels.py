@@ -13,7 +13,7 @@ rollout that passes floats and an update that passes arrays get the same numbers
 import math
 from collections.abc import Callable
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from array_api_compat import array_namespace
 
@@ -24,6 +24,9 @@ Level = Any
 __all__ = [
     "FLOW_KERNELS",
     "LOG_PROBS",
+    "DiffusionKernel",
+    "FlowKernel",
+    "Kernel",
     "Transition",
     "clean_from_epsilon",
     "clean_from_v",
@@ -39,6 +42,14 @@ __all__ = [
     "ode",
     "sample",
 ]
+
+FlowKernel = Literal["flow_sde", "cps", "dance_sde"]
+"""Stochastic steps of models that predict a velocity."""
+
+DiffusionKernel = Literal["ddim"]
+"""Stochastic steps of models that predict epsilon or v."""
+
+Kernel = Literal[FlowKernel, DiffusionKernel]
 
 PURE_NOISE = 1.0 - 1e-6
 """From this sigma on, 1 - sigma is rounding error and no longer a distance from pure noise."""
@@ -168,7 +179,7 @@ def ode(x: Array, velocity: Array, sigma: Level, sigma_next: Level) -> Transitio
     return Transition(x + velocity * (s_next - s), 0.0 * s)
 
 
-FLOW_KERNELS: dict[str, Callable[..., Transition]] = {
+FLOW_KERNELS: dict[FlowKernel, Callable[..., Transition]] = {
     "flow_sde": flow_sde,
     "cps": cps,
     "dance_sde": dance_sde,
@@ -210,11 +221,8 @@ def cps_log_prob(sample: Array, mean: Array, std: Array) -> Array:
     return _mean(-difference * difference)
 
 
-LOG_PROBS: dict[str, Callable[[Array, Array, Array], Array]] = {
-    "ddim": log_prob,
-    "flow_sde": log_prob,
-    "cps": cps_log_prob,
-    "dance_sde": log_prob,
+LOG_PROBS: dict[Kernel, Callable[[Array, Array, Array], Array]] = {
+    kernel: cps_log_prob if kernel == "cps" else log_prob for kernel in get_args(Kernel)
 }
 """The log-density that goes with each kernel: (sample, mean, std) -> [B]."""
 

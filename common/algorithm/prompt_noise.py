@@ -6,15 +6,18 @@ prompt that rewards see stay clean; that is the caller's part.
 """
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 from array_api_compat import array_namespace
 
+from common.algorithm.choice import check_choice
+
 Array = Any
 
-__all__ = ["FORMS", "perturb"]
+__all__ = ["Form", "perturb"]
 
-FORMS = ("additive", "cads")
+Form = Literal["additive", "cads"]
+"""The formula by which noise enters an embedding."""
 
 
 def perturb(
@@ -23,7 +26,7 @@ def perturb(
     *,
     strength: float,
     intensity: Array | float,
-    form: str,
+    form: Form,
     mix: float = 1.0,
 ) -> Array:
     """A noisy version of the embedding y with noise n, strength s and intensity u = 1 - g.
@@ -42,7 +45,7 @@ def perturb(
         noise: n, standard normal, of the same shape.
         strength: s >= 0; at 0 the embedding comes back bit for bit.
         intensity: u in [0, 1], a float or [B]; where it is 0 the embedding comes back bit for bit.
-        form: one of `FORMS`.
+        form: one of the names above.
         mix: psi in [0, 1], of `cads`.
 
     Returns:
@@ -93,8 +96,7 @@ def _check(
     embedding: Array, noise: Array, strength: float, intensity: Any, form: str, mix: float
 ) -> None:
     shape = tuple(embedding.shape)
-    if form not in FORMS:
-        raise ValueError(f"form '{form}' of prompt noise is not one of {', '.join(FORMS)}")
+    check_choice("prompt noise form", form, Form)
     if len(shape) not in (2, 3):
         raise ValueError(f"an embedding must be [B, L, D] or [B, D], not of shape {shape}")
     if tuple(noise.shape) != shape:

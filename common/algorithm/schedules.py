@@ -3,12 +3,14 @@
 Schedules are small and belong to a run's configuration: float64 numpy, computed on the host.
 """
 
-from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
+from common.algorithm.choice import check_choice
+
 __all__ = [
-    "FLOW_SCHEDULES",
+    "FlowSpacing",
     "ddim_alpha_bars",
     "ddim_timesteps",
     "flow_sigmas",
@@ -16,11 +18,14 @@ __all__ = [
     "scaled_linear_alpha_bars",
 ]
 
+FlowSpacing = Literal["linear", "shift", "double_shift"]
+"""The spacing of a flow's noise levels."""
+
 TRAIN_STEPS = 1000
 """Discrete timesteps that Stable Diffusion, SD3 and FLUX were trained with."""
 
 
-def flow_sigmas(steps: int, *, schedule: str, shift: float = 3.0) -> np.ndarray:
+def flow_sigmas(steps: int, *, schedule: FlowSpacing, shift: float = 3.0) -> np.ndarray:
     """Noise levels of a flow from 1 (noise) to 0 (image): float64 [steps + 1], falling.
 
     With S(s) = shift s / (1 + (shift - 1) s), the time shift of SD3 (Esser et al. 2024, eq. 23):
@@ -35,26 +40,18 @@ def flow_sigmas(steps: int, *, schedule: str, shift: float = 3.0) -> np.ndarray:
         raise ValueError(f"flow_sigmas: steps = {steps} must be at least 1")
     if not 0 < shift < np.inf:
         raise ValueError(f"flow_sigmas: shift = {shift} must be above 0")
-    if schedule not in FLOW_SCHEDULES:
-        raise ValueError(f"flow_sigmas: schedule '{schedule}' is not one of {[*FLOW_SCHEDULES]}")
-    return FLOW_SCHEDULES[schedule](steps, shift)
-
-
-def _shifted(s: np.ndarray, shift: float) -> np.ndarray:
-    return shift * s / (1 + (shift - 1) * s)
-
-
-def _double_shifted(steps: int, shift: float) -> np.ndarray:
+    check_choice("flow_sigmas: schedule", schedule, FlowSpacing)
+    match schedule:
+        case "linear":
+            return np.linspace(1, 0, steps + 1)
+        case "shift":
+            return _shifted(np.linspace(1, 0, steps + 1), shift)
     first, last = _shifted(np.array([1.0, 1 / TRAIN_STEPS]), shift)
     return np.append(_shifted(np.linspace(first, last, steps), shift), 0.0)
 
 
-FLOW_SCHEDULES: dict[str, Callable[[int, float], np.ndarray]] = {
-    "linear": lambda steps, _: np.linspace(1, 0, steps + 1),
-    "shift": lambda steps, shift: _shifted(np.linspace(1, 0, steps + 1), shift),
-    "double_shift": _double_shifted,
-}
-"""(steps, shift) -> sigmas [steps + 1]."""
+def _shifted(s: np.ndarray, shift: float) -> np.ndarray:
+    return shift * s / (1 + (shift - 1) * s)
 
 
 def flow_timesteps(sigmas: np.ndarray) -> np.ndarray:

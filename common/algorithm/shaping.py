@@ -11,29 +11,37 @@ because the mean of the group holds some of each sample's own credit.
 Letters: r rewards, Phi potential, D distances, T denoising steps, P groups of G samples.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from array_api_compat import array_namespace
 
 from common.algorithm import diversity, masked, subset
+from common.algorithm.choice import check_choice
 
 Array = Any
 
 __all__ = [
-    "GATES",
-    "MODES",
-    "POTENTIALS",
-    "SCALINGS",
+    "Gate",
+    "Mode",
+    "Potential",
+    "Scaling",
     "multiplicative",
     "potential",
     "shape",
     "shuffled",
 ]
 
-POTENTIALS = ("mean_pairwise", "nearest", "knn", "loo_vendi", "cluster")
-MODES = ("none", "terminal", "per_step", "strict", "multiplicative")
-SCALINGS = ("zscore", "minmax", "raw")
-GATES = ("none", "above_mean", "above_base", "soft")
+Potential = Literal["mean_pairwise", "nearest", "knn", "loo_vendi", "cluster"]
+"""The measure of one sample's diversity within its group."""
+
+Mode = Literal["none", "terminal", "per_step", "strict", "multiplicative"]
+"""The way the potential enters the reward or the advantages."""
+
+Scaling = Literal["zscore", "minmax", "raw"]
+"""The unit of the potential."""
+
+Gate = Literal["none", "above_mean", "above_base", "soft"]
+"""The samples that gain from their diversity."""
 
 POTENTIAL_FLOOR = 5e-3
 """Smallest spread of a potential that scaling stretches to one unit, in cosine distance.
@@ -45,7 +53,7 @@ reward; the bonus then shrinks with the spread."""
 def potential(
     distances: Array,
     *,
-    kind: str,
+    kind: Potential,
     valid: Array | None = None,
     neighbours: int = 3,
     radius: float = 0.1,
@@ -64,7 +72,7 @@ def potential(
 
     Args:
         distances: D, float [..., G, G], symmetric with a zero diagonal.
-        kind: one of `POTENTIALS`.
+        kind: one of the names above.
         valid: bool [..., G]; None means all. Invalid samples get 0 and influence no others,
             whatever their distances are.
         neighbours: k >= 1 of `knn`.
@@ -76,8 +84,7 @@ def potential(
     Raises:
         ValueError: unknown kind, or a number outside its range.
     """
-    if kind not in POTENTIALS:
-        raise ValueError(f"potential '{kind}' is not one of {', '.join(POTENTIALS)}")
+    check_choice("potential", kind, Potential)
     if neighbours < 1:
         raise ValueError(f"neighbours = {neighbours} of a potential must be at least 1")
     if not radius >= 0:
@@ -106,9 +113,9 @@ def shape(
     *,
     weight: float,
     gamma: float = 1.0,
-    mode: str,
-    scaling: str,
-    gate: str,
+    mode: Mode,
+    scaling: Scaling,
+    gate: Gate,
     steps: int,
     valid: Array | None = None,
     base: Array | None = None,
@@ -149,9 +156,9 @@ def shape(
             each step, the final images last. Not looked at by `none`, `strict`, `multiplicative`.
         weight: lambda >= 0; at 0 the rewards come back bit for bit.
         gamma: discount in (0, 1].
-        mode: one of `MODES`.
-        scaling: one of `SCALINGS`.
-        gate: one of `GATES`.
+        mode: one of the names above.
+        scaling: one of the names above.
+        gate: one of the names above.
         steps: T.
         valid: bool [P, G]; None means all. Samples that are invalid or have no finite reward
             keep their r and influence no others.
@@ -329,10 +336,9 @@ def _check(
     steps: int,
     base: Array | None,
 ) -> None:
-    named = (("mode", mode, MODES), ("scaling", scaling, SCALINGS), ("gate", gate, GATES))
-    for what, name, known in named:
-        if name not in known:
-            raise ValueError(f"shaping {what} '{name}' is not one of {', '.join(known)}")
+    check_choice("shaping mode", mode, Mode)
+    check_choice("shaping scaling", scaling, Scaling)
+    check_choice("shaping gate", gate, Gate)
     if not weight >= 0:
         raise ValueError(f"weight = {weight} of shaping must be at least 0")
     if steps < 1:

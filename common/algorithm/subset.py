@@ -6,17 +6,18 @@ Not here: randomness (the control's draws come in) and the reward itself.
 Letters: r rewards, n valid samples of a group, K samples kept, s a group's rewards sorted.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from array_api_compat import array_namespace
 
 from common.algorithm import masked
+from common.algorithm.choice import check_choice
 
 Array = Any
 
-__all__ = ["RULES", "select", "usable", "with_fallback"]
+__all__ = ["COUNTING_RULES", "Rule", "select", "usable", "with_fallback"]
 
-RULES = (
+Rule = Literal[
     "window",
     "minvar",
     "trim",
@@ -28,18 +29,22 @@ RULES = (
     "random",
     "maxvar",
     "none",
-)
+]
+"""The rule that selects the subset."""
 
 NORMAL_CONSISTENCY = 1.4826
 """MAD times this estimates the standard deviation of normal data (Rousseeuw and Croux 1993)."""
 
-_COUNTING = {"window", "minvar", "trim", "nearest", "random", "maxvar"}
+COUNTING_RULES: frozenset[Rule] = frozenset(
+    ("window", "minvar", "trim", "nearest", "random", "maxvar")
+)
+"""Rules that keep a number of samples, K."""
 
 
 def select(
     rewards: Array,
     *,
-    rule: str,
+    rule: Rule,
     keep: int | None = None,
     alpha: float = 1.5,
     kappa: float = 2.5,
@@ -66,7 +71,7 @@ def select(
 
     Args:
         rewards: task rewards, float [P, G]; non-finite ones count as invalid.
-        rule: one of `RULES`.
+        rule: one of the names above.
         keep: K >= 1, for the rules that count; a group with n < K valid samples keeps all n.
         alpha: half width of `band`, in standard deviations.
         kappa: cut of `mad`, `upper` and `lower`, in scaled MADs.
@@ -84,7 +89,7 @@ def select(
     n = masked.count(members)
     if rule == "none":
         chosen = members
-    elif rule in _COUNTING:
+    elif rule in COUNTING_RULES:
         chosen = _counted(rewards, members, rule, keep, draws)
     else:
         chosen = _bounded(rewards, members, rule, alpha, kappa)
@@ -207,12 +212,11 @@ def _tolerance(r: Array, members: Array) -> Array:
 
 
 def _check(rewards: Array, rule: str, keep: int | None, draws: Array | None) -> None:
-    if rule not in RULES:
-        raise ValueError(f"subset rule '{rule}' is not one of {', '.join(RULES)}")
+    check_choice("subset rule", rule, Rule)
     if rewards.ndim != 2:
         raise ValueError(f"rewards must be [P, G], not of shape {tuple(rewards.shape)}")
     G = rewards.shape[1]
-    if rule in _COUNTING and (keep is None or not 1 <= keep <= G):
+    if rule in COUNTING_RULES and (keep is None or not 1 <= keep <= G):
         raise ValueError(f"rule '{rule}' needs keep in [1, {G}], the group size, not {keep}")
     if rule == "random" and (draws is None or tuple(draws.shape) != tuple(rewards.shape)):
         raise ValueError(f"rule 'random' needs uniform draws of shape {tuple(rewards.shape)}")

@@ -7,10 +7,10 @@ spreads within a prompt (`statistics.effect`).
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Level = Literal["fine", "suspicious", "alarming"]
-LEVELS: tuple[Level, ...] = ("fine", "suspicious", "alarming")
+LEVELS: tuple[Level, ...] = get_args(Level)
 
 ROSE = 0.2
 """An effect on the reward from which it has risen."""

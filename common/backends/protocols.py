@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
+from common.algorithm.schedules import FlowSpacing
 from common.errors import RequestError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ Prediction = Literal["velocity", "epsilon", "v_prediction"]
 class FlowSchedule:
     """How a flow model's own sampler spaces its noise levels: see `schedules.flow_sigmas`."""
 
-    name: str = "linear"
+    name: FlowSpacing = "linear"
     shift: float = 1.0
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from common.choices import READINGS, SPLITS
 from common.errors import preparing
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Shares(click.ParamType):
 @click.option("--baseline", metavar="NAME", help="A method.  [default: the one of plain GRPO]")
 @click.option(
     "--split",
-    type=click.Choice(["train", "validation", "test"]),
+    type=click.Choice(SPLITS),
     default="test",
     show_default=True,
     help="Which prompts count.",
@@ -85,7 +86,7 @@ class Shares(click.ParamType):
 @click.option(
     "--curve",
     "reading",
-    type=click.Choice(["front", "path"]),
+    type=click.Choice(READINGS),
     default="front",
     show_default=True,
     help="front: the best points; path: checkpoints in order, up to the first that gets there.",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
+from common.choices import SPLITS
 from common.commands.sample import backend_of
 from common.errors import RequestError, preparing
 
@@ -28,7 +29,7 @@ STRENGTHS = click.FloatRange(0.0, 10.0)
     "--split",
     "splits",
     multiple=True,
-    type=click.Choice(["train", "validation", "test"]),
+    type=click.Choice(SPLITS),
     default=("train", "test"),
     show_default=True,
     help="Which prompts: the run's own, or held-out ones of its source; more than once for more.",

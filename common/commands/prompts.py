@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from common.choices import SPLITS
 from common.errors import RequestError
 
 if TYPE_CHECKING:
     from common.prompts import PromptSet
 
-SPLITS = ("train", "validation", "test")
 EMOJI = {
     "emoji": "names of emoji: the embedded model's words",
     "emoji-animals": "names of animals among them",

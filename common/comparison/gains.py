@@ -19,14 +19,13 @@ A level that a curve does not have is "not reached": nothing is extrapolated.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from common.algorithm import pareto
 from common.algorithm.pareto import ALIGNMENT, DIVERSITY, Interval
-
-Reading = Literal["front", "path"]
+from common.choices import Reading
 
 STATISTICS = {
     "diversity": "D/D_b - 1 where the baseline has made that share of its gain in alignment",

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from common.config.errors import closest
-from common.config.types import AboveZero, NonNegative, Positive, Table, key
+from common.config.types import AboveZero, NonNegative, Positive, Precision, Table, key
 
 _DIFFUSERS = ("sd15", "sd3", "flux")
 FAMILIES = ("embedded", *_DIFFUSERS)
@@ -26,7 +26,7 @@ class ModelConfig(Table):
         None,
         "file, folder or repository of DiffusionKit's: denoiser and VAE instead of path's; MLX",
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = key(
+    dtype: Precision = key(
         "float32", "of the frozen weights; a low-rank adapter and the kernels stay float32"
     )
     quantize: Literal[0, 4, 8] = key(

@@ -10,8 +10,30 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from common.algorithm import (
+    advantage,
+    annealing,
+    kernels,
+    prompt_noise,
+    schedules,
+    shaping,
+    subset,
+)
+from common.algorithm.combine import Combination
+from common.choices import Split
 from common.config.model import TARGETS, AdapterConfig, ModelConfig
-from common.config.types import AboveZero, Finite, NonNegative, Positive, Setting, Table, Unit, key
+from common.config.types import (
+    AboveZero,
+    Finite,
+    GuidanceGradient,
+    NonNegative,
+    OnError,
+    Positive,
+    Setting,
+    Table,
+    Unit,
+    key,
+)
 
 
 class RunConfig(Table):
@@ -42,7 +64,7 @@ class PromptsConfig(Table):
         "emoji", "a set that `drift prompts` lists, or a file: .txt, one prompt a line, or .jsonl"
     )
     names: tuple[str, ...] = key((), "only these prompts of the source; [] = all", strict=False)
-    split: Literal["all", "train", "validation", "test"] = key(
+    split: Literal["all", Split] = key(
         "all", "only prompts of this split, which their text alone decides"
     )
     held_out: tuple[Unit, Unit] = key(
@@ -72,16 +94,16 @@ class RolloutConfig(Table):
     prompts: Positive = key(4, "P: prompts per update")
     group_size: Annotated[int, Field(ge=2)] = key(24, "G: samples of each prompt")
     steps: Annotated[int, Field(ge=2)] = key(10, "T: denoising steps")
-    kernel: Literal["flow_sde", "cps", "dance_sde", "ddim"] = key(
+    kernel: kernels.Kernel = key(
         "flow_sde",
         "the stochastic transition (Flow-GRPO, CPS, DanceGRPO); of diffusions ddim (DDPO)",
     )
     noise_level: AboveZero = key(0.7, "strength a or eta of the kernel's noise")
     guidance: AboveZero = key(1.0, "classifier-free guidance scale; 1 = none")
-    guidance_gradient: Literal["both", "conditional"] = key(
+    guidance_gradient: GuidanceGradient = key(
         "both", "branches that carry gradients: both (DDPO, Flow-GRPO), or the prompt's alone"
     )
-    schedule: Literal["linear", "shift", "double_shift", "model"] = key(
+    schedule: Literal[schedules.FlowSpacing, "model"] = key(
         "linear", "spacing of a flow's noise levels; model = its own at this resolution"
     )
     shift: AboveZero = key(3.0, "time shift of the shifted schedules")
@@ -124,27 +146,14 @@ class RolloutConfig(Table):
 class SubsetConfig(Table):
     """`[drift.subset]`: train on a reward-concentrated subset of each group."""
 
-    rule: Literal[
-        "window",
-        "minvar",
-        "trim",
-        "nearest",
-        "band",
-        "mad",
-        "upper",
-        "lower",
-        "random",
-        "maxvar",
-        "none",
-    ] = key("none", "how the subset is chosen from the task rewards")
+    rule: subset.Rule = key("none", "how the subset is chosen from the task rewards")
     keep: Annotated[int, Field(ge=2)] | None = key(None, "K: samples kept by the rules that count")
     alpha: AboveZero = key(1.5, "half width of `band`, in standard deviations")
     kappa: AboveZero = key(2.5, "cut of `mad`, `upper`, `lower`, in scaled MADs")
 
     @model_validator(mode="after")
     def _check(self) -> "SubsetConfig":
-        counts = {"window", "minvar", "trim", "nearest", "random", "maxvar"}
-        if self.rule in counts and self.keep is None:
+        if self.rule in subset.COUNTING_RULES and self.keep is None:
             raise ValueError(f"rule = '{self.rule}' needs keep, the number of samples to keep")
         return self
 
@@ -154,17 +163,17 @@ class NoiseConfig(Table):
 
     strength: NonNegative = key(0.0, "s; 0 leaves the prompt clean")
     pooled_strength: NonNegative = key(0.0, "s of the pooled embedding")
-    form: Literal["additive", "cads"] = key("additive", "how noise enters")
+    form: prompt_noise.Form = key("additive", "how noise enters")
     mix: Unit = key(1.0, "psi of `cads`: share of the rescaled embedding")
-    schedule: Literal["cads", "linear", "cosine", "exponential", "constant", "none"] = key(
-        "linear", "annealing over denoising time"
-    )
+    schedule: annealing.Schedule = key("linear", "how the noise falls over denoising time")
     tau1: Unit = key(0.6, "below it the prompt is clean (`cads`, `cosine`, `exponential`)")
     tau2: Unit = key(0.9, "above it they add all the noise")
     rate: AboveZero = key(3.0, "k of `exponential`")
-    axis: Literal["index", "sigma", "timestep"] = key("index", "what time means")
-    draw: Literal["trajectory", "step"] = key("trajectory", "one draw for each")
-    training_schedule: Literal["constant", "linear", "cosine"] = key(
+    axis: annealing.Axis = key("index", "which time the annealing follows")
+    draw: Literal["trajectory", "step"] = key(
+        "trajectory", "whether noise is drawn once per trajectory or per step"
+    )
+    training_schedule: annealing.TrainingSchedule = key(
         "constant", "how the strength falls over the updates of the run"
     )
     share: Unit = key(1.0, "part of each group that is perturbed: its first round(share G) samples")
@@ -179,12 +188,10 @@ class NoiseConfig(Table):
 class ShapingConfig(Table):
     """`[drift.shaping]`: intra-group diversity as a potential that shapes the reward."""
 
-    mode: Literal["none", "terminal", "per_step", "strict", "multiplicative"] = key(
+    mode: shaping.Mode = key(
         "none", "how the potential enters; multiplicative ignores gamma, scaling and gate"
     )
-    potential: Literal["mean_pairwise", "nearest", "knn", "loo_vendi", "cluster"] = key(
-        "mean_pairwise", "diversity of one sample within its group"
-    )
+    potential: shaping.Potential = key("mean_pairwise", "diversity of one sample within its group")
     features: str = key(
         "embedded", "what images are told apart by; `drift rewards --features` lists them"
     )
@@ -195,14 +202,14 @@ class ShapingConfig(Table):
     gamma: Annotated[float, Field(gt=0.0, le=1.0)] = key(
         1.0, "discount of the potential, per denoising step"
     )
-    scaling: Literal["zscore", "minmax", "raw"] = key("zscore", "unit of potential")
-    gate: Literal["none", "above_mean", "above_base", "soft"] = key(
-        "none", "which samples may gain from diversity; base: its reward in the first evaluation"
+    scaling: shaping.Scaling = key("zscore", "unit of the potential")
+    gate: shaping.Gate = key(
+        "none", "which samples gain from diversity; base = the base model in the first evaluation"
     )
     statistics: Literal["full", "subset"] = key(
-        "full", "whose mean and std scaling and gate refer to: the group's, or the subset's alone"
+        "full", "samples whose mean and std scaling and gate use: the full group, or the subset"
     )
-    training_schedule: Literal["constant", "linear", "cosine"] = key(
+    training_schedule: annealing.TrainingSchedule = key(
         "constant", "how the weight falls over the updates of the run"
     )
     shuffle: bool = key(False, "control: deal out the potentials of a group at random")
@@ -224,8 +231,8 @@ class ObjectiveConfig(Table):
     )
     clip_high: AboveZero = key(1e-3, "and at 1 + clip_high")
     advantage_clip: AboveZero = key(5.0, "advantages are clipped to +- this")
-    statistics: Literal["subset", "full", "global"] = key(
-        "subset", "whose standard deviation scales the advantages"
+    statistics: advantage.Statistics = key(
+        "subset", "samples whose standard deviation divides the advantages"
     )
     kl_weight: NonNegative = key(0.0, "beta: weight of the KL to the reference")
     optimizer_steps: Positive = key(1, "optimizer steps per update")
@@ -251,7 +258,7 @@ class RewardConfig(Table):
     """`[reward]`: what is maximised."""
 
     terms: dict[str, Finite] = key({"embedded": 10.0}, "reward name -> weight")
-    combine: Literal["weighted_sum", "group_zscore", "minimum"] = key(
+    combine: Combination = key(
         "weighted_sum",
         "group_zscore scales each term by its group first (GDPO); minimum is the worst term",
     )
@@ -266,9 +273,7 @@ class RewardConfig(Table):
         None, "SQLite file that keeps scores of exact rewards between runs; unset = memory only"
     )
     timeout: AboveZero = key(300.0, "seconds that one call of a reward may take")
-    on_error: Literal["fail", "drop"] = key(
-        "fail", "a score that is not finite stops the run, or drops the sample"
-    )
+    on_error: OnError = key("fail", "a score that is not finite stops the run, or drops the sample")
 
     @model_validator(mode="after")
     def _check(self) -> "RewardConfig":

@@ -1,6 +1,6 @@
-"""What the tables of a configuration are made of: limits of numbers, and one key."""
+"""Types of the keys in a configuration: ranges of numbers, choices, and the base of a table."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -10,7 +10,16 @@ NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 AboveZero = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Setting = bool | int | float | str
-"""What an option of a scorer may be."""
+"""The value of an option of a scorer."""
+
+GuidanceGradient = Literal["both", "conditional"]
+"""The branches of classifier-free guidance that carry gradients."""
+
+OnError = Literal["fail", "drop"]
+"""The treatment of a score that is not finite: stop the run, or drop the sample."""
+
+Precision = Literal["float32", "bfloat16", "float16"]
+"""The dtype of frozen weights."""
 
 
 class Table(BaseModel):
@@ -20,5 +29,5 @@ class Table(BaseModel):
 
 
 def key(default: Any, description: str, **limits: Any) -> Any:
-    """One key of a table: its default, what it means in words, and pydantic's limits on it."""
+    """One key of a table: its default, its meaning in words, and pydantic's limits on it."""
     return Field(default=default, description=description, **limits)

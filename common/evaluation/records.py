@@ -8,14 +8,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
+from common.choices import Split
 from common.errors import RequestError
 from common.runs import files, line_log
 from common.runs.directory import RunDirectory
-
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
 
 FILE = Path("evaluation") / "records.jsonl"
 """Within a run directory; pictures lie beside it."""

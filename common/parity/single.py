@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from typing import get_args
 
 import numpy as np
 
@@ -47,7 +48,7 @@ def noised_prompt(subject: BackendUnderTest) -> Iterator[Measured]:
         form: prompt_noise.perturb(
             tokens, draws, strength=NOISE_STRENGTH, intensity=intensity, form=form
         )
-        for form in prompt_noise.FORMS
+        for form in get_args(prompt_noise.Form)
     }
     yield measured("prompt noise", subject.to_host(noised))
 

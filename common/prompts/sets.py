@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from common import random
+from common.choices import Split
 from common.config import PromptsConfig, closest
 from common.errors import RequestError
 from common.prompts import emoji
@@ -17,7 +18,6 @@ from common.random import Key, Purpose
 NAMED = ("emoji", "emoji-animals", *GENERATED)
 """The sets that ship, as `prompts.source` calls them."""
 
-Split = Literal["train", "validation", "test"]
 Shares = tuple[float, float]
 
 HELD_OUT: Shares = PromptsConfig().held_out

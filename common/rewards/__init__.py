@@ -1,12 +1,12 @@
 """Rewards: their names, the built-in ones, calling them safely and adding them up."""
 
+from common.algorithm.combine import combine, finite_mean
 from common.rewards import (  # they register the built-in rewards
     features as features,
     image as image,
     ocr as ocr,
     remote as remote,
 )
-from common.rewards.combine import combine, finite_mean
 from common.rewards.features import Features
 from common.rewards.guard import RewardError, score
 from common.rewards.registry import (

@@ -6,10 +6,11 @@ A score that silently became 0 would be a training signal. So nothing is replace
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
+from common.config.types import OnError
 from common.errors import DriftError
 from common.rewards.registry import Reward
 
@@ -27,7 +28,7 @@ def score(
     metadata: Sequence[Mapping[str, Any]],
     *,
     timeout: float,
-    on_error: Literal["fail", "drop"],
+    on_error: OnError,
     describe: Callable[[int], str],
 ) -> np.ndarray:
     """Call a reward on a copy of the images and check all that it returns.
@@ -101,7 +102,7 @@ class Call:
         self,
         *,
         timeout: float,
-        on_error: Literal["fail", "drop"],
+        on_error: OnError,
         describe: Callable[[int], str],
     ) -> np.ndarray:
         """Wait for the checked values, float64 [N]. Arguments and errors are those of `score`."""
@@ -178,7 +179,7 @@ def _checked(name: str, values: np.ndarray, count: int) -> np.ndarray:
 def _finite(
     name: str,
     values: np.ndarray,
-    on_error: Literal["fail", "drop"],
+    on_error: OnError,
     describe: Callable[[int], str],
 ) -> np.ndarray:
     finite = np.isfinite(values)

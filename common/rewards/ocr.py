@@ -21,10 +21,14 @@ LONGEST_SIDE = 960
 """Larger images are shrunk to it before text is looked for, smaller ones left as they are."""
 
 
+MatchRule = Literal["strict", "flow_grpo"]
+"""The comparison of the text in an image with the words of the prompt."""
+
+
 class OcrOptions(Options):
     """What the reading of text can be told."""
 
-    rule: Literal["strict", "flow_grpo"] = key(
+    rule: MatchRule = key(
         "strict", "flow_grpo: text that contains the words is perfect, whatever else is written"
     )
     threads: int = key(0, "of ONNX Runtime; 0 = as many as there are cores", ge=0)
@@ -55,7 +59,7 @@ class TextScorer:
 
         threads = options.threads or -1
         self.version = f"1, rapidocr {importlib.metadata.version('rapidocr')}"
-        self._rule: Literal["strict", "flow_grpo"] = options.rule
+        self._rule: MatchRule = options.rule
         self._warned = False
         self._read = RapidOCR(
             params={
@@ -112,7 +116,7 @@ def wanted(prompt: str, metadata: Mapping[str, Any]) -> str | None:
     return (quoted[1] or quoted[2]) if quoted else None
 
 
-def similarity(read: str, target: str, *, rule: Literal["strict", "flow_grpo"]) -> float:
+def similarity(read: str, target: str, *, rule: MatchRule) -> float:
     """1 - min(d, n) / n, with d the edit distance and n the length of the target; in [0, 1].
 
     Letters are compared in lower case and without white space. `flow_grpo` counts a target inside

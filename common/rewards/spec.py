@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from common.config import Table, errors, key
+from common.config.types import Precision
 
 RAW = "raw"
 """The scaling that every reward has: its value as it is."""
@@ -54,7 +55,7 @@ class TorchOptions(Options):
         "auto", "where it computes, whatever the policy's backend is"
     )
     path: str | None = key(None, "its weights: a folder, a file or a name on the hub")
-    dtype: Literal["float32", "bfloat16", "float16"] = key("float32", "of its weights")
+    dtype: Precision = key("float32", "of its weights")
 
 
 @dataclass(frozen=True)

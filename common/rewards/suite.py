@@ -17,10 +17,10 @@ from typing import Any, Self
 
 import numpy as np
 
+from common.algorithm.combine import Combination, combine, finite_mean
 from common.backends import Backend
 from common.config import RewardConfig
 from common.rewards import cache, guard
-from common.rewards.combine import Method, combine, finite_mean
 from common.rewards.registry import NamedReward, create
 from common.rewards.spec import RAW
 
@@ -99,7 +99,7 @@ class RewardSuite:
         }
 
     def _combined(
-        self, scores: Mapping[str, np.ndarray], weights: Mapping[str, float], method: Method
+        self, scores: Mapping[str, np.ndarray], weights: Mapping[str, float], method: Combination
     ) -> np.ndarray:
         floors, ceilings = self.config.floors, self.config.ceilings
         return combine(

@@ -7,13 +7,14 @@ velocity has a `FlowProcess`, one that predicts epsilon or v a `DDIMProcess`.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, get_args
 
 import numpy as np
 
 from common.algorithm import kernels, schedules
 from common.backends import Array, Backend, Conditioning, DiffusionSchedule, FlowSchedule, Policy
 from common.config import ConfigError, RolloutConfig
+from common.config.types import GuidanceGradient
 
 EVEN = FlowSchedule()
 """Evenly spaced noise levels."""
@@ -42,10 +43,10 @@ class Process(ABC):
 
     KERNELS: ClassVar[tuple[str, ...]]
 
-    kernel: str
+    kernel: kernels.Kernel
     noise_level: float
     guidance: float
-    guidance_gradient: str = "both"
+    guidance_gradient: GuidanceGradient = "both"
 
     @property
     @abstractmethod
@@ -116,8 +117,9 @@ class Process(ABC):
 class FlowProcess(Process):
     """x_s = (1 - s) x0 + s z at noise levels sigmas [T + 1], from 1 (noise) to 0 (image)."""
 
-    KERNELS = tuple(kernels.FLOW_KERNELS)
+    KERNELS = get_args(kernels.FlowKernel)
 
+    kernel: kernels.FlowKernel
     sigmas: np.ndarray
 
     @classmethod
@@ -187,7 +189,7 @@ class DDIMProcess(Process):
     "v_prediction", the quantity that the model predicts.
     """
 
-    KERNELS = ("ddim",)
+    KERNELS = get_args(kernels.DiffusionKernel)
 
     alpha_bars: np.ndarray
     trained_times: np.ndarray

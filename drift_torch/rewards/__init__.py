@@ -4,10 +4,11 @@ Importing this package imports no PyTorch: it says what there is, for `drift rew
 entry point of `pyproject.toml` names each, so that `common` finds it as it finds a third party's.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 from common.backends import Backend
 from common.config import key
+from common.rewards.preprocess import Filter
 from common.rewards.registry import RewardFunction, register
 from common.rewards.spec import Affine, TorchOptions
 
@@ -22,7 +23,7 @@ class ClipOptions(TorchOptions):
     """What a CLIP scorer can be told besides."""
 
     processor: str | None = key(None, "folder or hub name of its tokenizer; unset = its weights'")
-    interpolation: Literal["bicubic", "bilinear"] = key("bicubic", "how images are resized")
+    interpolation: Filter = key("bicubic", "how images are resized")
 
 
 class AestheticOptions(TorchOptions):

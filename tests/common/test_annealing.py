@@ -1,6 +1,7 @@
 """Schedules at hand-worked points, then what every schedule promises: a falling g in [0, 1]."""
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def test_parameters_are_used():
 
 
 @given(
-    schedule=st.sampled_from(annealing.SCHEDULES),
+    schedule=st.sampled_from(get_args(annealing.Schedule)),
     taus=st.lists(st.floats(0, 1), min_size=2, max_size=2),
     low=st.floats(0, 0.5),
     width=st.floats(0.01, 0.5),

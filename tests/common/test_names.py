@@ -1,45 +1,61 @@
-"""Names of rules, modes and schedules: what a configuration accepts is what the algorithm knows.
+"""Names of rules, modes and schedules: each choice is listed once, and each name does something."""
 
-The configuration lists them for pydantic and for `--help`, the algorithm checks them itself.
-"""
-
+import ast
+from collections import Counter
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
 
 from common import config
-from common.algorithm import advantage, annealing, kernels, prompt_noise, schedules, shaping, subset
-from common.sampling.process import DDIMProcess, FlowProcess
+from common.algorithm import kernels, subset
 
-KNOWN = {
-    (config.SubsetConfig, "rule"): subset.RULES,
-    (config.NoiseConfig, "form"): prompt_noise.FORMS,
-    (config.NoiseConfig, "schedule"): annealing.SCHEDULES,
-    (config.NoiseConfig, "axis"): annealing.AXES,
-    (config.NoiseConfig, "training_schedule"): annealing.TRAINING_SCHEDULES,
-    (config.ShapingConfig, "mode"): shaping.MODES,
-    (config.ShapingConfig, "potential"): shaping.POTENTIALS,
-    (config.ShapingConfig, "scaling"): shaping.SCALINGS,
-    (config.ShapingConfig, "gate"): shaping.GATES,
-    (config.ObjectiveConfig, "statistics"): advantage.STATISTICS,
-    (config.RolloutConfig, "kernel"): (*FlowProcess.KERNELS, *DDIMProcess.KERNELS),
-    (config.RolloutConfig, "schedule"): (*schedules.FLOW_SCHEDULES, "model"),
-}
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("common", "drift_torch", "drift_mlx")
 
 
-@pytest.mark.parametrize(
-    ("table", "key"), KNOWN, ids=lambda value: getattr(value, "__name__", value)
-)
-def test_the_configuration_offers_what_the_algorithm_knows(table, key):
-    assert get_args(table.model_fields[key].annotation) == KNOWN[table, key]
+def texts(node):
+    """The texts of a sequence of at least two literal texts, else the empty set."""
+    if not isinstance(node, ast.Tuple | ast.List | ast.Set):
+        return frozenset()
+    values = [part.value for part in node.elts if isinstance(part, ast.Constant)]
+    every = len(values) == len(node.elts) >= 2 and all(isinstance(value, str) for value in values)
+    return frozenset(values) if every else frozenset()
 
 
-def test_every_kernel_has_its_log_density():
-    assert {*FlowProcess.KERNELS, *DDIMProcess.KERNELS} == kernels.LOG_PROBS.keys()
+def listed():
+    """(choice, file) of each `Literal`, and of each other list with the same texts."""
+    literals, others = [], []
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            inside = set()
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Literal":
+                    inside.add(node.slice)
+                    literals.append((texts(node.slice), str(path)))
+                elif node not in inside and (choice := texts(node)):
+                    others.append((choice, str(path)))
+    choices = {choice for choice, _ in literals if choice}
+    return [each for each in literals + others if each[0] in choices]
 
 
-@pytest.mark.parametrize("rule", subset.RULES)
+def test_each_choice_is_listed_once():
+    found = listed()
+    count = Counter(choice for choice, _ in found)
+    assert len(count) > 20
+    assert {choice: [at for other, at in found if other == choice] for choice in count} == {
+        choice: [at] for choice, at in found
+    }
+
+
+def test_every_kernel_has_its_step_and_its_log_density():
+    assert tuple(kernels.FLOW_KERNELS) == get_args(kernels.FlowKernel)
+    assert all(step.__name__ == name for name, step in kernels.FLOW_KERNELS.items())
+    assert tuple(kernels.LOG_PROBS) == get_args(kernels.Kernel)
+
+
+@pytest.mark.parametrize("rule", get_args(subset.Rule))
 def test_a_rule_needs_keep_in_both_or_in_neither(rule):
     def refused(call):
         try:

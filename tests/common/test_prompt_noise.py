@@ -4,6 +4,8 @@ No noise means the same bits; a sample's noise depends on no other sample; `cads
 and std, and at full intensity forgets the prompt.
 """
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -29,7 +31,7 @@ def reference(y, n, s, u, form, mix):
     return mix * rescaled + (1 - mix) * noisy
 
 
-@pytest.mark.parametrize("form", prompt_noise.FORMS)
+@pytest.mark.parametrize("form", get_args(prompt_noise.Form))
 @pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_against_numpy(xp, f64, rtol, to_np, data, form, pooled, per_sample):
@@ -53,7 +55,7 @@ def test_by_hand(f64, to_np):  # y has mean 0 and std 2; sqrt(u) = 1/2: y + 0.1 
     np.testing.assert_allclose(to_np(got), [[2.1, -1.9, 1.7, -2.0]], rtol=1e-6)
 
 
-@pytest.mark.parametrize("form", prompt_noise.FORMS)
+@pytest.mark.parametrize("form", get_args(prompt_noise.Form))
 def test_no_noise_is_the_same_bits(f32, to_np, data, form):
     y, n = data[0].astype(np.float32), f32(data[1])
     y[0, 0, 0] = -0.0
@@ -118,7 +120,7 @@ def test_half_precision_uses_float32_statistics(xp, f32, to_np):
     np.testing.assert_array_equal(to_np(xp.astype(got, xp.float32)), rounded)
 
 
-@pytest.mark.parametrize("form", prompt_noise.FORMS)
+@pytest.mark.parametrize("form", get_args(prompt_noise.Form))
 def test_a_constant_embedding_stays_finite(f64, to_np, form):
     y, n = f64(np.full((2, 3), 0.1)), f64(np.arange(6.0).reshape(2, 3))
     got = to_np(prompt_noise.perturb(y, n, strength=0.5, intensity=1.0, form=form))

@@ -342,7 +342,7 @@ def test_terms_that_do_not_fit_are_refused():
         combine({"a": a, "b": a[:1]}, {"a": 1.0, "b": 1.0}, method="weighted_sum")
     with pytest.raises(ValueError, match="same shape"):
         combine({"a": a[0]}, {"a": 1.0}, method="weighted_sum")
-    with pytest.raises(ValueError, match="valid are weighted_sum"):
+    with pytest.raises(ValueError, match="is not one of weighted_sum"):
         combine({"a": a}, {"a": 1.0}, method="sum")  # pyright: ignore[reportArgumentType]
 
 

@@ -1,5 +1,7 @@
 """Schedules match the golden tables and, value by value, the schedulers of diffusers."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
@@ -23,7 +25,7 @@ def test_linear_and_shift_by_hand():
     np.testing.assert_allclose(shifted, [1, 0.9, 0.75, 0.5, 0], rtol=1e-15)
 
 
-@pytest.mark.parametrize("schedule", schedules.FLOW_SCHEDULES)
+@pytest.mark.parametrize("schedule", get_args(schedules.FlowSpacing))
 @pytest.mark.parametrize("steps", [1, 2, 10, 50])
 def test_sigmas_fall_from_noise_to_image(schedule, steps):
     sigmas = schedules.flow_sigmas(steps, schedule=schedule, shift=2.0)
@@ -33,7 +35,7 @@ def test_sigmas_fall_from_noise_to_image(schedule, steps):
     assert (np.diff(sigmas) < 0).all()
 
 
-@pytest.mark.parametrize("schedule", schedules.FLOW_SCHEDULES)
+@pytest.mark.parametrize("schedule", get_args(schedules.FlowSpacing))
 def test_a_shift_of_one_changes_nothing(schedule):
     sigmas = schedules.flow_sigmas(8, schedule=schedule, shift=1.0)
     end = 0.001 if schedule == "double_shift" else 1 / 8

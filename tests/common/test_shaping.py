@@ -1,7 +1,7 @@
 """Potentials and shaping: numpy references and exact identities."""
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -70,7 +70,7 @@ def reference_potential(D, kind, neighbours, radius):
     return np.array(out)
 
 
-@pytest.mark.parametrize("kind", shaping.POTENTIALS)
+@pytest.mark.parametrize("kind", get_args(shaping.Potential))
 @pytest.mark.parametrize(("neighbours", "radius"), [(2, 0.7), (50, 0.3)])
 def test_potentials_against_numpy(f64, bools, to_np, batch, kind, neighbours, radius):
     _, distances, valid = batch
@@ -118,7 +118,7 @@ def test_leave_one_out_vendi_by_hand(f64, to_np):
     np.testing.assert_allclose(got, [whole - 2, whole - 2, whole - 1], rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", shaping.POTENTIALS)
+@pytest.mark.parametrize("kind", get_args(shaping.Potential))
 def test_identical_images_and_lone_samples_have_none(f32, bools, to_np, kind):
     image = np.random.default_rng(13).normal(size=2304)
     D = diversity.cosine_distances(f32([[image] * 5] * 3))
@@ -128,7 +128,7 @@ def test_identical_images_and_lone_samples_have_none(f32, bools, to_np, kind):
 
 
 @settings(max_examples=10)
-@given(order=st.permutations(range(G)), kind=st.sampled_from(shaping.POTENTIALS))
+@given(order=st.permutations(range(G)), kind=st.sampled_from(get_args(shaping.Potential)))
 def test_permuting_samples_permutes_the_potential(f64, to_np, batch, order, kind):
     D, at = batch[1], np.array(order)
     first = to_np(shaping.potential(f64(D), kind=kind, radius=0.7))
@@ -137,7 +137,7 @@ def test_permuting_samples_permutes_the_potential(f64, to_np, batch, order, kind
 
 
 @settings(max_examples=10)
-@given(twin=st.integers(0, G - 1), kind=st.sampled_from(shaping.POTENTIALS))
+@given(twin=st.integers(0, G - 1), kind=st.sampled_from(get_args(shaping.Potential)))
 def test_a_duplicate_lowers_the_potential_of_its_twin(f64, to_np, batch, twin, kind):
     D, at = batch[1], np.array([*range(G), twin])
     before = to_np(shaping.potential(f64(D), kind=kind, radius=0.7))[:, twin]
@@ -174,8 +174,8 @@ def reference_shape(r, phi, *, mode, scaling, gate, valid, base, weight=0.5, gam
 
 
 @pytest.mark.parametrize("mode", ["terminal", "per_step"])
-@pytest.mark.parametrize("scaling", shaping.SCALINGS)
-@pytest.mark.parametrize("gate", shaping.GATES)
+@pytest.mark.parametrize("scaling", get_args(shaping.Scaling))
+@pytest.mark.parametrize("gate", get_args(shaping.Gate))
 def test_shaping_against_numpy(xp, f64, bools, rtol, to_np, batch, mode, scaling, gate):
     rewards, _, valid = batch
     phi = np.random.default_rng(14).random((T + 1, P, G) if mode == "per_step" else (P, G))
@@ -236,7 +236,7 @@ def test_equal_rewards_are_not_above_their_mean(f64, to_np):
     np.testing.assert_array_equal(to_np(got), to_np(rewards))
 
 
-@pytest.mark.parametrize("mode", shaping.MODES)
+@pytest.mark.parametrize("mode", get_args(shaping.Mode))
 def test_no_weight_is_the_same_bits(f32, to_np, batch, mode):
     rewards = batch[0].astype(np.float32)
     rewards[0, 0], rewards[0, 1] = -0.0, np.nan

@@ -3,7 +3,7 @@
 Defaults are pinned by numbers that the code gave before there were these levers.
 """
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -37,8 +37,8 @@ def plain(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("mode", ["terminal", "per_step"])
-@pytest.mark.parametrize("scaling", shaping.SCALINGS)
-@pytest.mark.parametrize("gate", shaping.GATES)
+@pytest.mark.parametrize("scaling", get_args(shaping.Scaling))
+@pytest.mark.parametrize("gate", get_args(shaping.Gate))
 def test_referring_to_the_subset_is_as_if_nothing_else_had_been_sampled(
     xp, f64, bools, rtol, to_np, batch, mode, scaling, gate
 ):

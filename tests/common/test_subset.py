@@ -5,6 +5,7 @@ laws: K samples, none of them invalid; invalid samples change nothing; order doe
 """
 
 import itertools
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def brute_force(rule, r, draws, *, keep=K, alpha=1.5, kappa=2.5):
     )
 
 
-@pytest.mark.parametrize("rule", subset.RULES)
+@pytest.mark.parametrize("rule", get_args(subset.Rule))
 def test_against_brute_force(xp, f64, to_np, groups, rule):
     rewards, draws = groups
     got = to_np(
@@ -65,7 +66,7 @@ def test_bounded_rules_do_drop(f64, to_np, rule):
     assert (high, low) == {"upper": (False, True), "lower": (True, False)}.get(rule, (False, False))
 
 
-@pytest.mark.parametrize("rule", subset.RULES)
+@pytest.mark.parametrize("rule", get_args(subset.Rule))
 def test_invalid_samples_change_nothing(f64, bools, to_np, groups, rule):
     rewards, draws = groups
     alone = to_np(subset.select(f64(rewards), rule=rule, keep=K, draws=f64(draws)))
@@ -82,7 +83,7 @@ def test_invalid_samples_change_nothing(f64, bools, to_np, groups, rule):
     assert not to_np(mixed)[:, G:].any()
 
 
-@pytest.mark.parametrize("rule", subset.RULES)
+@pytest.mark.parametrize("rule", get_args(subset.Rule))
 def test_few_valid_samples(f64, bools, to_np, groups, rule):
     rewards, draws = groups
     valid = np.array([[i < n for i in range(G)] for n in (0, 1, 2, 3, 5, 8)])
@@ -138,7 +139,7 @@ def test_ties_by_hand(f64, to_np, rule, rewards, keep, expected):
     rewards=st.lists(st.integers(-50, 50), min_size=7, max_size=7, unique=True),
     order=st.permutations(range(7)),
     keep=st.integers(1, 7),
-    rule=st.sampled_from(subset.RULES),
+    rule=st.sampled_from(get_args(subset.Rule)),
 )
 def test_order_of_samples_does_not_matter(f64, to_np, rewards, order, keep, rule):
     r, u = np.array(rewards, dtype=float), np.linspace(0, 1, 7, endpoint=False)
@@ -155,7 +156,7 @@ def test_order_of_samples_does_not_matter(f64, to_np, rewards, order, keep, rule
     rewards=st.lists(st.integers(-9, 9), min_size=9, max_size=9),
     scale=st.sampled_from([0.5, 2.0, 64.0]),
     shift=st.integers(-100, 100),
-    rule=st.sampled_from(subset.RULES),
+    rule=st.sampled_from(get_args(subset.Rule)),
 )
 def test_unit_and_origin_of_the_reward_do_not_matter(f64, to_np, rewards, scale, shift, rule):
     r, u = np.array([rewards], dtype=float), f64([np.linspace(0, 1, 9, endpoint=False)])

@@ -1,20 +1,24 @@
 """Several rewards as one: weights, group-wise scaling, the worst of them, floors and ceilings."""
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
 from common.algorithm import masked
+from common.algorithm.choice import check_choice
 
-Method = Literal["weighted_sum", "group_zscore", "minimum"]
+__all__ = ["Combination", "combine", "finite_mean"]
+
+Combination = Literal["weighted_sum", "group_zscore", "minimum"]
+"""The way in which the terms of a reward become one."""
 
 
 def combine(
     scores: Mapping[str, np.ndarray],
     weights: Mapping[str, float],
     *,
-    method: Method,
+    method: Combination,
     floors: Mapping[str, float] | None = None,
     ceilings: Mapping[str, float] | None = None,
 ) -> np.ndarray:
@@ -31,7 +35,7 @@ def combine(
     Args:
         scores: float64 [P, G] by term; not finite where there is no score.
         weights: by term, with the same names.
-        method: "weighted_sum", "group_zscore" or "minimum".
+        method: one of the names above.
         floors: least score of some of the terms.
         ceilings: highest score that counts, of some of the terms.
 
@@ -41,8 +45,7 @@ def combine(
     Raises:
         ValueError: unknown method, names that differ, or shapes that are not all one [P, G].
     """
-    if method not in get_args(Method):
-        raise ValueError(f"method = '{method}': valid are {', '.join(get_args(Method))}")
+    check_choice("method", method, Combination)
     if scores.keys() != weights.keys() or not scores:
         raise ValueError(f"scores of {sorted(scores)} do not fit weights of {sorted(weights)}")
     shapes = {np.shape(values) for values in scores.values()}
