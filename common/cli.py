@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from common import machine
+from common import machine, reading
 from common.commands.audit import audit
 from common.commands.compare import compare
 from common.commands.doctor import doctor
@@ -64,7 +64,7 @@ class DriftGroup(click.Group):
 
 def _tell(message: Warning | str, *_: Any) -> None:
     """A warning as one line, without the place in the code that it came from."""
-    click.echo(f"drift: warning: {' '.join(str(message).split())}", err=True)
+    click.echo(f"drift: warning: {reading.printable(str(message))}", err=True)
 
 
 def _debug_switch() -> click.Option:

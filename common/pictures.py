@@ -5,7 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from common import reading
+
 WHITE = 255
+MOST_PIXELS = 1 << 26
+"""Pixels of a picture that is read: 8,192 on a side."""
 
 
 class PictureError(ValueError):
@@ -64,15 +68,28 @@ def encode_png(picture: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def load_inside(folder: Path, name: object) -> np.ndarray:
+    """The picture of that plain name in a folder. Raises PictureError, also for other places."""
+    try:
+        file = reading.inside(folder, name)
+    except ValueError:
+        raise PictureError("is not the name of a file in its folder") from None
+    return load(file)
+
+
 def load(file: Path) -> np.ndarray:
     """A picture of a file: uint8 [H, W, 3]. Raises PictureError."""
     from PIL import Image
 
     try:
-        with Image.open(file) as image:
+        with Image.open(io.BytesIO(reading.content(file))) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise PictureError(f"has {image.width} x {image.height} pixels, too many")
             return np.asarray(image.convert("RGB"))
     except FileNotFoundError:
         raise PictureError("is missing") from None
+    except PictureError:
+        raise
     # A truncated PNG is a SyntaxError or a ValueError to Pillow, depending on where it ends.
     except (OSError, SyntaxError, ValueError):
         raise PictureError("is damaged") from None

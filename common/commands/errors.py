@@ -4,6 +4,7 @@ Exit codes: 0 fine; 1 the work failed; 2 the request was wrong (in what it names
 130 and 143 stopped by Ctrl-C or SIGTERM after saving, as a shell reports those signals.
 """
 
+from common import reading
 from common.errors import DriftError, RequestError
 
 FAILED = 1
@@ -13,11 +14,12 @@ INTERRUPTED = 130
 
 def explain(error: Exception) -> tuple[int, str]:
     """The exit code of an error, and the one line to print after `drift: `."""
-    text = " ".join(str(error).split())
+    text = reading.printable(str(error))
     if isinstance(error, RequestError):
         return WRONG_REQUEST, text
     if isinstance(error, DriftError | FloatingPointError):
         return FAILED, text
     if isinstance(error, OSError) and error.strerror:
-        return FAILED, f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        named = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        return FAILED, reading.printable(named)
     return FAILED, f"{type(error).__name__}: {text} (--debug shows the traceback)"

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ValidationError
 
 from common.errors import RequestError
 
+SHOWN = 200
+"""Most characters of a wrong value in an error."""
+
 
 class ConfigError(RequestError):
     """A configuration that cannot be run; one line that says what, where and what is valid."""
@@ -26,18 +29,24 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
         return f"unknown configuration key '{where}'{_nearest_key(root, location)}"
     if kind == "model_type":
         key = next(iter(_table(root, location).model_fields))
-        return f"{where} = {given!r}: '{where}' is a table; set a key of it, as {where}.{key}"
+        return f"{where} = {shown(given)}: '{where}' is a table; set a key of it, as {where}.{key}"
     if kind == "literal_error":
         expected = problem.get("ctx", {})["expected"]
         valid = re.findall(r"'([^']*)'", expected) or re.findall(r"\d+", expected)
-        return f"{where} = {given!r}: not a valid choice{closest(str(given), valid)}"
+        return f"{where} = {shown(given)}: not a valid choice{closest(str(given), valid)}"
     if kind == "missing":  # the only required things are the parts of a tuple
-        return f"{'.'.join(location[:-1])} = {given!r}: too few values"
+        return f"{'.'.join(location[:-1])} = {shown(given)}: too few values"
     message = {"tuple_type": "Input should be a list, as ['a', 'b']"}.get(kind, problem["msg"])
     if kind == "value_error":
         message = message.removeprefix("Value error, ")
         return f"{where}: {message}" if where else message
-    return f"{where} = {given!r}: {message[0].lower()}{message[1:]}"
+    return f"{where} = {shown(given)}: {message[0].lower()}{message[1:]}"
+
+
+def shown(value: Any) -> str:
+    """A value as it was given, without its middle where it is long."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]}...{text[-SHOWN // 2 :]}"
 
 
 def _table(root: type[BaseModel], location: Iterable[str]) -> type[BaseModel]:

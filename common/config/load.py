@@ -4,13 +4,13 @@
 directory and is what a resumed run must match.
 """
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from common import reading
 from common.config import errors
 from common.config.errors import ConfigError
 from common.config.recipes import read as read_recipe
@@ -77,8 +77,8 @@ def _override(values: dict[str, Any], text: str) -> None:
     if not equals or len(parts) < 2 or not all(parts):
         raise ConfigError(f"--set {text}: write table.key=value, for example run.updates=20")
     try:
-        value = tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = reading.toml_document(f"value = {raw}")["value"]
+    except ValueError:  # no TOML: a bare string
         value = raw.strip()
     table = values
     for part in parts[:-1]:

@@ -5,12 +5,12 @@ method) and `extends`, the name of a shipped recipe or a path relative to the fi
 a file go over those of what it extends, key by key.
 """
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common import reading
 from common.config.errors import ConfigError, closest
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -86,10 +86,10 @@ def _path(recipe: str, folder: Path) -> Path:
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_bytes().decode())
+        return reading.toml_document(reading.content(path))
     except OSError as error:
         raise _NoRecipeError(f"cannot read recipe {path}: {error.strerror}") from None
-    except ValueError as error:  # not UTF-8, or not TOML
+    except ValueError as error:  # not UTF-8, not TOML, or nested without end
         raise ConfigError(f"recipe {path} is not valid TOML: {error}") from None
 
 

@@ -26,6 +26,7 @@ from common.config.types import (
     AboveZero,
     Finite,
     GuidanceGradient,
+    Name,
     NonNegative,
     OnError,
     Positive,
@@ -39,7 +40,7 @@ from common.config.types import (
 class RunConfig(Table):
     """`[run]`: what identifies the run."""
 
-    recipe: str = key("emoji", "name of the recipe this configuration came from")
+    recipe: Name = key("emoji", "name of the recipe this came from; a run's folder is called so")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = key(0, "seed of all randomness")
     updates: Positive = key(60, "policy updates: one rollout each")
     backend: str = key("auto", "mlx, cuda, cpu, or auto: the best one here")

@@ -2,13 +2,22 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+def _plain(name: str) -> str:
+    if not name.isprintable() or set("/\\") & set(name) or name.startswith(".") or len(name) > 100:
+        raise ValueError(f"{name[:100]!r} is no plain name: no folder, no control character")
+    return name
+
 
 Positive = Annotated[int, Field(ge=1)]
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 AboveZero = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Name = Annotated[str, AfterValidator(_plain)]
+"""A name that may become part of a file's: it stays in its folder."""
 Setting = bool | int | float | str
 """The value of an option of a scorer."""
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from common import reading
 from common.runs import files
 
 DIGEST_BYTES = 32
@@ -49,7 +50,7 @@ def _packed(array: np.ndarray) -> bytes:
 
 def _read(path: Path) -> np.ndarray | None:
     try:
-        packed = path.read_bytes()
+        packed = reading.content(path, reading.LOG)
     except OSError:  # not there, or not to be read: made again, and writing it tells why not
         return None
     digest, content = packed[:DIGEST_BYTES], packed[DIGEST_BYTES:]

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from common import reading
 from common.choices import Split
 from common.errors import RequestError
 from common.runs import files, line_log
@@ -101,7 +102,7 @@ def load(run: RunDirectory) -> list[Record]:
 def parse(line: bytes | str, where: str) -> Record:
     """One line as a record. Raises RecordError, which says where it was."""
     try:
-        values = json.loads(line)
+        values = reading.json_document(line)
         protocol = Protocol(**values["protocol"])
         record = Record(
             variant=Variant(**values["variant"]),
@@ -111,7 +112,7 @@ def parse(line: bytes | str, where: str) -> Record:
             weights=str(values["weights"]),
             grid=values.get("grid"),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise RecordError(f"{where}: not a record of `drift eval` ({reason})") from None
     prompts = len(record.protocol.prompts)

@@ -4,7 +4,6 @@ A pipeline's `model_index.json` names its class and its components; each compone
 its own. Both backends read the same ones.
 """
 
-import json
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from common import reading
 from common.algorithm.schedules import TRAIN_STEPS, scaled_linear_alpha_bars
 from common.backends import DiffusionSchedule, FlowSchedule
 from common.config import ModelConfig
@@ -68,8 +68,8 @@ def index(path: str) -> dict[str, Any]:
             f"model.path = '{path}' is no diffusers pipeline: {INDEX} is missing{held}"
         )
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
+        found = reading.json_document(reading.content(file))
+    except (ValueError, OSError):
         found = None
     if not isinstance(found, dict):
         raise ValueError(f"model.path = '{path}': {INDEX} is damaged")

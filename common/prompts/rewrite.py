@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from common import random
+from common import random, reading
 from common.config import RewriterConfig
 from common.prompts import language
 from common.prompts.language import LanguageModel
@@ -232,7 +232,7 @@ def _save(path: Path, made_from: Mapping[str, Any], variants: Mapping[str, list[
 def _read(path: Path, made_from: Mapping[str, Any]) -> dict[str, list[str]] | None:
     """The variants of a file made from just that; None when it is not there, or not whole."""
     try:
-        content = json.loads(path.read_bytes())
+        content = reading.json_document(reading.content(path))
         same = content["made_from"] == made_from
         return (
             {str(text): list(found) for text, found in content["variants"].items()}

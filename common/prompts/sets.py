@@ -1,13 +1,12 @@
 """Prompt sets: where prompts come from, which ones an update asks for, and held-out splits."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from common import random
+from common import random, reading
 from common.choices import Split
 from common.config import PromptsConfig, closest
 from common.errors import RequestError
@@ -203,8 +202,8 @@ def _json_lines(source: Path) -> list[Prompt]:
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
-        except json.JSONDecodeError as error:
+            values = reading.json_document(line)
+        except ValueError as error:
             raise PromptError(f"{source}, line {number}: not valid JSON: {error}") from None
         text = values.pop("prompt", None) if isinstance(values, dict) else None
         if not isinstance(text, str) or not text.strip():
@@ -215,7 +214,7 @@ def _json_lines(source: Path) -> list[Prompt]:
 
 def _read(source: Path) -> str:
     try:
-        return source.read_text(encoding="utf-8")
+        return reading.content(source, reading.LOG).decode()
     except OSError as error:
         raise PromptError(f"cannot read prompts from {source}: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -266,7 +266,7 @@ def _panel(name: str, detail: str, run: Run, variant: Variant) -> Panel:
     if record.grid is None:
         return Panel(name, detail, [], "No picture was kept.")
     try:
-        picture = pictures.load(run.path / FILE.parent / record.grid)
+        picture = pictures.load_inside(run.path / FILE.parent, record.grid)
         strips = pictures.rows(picture, len(prompts))
     except pictures.PictureError as error:
         return Panel(name, detail, [], f"The picture {record.grid} {error}.")

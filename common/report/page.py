@@ -294,7 +294,7 @@ def _strips(
         return {}
     name, prompts = str(record.get("grid")), [str(text) for text in record.get("prompts") or []]
     try:
-        picture = pictures.load(run.path / "samples" / name)
+        picture = pictures.load_inside(run.path / "samples", name)
     except pictures.PictureError as error:
         notes.append(
             f"The pictures of update {record['update']} cannot be shown: samples/{name} {error}."

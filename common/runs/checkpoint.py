@@ -7,6 +7,7 @@ folder as it is.
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from common import reading
 from common.adapters.low_rank import from_peft, peft_config, to_peft
 from common.config import AdapterConfig
 from common.errors import RequestError
@@ -221,22 +223,33 @@ def _verify(path: Path) -> set[str]:
     if manifest.pop("sha256", None) != _digest(manifest) or not isinstance(entries, dict):
         raise CheckpointError(f"checkpoint {path}: {MANIFEST} is damaged (its hash differs)")
     for name, expected in sorted(entries.items()):
-        file = path / name
-        if not file.is_file():
-            raise CheckpointError(f"checkpoint {path}: {name} is missing")
-        if (size := file.stat().st_size) != expected["size"]:
-            raise CheckpointError(
-                f"checkpoint {path}: {name} has {size} bytes, the manifest says {expected['size']}"
-            )
-        with file.open("rb") as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() != expected["sha256"]:
-                raise CheckpointError(f"checkpoint {path}: {name} is damaged (its hash differs)")
+        _verify_file(path, name, expected)
     return set(entries)
+
+
+def _verify_file(path: Path, name: str, expected: Any) -> None:
+    """Compare one file with its entry in the manifest."""
+    try:
+        file = reading.inside(path, name)
+    except ValueError as error:
+        raise CheckpointError(f"checkpoint {path}: {MANIFEST}: {error}") from None
+    entry = expected if isinstance(expected, dict) else {}
+    if type(entry.get("size")) is not int or not isinstance(entry.get("sha256"), str):
+        raise CheckpointError(f"checkpoint {path}: {MANIFEST} has no size and hash of {name}")
+    if not file.is_file():
+        raise CheckpointError(f"checkpoint {path}: {name} is missing")
+    if (size := file.stat().st_size) != entry["size"]:
+        raise CheckpointError(
+            f"checkpoint {path}: {name} has {size} bytes, the manifest says {entry['size']}"
+        )
+    with file.open("rb") as stream:
+        if hashlib.file_digest(stream, "sha256").hexdigest() != entry["sha256"]:
+            raise CheckpointError(f"checkpoint {path}: {name} is damaged (its hash differs)")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_bytes())
+        document = reading.json_document(reading.content(path))
     except ValueError:
         raise CheckpointError(f"checkpoint {path.parent}: {path.name} is not JSON") from None
     if not isinstance(document, dict):
@@ -264,7 +277,7 @@ def _matching(checkpoints: Path, pattern: re.Pattern[str]) -> list[tuple[int, Pa
 
 
 def _is_complete(path: Path) -> bool:
-    return (path / MANIFEST).is_file()
+    return os.path.lexists(path / MANIFEST)
 
 
 def _complete(checkpoints: Path) -> list[Path]:

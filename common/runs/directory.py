@@ -2,9 +2,7 @@
 
 import hashlib
 import io
-import json
 import re
-import tomllib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,7 +12,7 @@ import numpy as np
 import tomli_w
 from PIL import Image
 
-from common import config as configuration, random
+from common import config as configuration, random, reading
 from common.config import Config
 from common.errors import RequestError
 from common.runs import files, line_log, lock
@@ -100,11 +98,17 @@ class RunDirectory:
             if not path.is_dir():
                 raise RunError(f"no run directory {path}: {_why_no_folder(path)}")
             for name in (CONFIG, ENVIRONMENT):
-                if not (path / name).is_file():
+                if not (path / name).exists():
                     raise RunError(f"{path} is no run directory: {name} is missing")
-            content = (path / CONFIG).read_bytes()
+        with files.os_errors_as(f"read {path / CONFIG}", RunError):
+            content = reading.content(path / CONFIG)
         try:
-            config = configuration.parse(tomllib.loads(content.decode()))
+            tables = reading.toml_document(content)
+            if "run" not in tables:  # an emptied file would be a run with default settings
+                raise RunError(f"{path / CONFIG} is damaged: it has no table [run]")
+            config = configuration.parse(tables)
+        except RunError:
+            raise
         except ValueError as error:  # not UTF-8, not TOML, or a ConfigError
             raise RunError(f"{path / CONFIG} is damaged: {error}") from None
         run = cls(path, config)
@@ -126,7 +130,7 @@ class RunDirectory:
         file = self.path / ENVIRONMENT
         with files.os_errors_as(f"read {file}", RunError):
             try:
-                facts = json.loads(file.read_bytes())
+                facts = reading.json_document(reading.content(file))
             except ValueError:
                 facts = None
         if not isinstance(facts, dict) or not isinstance(facts.get(STARTS, []), list):
@@ -308,13 +312,18 @@ def _lines(file: Path) -> list[tuple[bytes, dict[str, Any]]]:
     return line_log.read(file, _parser(file), RunError)
 
 
+def _is_update(value: Any) -> bool:
+    """Whether a value counts updates: a whole number that every format has room for."""
+    return type(value) is int and 0 <= value < 1 << 53
+
+
 def _parser(file: Path) -> line_log.Parse[dict[str, Any]]:
     def parse(line: bytes, number: int) -> dict[str, Any]:
         try:
-            record = json.loads(line)
+            record = reading.json_document(line)
         except ValueError:
             record = None
-        if not isinstance(record, dict) or not isinstance(record.get("update"), int):
+        if not isinstance(record, dict) or not _is_update(record.get("update")):
             raise RunError(f"{file} line {number} is damaged: not a record with an update")
         return line_log.nulls_as_nan(record)
 

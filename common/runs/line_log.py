@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from common import reading
 from common.runs import files
 
 __all__ = ["Parse", "append", "encode", "newest", "nulls_as_nan", "read"]
@@ -32,10 +33,10 @@ def read(file: Path, parse: Parse[T], refused: type[Exception]) -> list[tuple[by
     Raises what `parse` raises for a line that is no record, unless it is the last one and has no
     newline, and `refused`, in one line, when the file cannot be read.
     """
-    if not file.exists():
+    if not os.path.lexists(file):
         return []
     with files.os_errors_as(f"read {file}", refused):
-        *whole, last = file.read_bytes().split(b"\n")
+        *whole, last = reading.content(file, reading.LOG).split(b"\n")
     records = [(line, parse(line, number)) for number, line in enumerate(whole, start=1)]
     if _is_record(last, parse):
         records.append((last, parse(last, len(records) + 1)))
@@ -64,7 +65,7 @@ def newest(file: Path) -> dict[str, Any]:
             size = stream.seek(0, os.SEEK_END)
             stream.seek(max(size - TAIL, 0))
             lines = stream.read().split(b"\n")[:-1]
-        return json.loads(lines[-1]) if lines else {}
+        return reading.json_document(lines[-1]) if lines else {}
     except (OSError, ValueError):  # not there yet, or replaced while it was read
         return {}
 

@@ -56,7 +56,7 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from common import checkpoint, files
+from common.runs import checkpoint, files
 from common.config import AdapterConfig
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))

@@ -236,7 +236,7 @@ def test_configurations_begin_with_what_differs(source):
 
 
 def test_html_in_names_is_shown_and_not_obeyed(tmp_path):
-    name = '<script>alert("x")</script>'
+    name = '<script>alert("x")<script>'
     prompts = ("<b>", "a & b", "'\" onerror=1", "x")
     make_run(tmp_path / "a", prompts=prompts, grids=True)
     make_run(tmp_path / "b", name=name, prompts=prompts, grids=True, recipe=DRIFT)

@@ -293,9 +293,9 @@ def test_every_recipe_survives_toml():
 def test_any_configuration_survives_toml(seed, rate, text, names, keep, terms, window):
     value = parse(
         {
-            "run": {"seed": seed, "recipe": text},
+            "run": {"seed": seed},
             "optimizer": {"learning_rate": rate},
-            "prompts": {"names": names},
+            "prompts": {"names": names, "source": text},
             "drift": {"subset": {"keep": keep}},
             "reward": {"terms": terms},
             "rollout": {"window_range": list(window)},

@@ -1,0 +1,120 @@
+"""Reading files that somebody else may have written: regular, bounded in size, depth and time.
+
+A folder from another place may hold a pipe that never ends, a link to a device, a document nested a
+hundred thousand levels deep, or a name that leads out of the folder. Whoever reads such a file goes
+through here, and gets an OSError or a ValueError with a short reason instead of a hang.
+"""
+
+import errno
+import json
+import os
+import stat
+import tomllib
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "DOCUMENT",
+    "LOG",
+    "content",
+    "inside",
+    "json_document",
+    "printable",
+    "toml_document",
+]
+
+DOCUMENT, LOG = 64 << 20, 256 << 20
+"""Most bytes of a configuration or an index, and of a log."""
+
+DEPTH = 64
+"""Most levels of a document; the toolkit's own have six."""
+
+
+def content(path: Path, most: int = DOCUMENT) -> bytes:
+    """All bytes of a regular file, or of what a link to one leads to.
+
+    Raises OSError for what is no regular file (a pipe, a device, a folder) and for more than
+    `most` bytes; a pipe is not waited for.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        if status.st_size > most:
+            raise OSError(errno.EINVAL, _too_large(status.st_size, most), str(path))
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EINVAL, _too_large(len(data), most), str(path))
+    return data
+
+
+def json_document(text: bytes | str) -> Any:
+    """The value of a JSON text. Raises ValueError in a few words.
+
+    Beside what JSON forbids: more than DEPTH levels, and text that is no Unicode (half of a
+    surrogate pair), which could not be written or printed again.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"nested more than {DEPTH} levels deep") from None
+    _check(value)
+    return value
+
+
+def toml_document(text: bytes | str) -> dict[str, Any]:
+    """The tables of a TOML text. Raises ValueError in a few words, as `json_document` does."""
+    try:
+        value = tomllib.loads(text.decode() if isinstance(text, bytes) else text)
+    except RecursionError:
+        raise ValueError(f"nested more than {DEPTH} levels deep") from None
+    _check(value)
+    return value
+
+
+def inside(folder: Path, name: object) -> Path:
+    """The file of a plain name in a folder.
+
+    Raises ValueError for a name with a folder in it, and for a link that leads out of the folder.
+    """
+    if not isinstance(name, str) or not name or name in (".", "..") or Path(name).name != name:
+        raise ValueError(f"{name!r} is not a plain file name")
+    path = folder / name
+    if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{name!r} is a link that leads out of {folder}")
+    return path
+
+
+def printable(text: str, most: int = 2000) -> str:
+    """The text on one line, safe for a terminal.
+
+    White space becomes one space. A character that is not printable (an escape, half of a surrogate
+    pair) becomes its escape sequence in letters. Of more than `most` characters the middle goes.
+    """
+    line = " ".join(text.split())
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    if len(line) > most:
+        line = f"{line[: most // 2]} ... {line[-most // 2 :]}"
+    return line
+
+
+def _check(value: Any) -> None:
+    waiting = [(value, 1)]
+    while waiting:
+        part, level = waiting.pop()
+        if isinstance(part, str):
+            if not part.isascii():
+                part.encode()  # UnicodeEncodeError is a ValueError
+            continue
+        if not isinstance(part, dict | list):
+            continue
+        if level > DEPTH:
+            raise ValueError(f"nested more than {DEPTH} levels deep")
+        parts = [*part.keys(), *part.values()] if isinstance(part, dict) else part
+        waiting += [(item, level + 1) for item in parts]
+
+
+def _too_large(size: int, most: int) -> str:
+    return f"it has {size} bytes, and at most {most} are read"
