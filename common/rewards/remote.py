@@ -88,7 +88,7 @@ class RemoteReward:
         first = min(options.retry_for, FIRST_CONTACT)
         info = self._info(self._ask("GET", wire.INFO, b"", wire.ANSWER_BYTES, retry_for=first))
         self.served, self.version, self.exact, self.groupwise = info
-        self._told = info
+        self._served = info
 
     def __call__(
         self,
@@ -135,8 +135,8 @@ class RemoteReward:
     def _check_same(self) -> None:
         """After a failure another reward may be served at the same address."""
         info = self._info(self._once("GET", wire.INFO, b"", wire.ANSWER_BYTES))
-        if info != self._told:
-            before, now = (" ".join(filter(None, each[:2])) for each in (self._told, info))
+        if info != self._served:
+            before, now = (" ".join(filter(None, each[:2])) for each in (self._served, info))
             detail = f"'{before}', and now '{now}'" if before != now else "another form of it"
             raise RewardError(f"{self._options.url}: it served {detail}")
 
@@ -185,7 +185,7 @@ class RemoteReward:
             return RewardError(f"{self._options.url}: no answer in {seconds:g} s (timeout)")
         if isinstance(error, http.client.IncompleteRead):
             return _Passing("half an answer")
-        return _Passing(f"no connection: {type(error).__name__}: {_clean(str(error))}")
+        return _Passing(f"no connection: {type(error).__name__}: {wire.one_line(str(error))}")
 
     def _judged(self, status: int, content: bytes) -> bytes:
         if status == 200:
@@ -246,10 +246,4 @@ def _said(content: bytes) -> str:
         text = str(json.loads(content)["error"])
     except (ValueError, KeyError, TypeError, RecursionError):
         text = content[:200].decode(errors="replace")
-    return _clean(text) or "no reason given"
-
-
-def _clean(text: str) -> str:
-    """At most 400 characters of one line, none of which moves the cursor of a terminal."""
-    line = " ".join(text.split())[:400]
-    return "".join(sign if sign.isprintable() else "\ufffd" for sign in line)
+    return wire.one_line(text) or "no reason given"

@@ -160,7 +160,7 @@ class RewardServer:
         except LeftError:
             raise
         except Exception as error:  # whatever it is, the next request is answered
-            self.say(" ".join(f"{exchange.client}: {type(error).__name__}: {error}".split()))
+            self.say(wire.one_line(f"{exchange.client}: {type(error).__name__}: {error}"))
             return 500, _error(f"{type(error).__name__}: {error}")
 
     def _check_allowed(self, exchange: Exchange) -> None:
@@ -193,7 +193,7 @@ class RewardServer:
     def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What the event loop says of a connection that failed."""
         error = context.get("exception")
-        self.say(" ".join(f"connection: {context['message']} {error or ''}".split()))
+        self.say(wire.one_line(f"connection: {context['message']} {error or ''}"))
 
 
 async def _in_thread(function: Callable[[], bytes]) -> bytes:

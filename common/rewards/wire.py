@@ -63,6 +63,12 @@ class TooLargeError(WireError):
     """A message that asks for more memory than a request may take."""
 
 
+def one_line(text: str) -> str:
+    """At most 400 characters of a text from elsewhere; none of them moves a terminal's cursor."""
+    line = " ".join(text.split())[:400]
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in line)
+
+
 def check_token(token: str, variable: str) -> None:
     """Raises WireError, which does not show the token, for one that a header cannot hold.
 

@@ -49,12 +49,16 @@ def test_one_reward_is_told_in_full(drift, refused):
     assert "dinov2" in drift("rewards", "--features").output
 
 
-def test_serving_asks_for_a_token_where_others_can_reach_it(refused):
+def test_serving_asks_for_a_token_where_others_can_reach_it(refused, monkeypatch):
     line = refused(2, "rewards", "serve", "ocr", "--host", "0.0.0.0", "--backend", "cpu")
-    assert "needs a token" in line
+    assert "needs a token, in the environment variable DRIFT_REWARD_TOKEN" in line
     line = refused(2, "rewards", "serve", "ocr", "--token-env", "NO_SUCH_VARIABLE")
     assert "NO_SUCH_VARIABLE: that environment variable is not set" in line
     assert "write KEY=VALUE" in refused(2, "rewards", "serve", "ocr", "--set", "rule")
+    monkeypatch.setenv("DRIFT_OTHER", "s3cret\n")
+    line = refused(2, "rewards", "serve", "ocr", "--token-env", "DRIFT_OTHER")
+    assert "DRIFT_OTHER cannot be sent: it holds a space, a line end" in line
+    assert "s3cret" not in line
 
 
 def test_a_server_answers_and_ends_at_ctrl_c(tmp_path):

@@ -1,5 +1,6 @@
 """A reward that is served in a thread of the test, and servers that answer what a test says."""
 
+import http.client
 import json
 import socket
 import threading
@@ -7,6 +8,7 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 
+from common.rewards import wire
 from common.rewards.registry import NamedReward
 from common.rewards.remote import RemoteOptions, RemoteReward
 from common.rewards.server import RewardServer
@@ -81,3 +83,34 @@ def reply(body, status="200 OK", length=None):
 
 
 INFO = reply({"name": "mine"})
+
+GOOD = json.loads(wire.request(IMAGES, PROMPTS, METADATA))
+"""A request, as the objects in it."""
+
+
+def connected(server):
+    host, port = server.url.removeprefix("http://").rsplit(":", 1)
+    return socket.create_connection((host.strip("[]"), int(port)), timeout=20)
+
+
+def asked(server, body, **headers):
+    """Status and error of the answer to a request."""
+    link = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=20)
+    link.request("POST", wire.SCORE, body, headers)
+    answer = link.getresponse()
+    content = answer.read()
+    link.close()
+    return answer.status, json.loads(content).get("error", "")
+
+
+def raw(server, request):
+    """The status of the answer to these bytes."""
+    with connected(server) as link:
+        link.sendall(request)
+        return int(link.makefile("rb").readline().split()[1])
+
+
+def works(server):
+    """Whether it answers a good request, and with the right scores."""
+    got = client(server.url, patience=10.0)(IMAGES, PROMPTS, METADATA)
+    return got.tolist() == value(IMAGES, PROMPTS, METADATA)

@@ -1,11 +1,8 @@
 """The server of a reward against requests that are wrong, huge, slow or never end."""
 
 import base64
-import http.client
 import io
 import json
-import random
-import socket
 import struct
 import threading
 import time
@@ -19,37 +16,19 @@ from PIL import Image
 from common.rewards import connections, wire
 from common.rewards.registry import NamedReward
 from common.rewards.server import RewardServer
-from tests.common.served_reward import IMAGES, METADATA, PROMPTS, client, served, value
-
-GOOD = json.loads(wire.request(IMAGES, PROMPTS, METADATA))
-
-
-def connected(server):
-    host, port = server.url.removeprefix("http://").rsplit(":", 1)
-    return socket.create_connection((host.strip("[]"), int(port)), timeout=20)
-
-
-def asked(server, body, **headers):
-    """Status and error of the answer to a request."""
-    link = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=20)
-    link.request("POST", wire.SCORE, body, headers)
-    answer = link.getresponse()
-    content = answer.read()
-    link.close()
-    return answer.status, json.loads(content).get("error", "")
-
-
-def raw(server, request):
-    """The status of the answer to these bytes."""
-    with connected(server) as link:
-        link.sendall(request)
-        return int(link.makefile("rb").readline().split()[1])
-
-
-def works(server):
-    """Whether it answers a good request, and with the right scores."""
-    got = client(server.url, patience=10.0)(IMAGES, PROMPTS, METADATA)
-    return got.tolist() == value(IMAGES, PROMPTS, METADATA)
+from tests.common.served_reward import (
+    GOOD,
+    IMAGES,
+    METADATA,
+    PROMPTS,
+    asked,
+    client,
+    connected,
+    raw,
+    served,
+    value,
+    works,
+)
 
 
 def png(width, height, *, chunks=b"", rows=b""):
@@ -363,28 +342,3 @@ def test_an_address_for_others_needs_a_token():
     for host in ("0.0.0.0", "::", "example.org"):
         with pytest.raises(ValueError, match=r"can be reached from outside: that needs a token"):
             RewardServer(NamedReward("mine", value), host=host)
-
-
-def test_600_damaged_requests_get_an_answer_each(capfd):
-    picker = random.Random(0)
-    good = json.dumps(GOOD).encode()
-    lines, statuses = [], []
-    with served(say=lines.append) as server:
-        for _ in range(600):
-            body = bytearray(good)
-            for _ in range(picker.randint(1, 8)):
-                kind, at = picker.randrange(4), picker.randrange(len(body))
-                if kind == 0:
-                    body[at] = picker.randrange(256)
-                elif kind == 1:
-                    del body[at : at + picker.randint(1, 60)]
-                elif kind == 2:
-                    body[at:at] = body[at : at + picker.randint(1, 60)]
-                else:
-                    body[at:at] = picker.choice([b"[", b"{", b'"', b"\\ud800", b"1e400", b"null"])
-                body = body or bytearray(b" ")
-            statuses.append(asked(server, bytes(body))[0])
-        assert works(server)
-    assert {*statuses} <= {200, 400, 413}
-    assert lines == []
-    assert capfd.readouterr() == ("", "")
