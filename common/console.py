@@ -2,6 +2,7 @@
 
 import io
 import math
+import sys
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-console = Console(highlight=False)
+console = Console(highlight=False, force_jupyter=False)
 """Everything goes through it; it follows `sys.stdout` and knows whether that is a terminal."""
 
 UNLIMITED = 10_000
@@ -95,10 +96,40 @@ def results(base: Mapping[str, Any], tuned: Mapping[str, Any]) -> None:
     table(rows, right=("base", "tuned", "change"))
 
 
+def _in_notebook() -> bool:
+    """Whether this is the process of a notebook, whose output has places that can be redrawn."""
+    interactive = sys.modules.get("IPython")
+    shell = interactive.get_ipython() if interactive else None
+    return type(shell).__name__ == "ZMQInteractiveShell"
+
+
+class _NotebookOutput:
+    """A place in the output of a notebook's cell, drawn again by `update`."""
+
+    def __init__(self, shown: RenderableType) -> None:
+        from IPython.display import display
+
+        self._shown = shown
+        self._handle: Any = display(self._drawn(), raw=True, display_id=True)
+
+    def update(self) -> None:
+        self._handle.update(self._drawn(), raw=True)
+
+    def _drawn(self) -> dict[str, str]:
+        screen = Console(file=io.StringIO(), width=100, highlight=False, force_jupyter=False)
+        with screen.capture() as captured:
+            screen.print(self._shown)
+        return {"text/plain": "\n".join(line.rstrip() for line in captured.get().splitlines())}
+
+
 class Standing:
-    """What is shown in place on a terminal from `stand` on, until its context ends."""
+    """What is shown in place on a terminal from `stand` on, until its context ends.
+
+    In a notebook it is shown in place too, and stays as it was last.
+    """
 
     _live: Live | None = None
+    _output: _NotebookOutput | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -118,8 +149,10 @@ class Standing:
         return self._live is not None
 
     def stand(self, per_second: float) -> None:
-        """Show it from now on, drawn anew that often."""
-        if console.is_terminal and not console.is_dumb_terminal:
+        """Show it from now on, drawn anew that often; in a notebook, at each `refresh`."""
+        if _in_notebook():
+            self._output = _NotebookOutput(cast(RenderableType, self))
+        elif console.is_terminal and not console.is_dumb_terminal:
             self._live = Live(
                 cast(RenderableType, self),
                 console=console,
@@ -127,6 +160,12 @@ class Standing:
                 transient=True,
             )
             self._live.start()
+
+    def refresh(self) -> bool:
+        """Draw it again; False where nothing is shown in place."""
+        if self._output is not None:
+            self._output.update()
+        return self.live or self._output is not None
 
 
 class RunDisplay(Standing):
@@ -189,7 +228,7 @@ class RunDisplay(Standing):
         self._images += int(record["images"])
         if (seconds := record.get("time/compile", 0.0)) >= 1:
             say(f"compiling the model took {seconds:.0f} s of this update and what came before it")
-        if self._live is None:
+        if not self.refresh():
             update = f"{int(record['update'])}/{self.updates}"
             say(f"update {update}  {self._measures()}  {self._pace()}")
 

@@ -59,6 +59,27 @@ def rows(picture: np.ndarray, count: int, *, gap: int = 2) -> np.ndarray:
     return np.stack([picture[i * (height + gap) :][:height] for i in range(count)])
 
 
+def cells(picture: np.ndarray, rows_: int, columns: int, *, gap: int = 2) -> np.ndarray:
+    """Undo `grid`: a picture uint8 [H, W, 3] of equal images -> uint8 [R, C, h, w, 3].
+
+    Images that `grid` enlarged to twice their size come back in their own size.
+
+    Raises:
+        ValueError: the picture does not have that many equal rows and columns.
+    """
+    by_row = rows(picture, rows_, gap=gap)
+    try:
+        upright = [rows(row.swapaxes(0, 1), columns, gap=gap).swapaxes(1, 2) for row in by_row]
+    except ValueError:
+        wide = picture.shape[1]
+        raise ValueError(f"a picture {wide} pixels wide does not hold {columns} columns") from None
+    images = np.stack(upright)
+    small = images[:, :, ::2, ::2]
+    doubled = small.repeat(2, axis=2).repeat(2, axis=3)
+    enlarged = doubled.shape == images.shape and np.array_equal(doubled, images)
+    return np.ascontiguousarray(small if enlarged else images)
+
+
 def encode_png(picture: np.ndarray) -> bytes:
     """A picture uint8 [H, W, 3] as PNG; the same picture gives the same bytes."""
     from PIL import Image

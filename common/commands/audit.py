@@ -51,7 +51,6 @@ def audit(
     most. The exit code is 0 whatever the verdict is.
     """
     from common.audit import measure
-    from common.commands.sample import backend_of, checkpoint_of
     from common.console import console
     from common.prompts import load, of_split
     from common.report import audit_page
@@ -59,14 +58,15 @@ def audit(
     from common.runs.directory import RunDirectory
     from common.sampling.ode import sample_images
     from common.sampling.process import make_process
+    from common.workflows.sample import checkpoint_path, choose_backend
 
     with preparing(), console.status("loading"):
         run = RunDirectory.open(directory)
         config = run.config
         seed = config.run.seed if seed is None else seed
         chosen = [*of_split(load(config.prompts), "all", prompts)]
-        path = checkpoint_of(run, checkpoint)
-        engine = backend_of(backend, run)
+        path = checkpoint_path(run, checkpoint)
+        engine = choose_backend(backend, run)
         held_out = measure.Scorers(config.reward, engine, scorers or None)
         policy = engine.policy(config.model, config.adapter, seed=config.run.seed)
         policy.check([prompt.text for prompt in chosen])

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 import click
 
 from common.choices import READINGS, SPLITS
-from common.errors import preparing
 
 if TYPE_CHECKING:
     from common.comparison.gains import Reading
@@ -127,35 +126,32 @@ def compare(
     method is compared with the baseline at equal alignment and at equal diversity; intervals are
     at 95 %, over seeds and prompts. What a method does not reach is never extrapolated.
     """
-    from common.console import console
+    from common.comparison import summary as summaries
+    from common.console import console, say
+    from common.report import comparison
+    from common.workflows import options
+    from common.workflows.compare import compare_runs
 
+    chosen = options.checked(
+        options.CompareOptions,
+        split=split,
+        until=until,
+        alignment=alignment,
+        diversity=diversity,
+        gain_shares=gain_shares,
+        diversity_shares=diversity_shares,
+        curve=reading,
+        replicas=replicas,
+    )
     with console.status("comparing"):
-        from common.comparison import methods, summary as summaries
-        from common.report import comparison
-
-        with preparing():
-            study = methods.gather(paths, split, until)
-            name = baseline or methods.plain(study).name
-            summary = summaries.summarise(
-                study,
-                name,
-                alignment=alignment,
-                diversity=diversity,
-                gain_shares=gain_shares,
-                diversity_shares=diversity_shares,
-                reading=reading,
-                replicas=replicas,
-            )
-        written = comparison.build(summary, study, out)
+        done = compare_runs(paths, baseline, chosen, out)
     if as_json:
-        click.echo(summaries.to_json(summary), nl=False)
+        click.echo(summaries.to_json(done.summary), nl=False)
         return
-    _show(comparison.tables(summary))
-    from common.console import say
-
-    if len(summary.seeds) == 1:
+    _show(comparison.tables(done.summary))
+    if len(done.summary.seeds) == 1:
         say("one seed: no interval is claimed; how much runs differ by chance is unknown\n")
-    for path in reversed(written):
+    for path in reversed(done.files):
         say(str(path))
 
 

@@ -2,20 +2,18 @@
 
 import json
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from common.choices import SPLITS
-from common.commands.sample import backend_of
-from common.errors import RequestError, preparing
+from common.errors import RequestError
 
 if TYPE_CHECKING:
-    from common.evaluation.records import Protocol, Record, Split, Variant
-    from common.runs.directory import RunDirectory
+    from common.evaluation.records import Record, Split
+    from common.workflows.evaluate import Measurement
 
 SCALES = click.FloatRange(0.0, 2.0)
 STRENGTHS = click.FloatRange(0.0, 10.0)
@@ -111,175 +109,55 @@ def evaluate(
     for each checkpoint and split, with a picture; the same command again measures only what is
     missing. A run may still be training: its complete checkpoints are read, nothing else.
     """
-    from common.evaluation import measure
+    from common.workflows import evaluate as workflow, options
 
-    with preparing():
-        _check_finite("--scale", scales)
-        _check_finite("--prompt-noise", strengths)
-        jobs = []
-        for directory in dict.fromkeys(directories):
-            run, variants = _variants(directory, wanted, scales, strengths)
-            protocols = [
-                measure.protocol(run, split, prompts=prompts, images=images, steps=steps, seed=seed)
-                for split in dict.fromkeys(splits)
-            ]
-            jobs.append((run, protocols, variants, backend_of(backend, run)))
-    counts = []
-    for run, protocols, variants, engine in jobs:
-        with _Progress(run, len(protocols) * len(variants), quiet=as_json) as progress:
-            folder = cache or run.path.absolute().parent / measure.CACHE
-            measure.evaluate(
-                run, engine, protocols, variants, cache=folder, measured=progress.measured
-            )
-        counts.append(progress.new)
+    _check_finite("--scale", scales)
+    _check_finite("--prompt-noise", strengths)
+    chosen = options.checked(
+        options.EvaluateOptions,
+        splits=splits,
+        prompts=prompts,
+        images=images,
+        steps=steps,
+        seed=seed,
+        scales=scales,
+        prompt_noise=strengths,
+    )
+    planned = workflow.plan(dict.fromkeys(directories), chosen, wanted, backend)
+    counts = workflow.measure_all(planned, cache, quiet=as_json)
     if as_json:
-        found = [
-            _as_json(run, protocols, new)
-            for (run, protocols, *_), new in zip(jobs, counts, strict=True)
-        ]
-        click.echo(json.dumps({"runs": found}))
+        rows = [_as_json(each, new) for each, new in zip(planned, counts, strict=True)]
+        click.echo(json.dumps({"runs": rows}))
     else:
-        for run, protocols, *_ in jobs:
-            _print_tables(run, protocols)
-
-
-def _variants(
-    directory: Path, wanted: Sequence[str], scales: Sequence[float], strengths: Sequence[float]
-) -> tuple["RunDirectory", list["Variant"]]:
-    """The run, and what to measure of it in order; the base as it is always comes first."""
-    from common.evaluation.records import Variant, load
-    from common.runs.directory import RunDirectory
-
-    run = RunDirectory.open(directory)
-    load(run)  # damage shows before the work, not after it
-    chosen = {
-        Variant(update, scale if update else 1.0, strength)
-        for update in _updates(run, wanted)
-        for scale in scales
-        for strength in strengths
-    }
-    return run, sorted({Variant(0), *chosen})
-
-
-def _updates(run: "RunDirectory", wanted: Sequence[str]) -> list[int]:
-    """The updates asked for, 0 for the base; all there are without a wish."""
-    from common.evaluation import measure
-
-    there = measure.checkpoints(run)
-    if not there and set(wanted) != {"base"}:
-        raise RequestError(
-            f"{run.path} has no checkpoint yet; --checkpoint base measures the model before tuning"
-        )
-    known = f"; there are base, {', '.join(map(str, there))}"
-    updates = []
-    for which in wanted:
-        if which not in ("base", "latest") and not which.isdecimal():
-            raise RequestError(
-                f"--checkpoint {which}: write the number of an update, base or latest"
-            )
-        update = {"base": 0, "latest": max(there, default=0)}.get(which)
-        update = int(which) if update is None else update
-        if update and update not in there:
-            raise RequestError(f"no checkpoint after update {update} in {run.path}{known}")
-        updates.append(update)
-    return updates or [0, *there]
+        for each in planned:
+            _print_tables(each)
 
 
 def _check_finite(option: str, values: Sequence[float]) -> None:
-    for value in values:  # a range refuses infinity, but not NaN
+    for value in values:  # a range of click refuses infinity, but not NaN
         if not math.isfinite(value):
             raise RequestError(f"{option} {value}: write a number")
 
 
-class _Progress:
-    """Tells of each record: a bar on a terminal, and a line for each new one."""
+def _as_json(measurement: "Measurement", new: int) -> dict[str, Any]:
+    from common.evaluation.records import FILE
+    from common.workflows.evaluate import mean_rows
 
-    def __init__(self, run: "RunDirectory", total: int, *, quiet: bool) -> None:
-        from rich.markup import escape
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-        from common.console import console
-
-        self.new = 0
-        self._quiet = quiet
-        self._bar = Progress(
-            "{task.description}",
-            BarColumn(24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=quiet or not console.is_terminal,
-        )
-        self._task = self._bar.add_task(
-            f"measuring {escape(run.path.absolute().name)}", total=total
-        )
-
-    def __enter__(self) -> Self:
-        self._start = time.perf_counter()
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def measured(self, record: "Record", is_new: bool) -> None:
-        """Take in a record that was made just now, or was there."""
-        from common.console import say
-
-        now = time.perf_counter()
-        self._bar.advance(self._task)
-        self.new += is_new
-        if is_new and not self._quiet:
-            say(
-                f"measured {_name(record.variant)} on {record.protocol.split} prompts: "
-                f"held-out {record.mean('alignment_heldout'):.2f}  "
-                f"diversity {record.mean('diversity'):.3f}  ({now - self._start:.1f} s)"
-            )
-        self._start = now
+    run = measurement.run
+    means = mean_rows(measurement)
+    return {"run": str(run.path), "records": str(run.path / FILE), "new": new, "means": means}
 
 
-def _name(variant: "Variant") -> str:
-    name = f"update {variant.update}" if variant.update else "base model"
-    if variant.scale != 1.0:
-        name += f" x {variant.scale:g}"
-    return name + (f" with prompt noise {variant.prompt_noise:g}" if variant.prompt_noise else "")
-
-
-def _measured(run: "RunDirectory", how: "Protocol") -> list["Record"]:
-    """All that the run has under a protocol, the base first."""
-    from common.evaluation.records import load
-
-    found = [record for record in load(run) if record.protocol == how]
-    return sorted(found, key=lambda record: record.variant)
-
-
-def _as_json(run: "RunDirectory", protocols: Sequence["Protocol"], new: int) -> dict[str, Any]:
-    from common.evaluation.records import FILE, MEASURES
-
-    rows = [
-        {
-            **vars(record.variant),
-            "split": how.split,
-            "prompts": len(how.prompts),
-            **{name: record.mean(name) for name in MEASURES},
-            "frechet": record.frechet,
-            "grid": record.grid,
-        }
-        for how in protocols
-        for record in _measured(run, how)
-    ]
-    return {"run": str(run.path), "records": str(run.path / FILE), "new": new, "means": rows}
-
-
-def _print_tables(run: "RunDirectory", protocols: Sequence["Protocol"]) -> None:
+def _print_tables(measurement: "Measurement") -> None:
     from common.console import say, table
     from common.evaluation.records import FILE
+    from common.workflows.run import records_under
 
-    for how in protocols:
+    run = measurement.run
+    for how in measurement.protocols:
         say(f"\n{run.path}: {len(how.prompts)} {how.split} prompts, {how.images} images of each\n")
-        found = _measured(run, how)
-        for rows in _fitting([_row(record, found[0]) for record in found]):
+        measured = records_under(run, how)
+        for rows in _fitting([_row(record, measured[0]) for record in measured]):
             table(rows, right=rows[0])
     say(f"\nrecords  {run.path / FILE}")
 

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from common.commands.sample import checkpoint_of
 from common.errors import RequestError, preparing
 
 if TYPE_CHECKING:
@@ -45,13 +44,14 @@ def export(directory: Path, target: str, which: str, out: Path | None) -> None:
     from common.adapters import diffusers_file
     from common.runs import checkpoint, files
     from common.runs.directory import RunDirectory
+    from common.workflows.sample import checkpoint_path
 
     with preparing():
         run = RunDirectory.open(directory)
         component = _component(run)
         if which == "base":
             raise RequestError("--checkpoint base: the model before tuning has no adapter")
-        path = checkpoint_of(run, which)
+        path = checkpoint_path(run, which)
         snapshot = checkpoint.load(path)
     arrays, metadata = diffusers_file.encode(
         snapshot.ema or snapshot.parameters, run.config.adapter, component

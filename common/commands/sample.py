@@ -1,19 +1,10 @@
 """`drift sample`: a picture of what a run's model makes of a prompt."""
 
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from common.errors import RequestError, preparing
-
-if TYPE_CHECKING:
-    from common.backends import Backend, Policy
-    from common.runs.directory import RunDirectory
-
-SIDE = 96
-"""Pixels: smaller images are enlarged to about this size."""
+from common.errors import RequestError
 
 
 @click.command(short_help="Draw images from a checkpoint.")
@@ -62,93 +53,17 @@ def sample(
     The same seed and prompt give the same initial noise for every checkpoint, so that pictures
     can be compared image by image.
     """
-    from common import pictures
-    from common.runs import files
-    from common.runs.directory import RunDirectory
-    from common.sampling.ode import sample_images
-    from common.sampling.process import make_process
+    from common.workflows.sample import draw
 
-    with preparing():
-        if out is not None and out.suffix.lower() != ".png":
-            raise RequestError(f"--out {out}: write a name that ends in .png")
-        run = RunDirectory.open(directory)
-        settings = run.config
-        seed = settings.run.seed if seed is None else seed
-        engine = backend_of(backend, run)
-        policy = engine.policy(settings.model, settings.adapter, seed=settings.run.seed)
-        label = _restore(policy, run, checkpoint)
-        policy.check(prompts)
-    images = sample_images(
-        policy,
-        engine,
-        make_process(policy, settings.rollout, settings.evaluate.steps),
-        prompts,
-        count,
-        seed=seed,
-        batch_size=settings.rollout.batch_size,
-    )
-    picture = pictures.grid(images, scale=max(1, SIDE // images.shape[2]))
+    if out is not None and out.suffix.lower() != ".png":
+        raise RequestError(f"--out {out}: write a name that ends in .png")
+    drawn = draw(directory, prompts, count, which=checkpoint, seed=seed, backend=backend)
     if out is None:
-        out = run.save_picture(f"{_slug(prompts[0])}-{label}-seed{seed}", picture)
+        name = f"{_slug(prompts[0])}-{drawn.label}-seed{drawn.seed}"
+        out = drawn.run.save_picture(name, drawn.images.picture())
     else:
-        with files.os_errors_as(f"write {out}"):
-            files.write_whole(out, pictures.encode_png(picture))
+        drawn.images.save(out)
     click.echo(out)
-
-
-def backend_of(wanted: str | None, run: "RunDirectory") -> "Backend":
-    """The backend asked for; without one the run's, or the best where the run's is not to be had.
-
-    A run may have been trained on another machine, with a backend that this one lacks.
-    """
-    from common import backends
-    from common.backends import BackendUnavailableError
-
-    own = run.config.run.backend
-    if wanted is None and own in backends.names():
-        with suppress(BackendUnavailableError):
-            return backends.load(own)
-    return backends.load(backends.best() if wanted in (None, "auto") else wanted)
-
-
-def _restore(policy: "Policy", run: "RunDirectory", which: str) -> str:
-    """Give the policy the weights of a checkpoint; returns what to call it in a file name.
-
-    A moving average is preferred where there is one: it is what the run's evaluations measure.
-    """
-    from common.runs import checkpoint
-
-    if which == "base":
-        return which
-    path = checkpoint_of(run, which)
-    snapshot = checkpoint.load(path)
-    policy.load_parameters(snapshot.ema or snapshot.parameters)
-    return path.name
-
-
-def checkpoint_of(run: "RunDirectory", which: str) -> Path:
-    """The checkpoint that `--checkpoint` names: after an update, or the latest."""
-    from common.runs import checkpoint
-
-    path = checkpoint.latest(run.checkpoints)
-    if which != "latest":
-        if not which.isdecimal():
-            raise RequestError(
-                f"--checkpoint {which}: write the number of an update, base or latest"
-            )
-        path = run.checkpoints / f"{int(which):06d}"
-        if not path.is_dir():
-            raise RequestError(
-                f"no checkpoint after update {int(which)} in {run.path}{_there(run)}"
-            )
-    if path is None:
-        raise RequestError(f"{run.path} has no checkpoint yet; --checkpoint base is there")
-    return path
-
-
-def _there(run: "RunDirectory") -> str:
-    names = sorted(path.name for path in run.checkpoints.glob("[0-9]*"))
-    return f"; there are {', '.join(str(int(name)) for name in names)}" if names else ""
 
 
 def _slug(text: str) -> str:

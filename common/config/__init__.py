@@ -6,6 +6,8 @@ recipe files in `recipes`.
 
 from common.config.errors import ConfigError, closest
 from common.config.load import (
+    Overrides,
+    changed,
     differences,
     flatten,
     known_keys,
@@ -46,6 +48,7 @@ __all__ = [
     "NoiseConfig",
     "ObjectiveConfig",
     "OptimizerConfig",
+    "Overrides",
     "PromptsConfig",
     "Recipe",
     "RewardConfig",
@@ -55,6 +58,7 @@ __all__ = [
     "ShapingConfig",
     "SubsetConfig",
     "Table",
+    "changed",
     "closest",
     "differences",
     "flatten",

@@ -4,10 +4,12 @@
 directory and is what a resumed run must match.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from common import reading
@@ -28,18 +30,38 @@ KEPT_WHOLE = (
 """Tables whose keys are not the configuration's own."""
 
 
-def load(recipe: str, overrides: Iterable[str] = ()) -> Config:
+Overrides = Iterable[str] | Mapping[str, Any]
+"""Changes of keys: strings "table.key=value", or a mapping {"table.key": value}."""
+
+
+def load(recipe: str, overrides: Overrides = ()) -> Config:
     """The configuration of a recipe (a shipped name or a path to a TOML file) with overrides.
 
-    overrides: "table.key=value" strings; the value is read as TOML, or as a bare string.
+    overrides: of strings the value is read as TOML, or as a bare string; a mapping has the values
+    themselves, where a path and a number of NumPy are read as Python's own.
     Raises ConfigError with one line that names the key and the nearest valid spelling.
     """
     values = read_recipe(recipe).tables
     if isinstance(run := values.setdefault("run", {}), dict):
         run.setdefault("recipe", Path(recipe).stem)
+    return parse(_overridden(values, overrides))
+
+
+def changed(config: Config, overrides: Overrides) -> Config:
+    """The configuration with overrides, which are those of `load`; raises ConfigError."""
+    return parse(_overridden(to_tables(config), overrides))
+
+
+def _overridden(values: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
+    if isinstance(overrides, Mapping):
+        for key, value in overrides.items():
+            _put(values, str(key), _plain(value), f"set {key!r}", "the key as 'run.updates'")
+        return values
     for text in overrides:
-        _override(values, text)
-    return parse(values)
+        key, equals, raw = text.partition("=")
+        label, wanted = f"--set {text}", "table.key=value, for example run.updates=20"
+        _put(values, key.strip() if equals else "", _value(raw), label, wanted)
+    return values
 
 
 def parse(values: Mapping[str, Any]) -> Config:
@@ -71,21 +93,31 @@ def known_keys() -> list[str]:
     return list(errors.keys(Config))
 
 
-def _override(values: dict[str, Any], text: str) -> None:
-    key, equals, raw = text.partition("=")
-    parts = split_key(key.strip())
-    if not equals or len(parts) < 2 or not all(parts):
-        raise ConfigError(f"--set {text}: write table.key=value, for example run.updates=20")
-    try:
-        value = reading.toml_document(f"value = {raw}")["value"]
-    except ValueError:  # no TOML: a bare string
-        value = raw.strip()
+def _put(values: dict[str, Any], key: str, value: Any, label: str, wanted: str) -> None:
+    """Set a dotted key. label: what the user wrote; wanted: how it is written."""
+    parts = split_key(key)
+    if len(parts) < 2 or not all(parts):
+        raise ConfigError(f"{label}: write {wanted}")
     table = values
     for part in parts[:-1]:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
-            raise ConfigError(f"--set {text}: '{part}' is a value, not a table")
+            raise ConfigError(f"{label}: '{part}' is a value, not a table")
     table[parts[-1]] = value
+
+
+def _value(raw: str) -> Any:
+    """The value that a string stands for: TOML, or else the text itself."""
+    try:
+        return reading.toml_document(f"value = {raw}")["value"]
+    except ValueError:  # no TOML: a bare string
+        return raw.strip()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def split_key(key: str) -> list[str]:

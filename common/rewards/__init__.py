@@ -18,6 +18,7 @@ from common.rewards.registry import (
     available,
     create,
     register,
+    register_reward,
 )
 from common.rewards.spec import Affine, Options, Spec, TorchOptions
 from common.rewards.suite import RewardSuite, Scoring
@@ -41,5 +42,6 @@ __all__ = [
     "create",
     "finite_mean",
     "register",
+    "register_reward",
     "score",
 ]

@@ -8,10 +8,12 @@ environment. This machine itself (loopback) is always allowed.
 import ipaddress
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
+
+from common.config import Overrides
 
 HOSTS = "DRIFT_REWARD_HOSTS"
 """Environment variable: HOST or HOST:PORT of each machine that is allowed, between commas."""
@@ -58,7 +60,7 @@ def parse(url: str) -> tuple[SplitResult, Address]:
 
 
 @contextmanager
-def named_in(overrides: Iterable[str]) -> Iterator[None]:
+def named_in(overrides: Overrides) -> Iterator[None]:
     """Within it, servers are allowed that `--set reward.options.NAME.url=...` names.
 
     They are added to the environment variable, so that processes started within it know them too.
@@ -89,7 +91,9 @@ def check(address: Address) -> None:
     )
 
 
-def _in_overrides(overrides: Iterable[str]) -> Iterator[Address]:
+def _in_overrides(overrides: Overrides) -> Iterator[Address]:
+    if isinstance(overrides, Mapping):
+        overrides = [f"{key}={value}" for key, value in overrides.items()]
     for text in overrides:
         key, _, value = text.partition("=")
         key = key.strip()

@@ -119,6 +119,7 @@ class Registry:
         """kind: what an error message calls one. group: of entry points."""
         self.kind, self.group = kind, group
         self.entries: dict[str, tuple[Spec, Factory]] = {}
+        self._functions: set[str] = set()
 
     def register(
         self, name: str, *, needs: Iterable[str] = (), range: str, description: str, **about: Any
@@ -136,6 +137,15 @@ class Registry:
             return factory
 
         return decorate
+
+    def register_function(self, name: str, function: RewardFunction, **about: Any) -> None:
+        """Make a function the scorer of that name, or replace one registered by this method."""
+        if name in self._functions:
+            del self.entries[name]
+        elif name in self._plugins():
+            raise RewardNameError(f"{self.kind} '{name}' is registered twice")
+        self.register(name, **about)(lambda backend: function)
+        self._functions.add(name)
 
     def available(self) -> list[RewardInfo]:
         """Every name, sorted, with the reason where one does not work here."""
@@ -245,6 +255,38 @@ def register(
         RewardNameError: when the name is taken by another factory, or holds a ":".
     """
     return REWARDS.register(name, needs=needs, range=range, description=description, **about)
+
+
+def register_reward(
+    name: str, function: RewardFunction, *, description: str = "", range: str = "", **about: Any
+) -> None:
+    """Make a function the reward of that name, in this process only.
+
+    A run stores the name and not the function: whoever resumes or measures the run registers the
+    same function first. A second call with a name that this function registered replaces the
+    function, so that a notebook's cell can run again.
+
+    Args:
+        name: what `reward.terms` calls it; without ":".
+        function: (images uint8 [N, H, W, 3], N prompts, N metadata) -> N finite numbers.
+        description: one line for people who choose.
+        range: the raw values it takes, in words and with their unit.
+        about: the other fields of `Spec`.
+
+    Raises:
+        RewardNameError: a name that is taken by a shipped or installed reward, is empty or has
+            a ":"; or a function that cannot be called.
+    """
+    if not name or not callable(function):
+        what = "a name is needed" if not name else f"a {type(function).__name__} is no function"
+        raise RewardNameError(f"reward '{name}': {what}")
+    REWARDS.register_function(
+        name,
+        function,
+        range=range,
+        description=description or "registered by this process",
+        **about,
+    )
 
 
 def available() -> list[RewardInfo]:

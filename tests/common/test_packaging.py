@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ["common", "drift_mlx", "drift_torch"]
+PACKAGES = ["common", "drift", "drift_mlx", "drift_torch"]
 FOLDERS = [*PACKAGES, ".ci", "docs", "scripts", "tests"]
 FILES = [
     *("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", "Makefile", "README.md"),

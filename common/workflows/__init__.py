@@ -1,0 +1,1 @@
+"""What the commands and `import drift` share: train, evaluate, compare and sample, start to end."""

@@ -1,0 +1,129 @@
+"""Comparing measured runs: gather them, summarise them, write the page."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from common.choices import Reading, Split
+from common.comparison import methods, summary as summaries
+from common.comparison.summary import Summary
+from common.errors import preparing
+from common.report import comparison as pages
+from common.workflows import options
+from common.workflows.options import CompareOptions
+from common.workflows.run import RunLike, run_paths
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Methods against a baseline; a notebook shows the plot of their fronts.
+
+    summary: all numbers. files: compare.json, front.svg, front.png and compare.html.
+    """
+
+    summary: Summary
+    files: tuple[Path, ...]
+
+    def __repr__(self) -> str:
+        names = ", ".join(method.name for method in self.summary.methods)
+        return f"<Comparison of {names} with {self.summary.baseline}: {self.page}>"
+
+    @property
+    def page(self) -> Path:
+        """The page, an HTML file."""
+        return self.files[-1]
+
+    @property
+    def gains(self) -> list[dict[str, Any]]:
+        """A row for each statistic of each method against the baseline."""
+        return [gain.model_dump() for gain in self.summary.gains]
+
+    @property
+    def points(self) -> list[dict[str, Any]]:
+        """A row for each measured point of each method, without the base model."""
+        return [
+            {
+                "method": method.name,
+                "configuration": method.strengths[point.strength].label,
+                "update": point.update,
+                "scale": point.scale,
+                "prompt_noise": point.prompt_noise,
+                "front": point.front,
+                **point.measures,
+            }
+            for method in self.summary.methods
+            for point in method.points
+        ]
+
+    def _repr_png_(self) -> bytes:
+        """The plot, which notebooks ask for."""
+        return next(path for path in self.files if path.suffix == ".png").read_bytes()
+
+
+def compare(
+    runs: RunLike | Iterable[RunLike],
+    *,
+    baseline: str | None = None,
+    split: Split = "test",
+    until: int | None = None,
+    alignment: str = "alignment_heldout",
+    diversity: str = "diversity",
+    gain_shares: Sequence[float] = (0.25, 0.5, 0.75, 0.9),
+    diversity_shares: Sequence[float] = (0.8, 0.6),
+    curve: Reading = "front",
+    replicas: int = 2000,
+    out: str | PathLike[str] = "comparison",
+) -> Comparison:
+    """Compare runs that were evaluated, and write the page; the Python form of `drift compare`.
+
+    Runs of one recipe are a method: its configurations are strengths, its seeds repetitions.
+
+    Args:
+        runs: runs, paths of their folders, or of folders that hold runs.
+        baseline: a method; None: the one of plain GRPO.
+        split: which prompts count.
+        until: leave out what was measured after more updates; None: take all.
+        alignment: "alignment_heldout", "alignment_train" or "reward".
+        diversity: "diversity", "vendi", "pixel_distance" or "modes".
+        gain_shares: where diversity is compared: shares of the baseline's gain, in (0, 1].
+        diversity_shares: where alignment is compared: shares of the base model's diversity.
+        curve: "front" (the best points) or "path" (checkpoints in order).
+        replicas: draws of the bootstrap, at least 100.
+        out: the folder that the page, the plot and the numbers are written to.
+
+    Raises:
+        drift.RequestError: runs that cannot be compared, or an option that is not valid.
+    """
+    chosen = options.checked(
+        CompareOptions,
+        split=split,
+        until=until,
+        alignment=alignment,
+        diversity=diversity,
+        gain_shares=gain_shares,
+        diversity_shares=diversity_shares,
+        curve=curve,
+        replicas=replicas,
+    )
+    return compare_runs(run_paths(runs), baseline, chosen, Path(out))
+
+
+def compare_runs(
+    paths: Iterable[Path], baseline: str | None, chosen: CompareOptions, out: Path
+) -> Comparison:
+    """What `compare` and the command share."""
+    with preparing():
+        study = methods.gather(paths, chosen.split, chosen.until)
+        summary = summaries.summarise(
+            study,
+            baseline or methods.plain(study).name,
+            alignment=chosen.alignment,
+            diversity=chosen.diversity,
+            gain_shares=chosen.gain_shares,
+            diversity_shares=chosen.diversity_shares,
+            reading=chosen.curve,
+            replicas=chosen.replicas,
+        )
+    return Comparison(summary, tuple(pages.build(summary, study, out)))

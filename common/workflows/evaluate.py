@@ -1,0 +1,223 @@
+"""Measuring the checkpoints of runs: which weights, under which protocols, and its progress."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, Self
+
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from common.backends import Backend
+from common.choices import Split
+from common.console import console, say
+from common.errors import RequestError, preparing
+from common.evaluation import measure
+from common.evaluation.records import Protocol, Record, Variant, load
+from common.runs.directory import RunDirectory
+from common.workflows import options
+from common.workflows.options import EvaluateOptions
+from common.workflows.run import RunLike, mean_row, records_under, run_paths
+from common.workflows.sample import choose_backend
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What is to be measured of one run, and the number of records that were new."""
+
+    run: RunDirectory
+    protocols: list[Protocol]
+    variants: list[Variant]
+    backend: Backend
+
+
+def evaluate(
+    runs: RunLike | Iterable[RunLike],
+    *,
+    splits: Sequence[Split] = ("train", "test"),
+    prompts: int = 24,
+    images: int = 16,
+    steps: int = 20,
+    seed: int = 0,
+    checkpoints: Sequence[int | str] = (),
+    scales: Sequence[float] = (1.0,),
+    prompt_noise: Sequence[float] = (0.0,),
+    backend: str | None = None,
+    cache: str | PathLike[str] | None = None,
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """Measure alignment and diversity of checkpoints; the Python form of `drift eval`.
+
+    What was measured goes to RUN/evaluation, and the same call again measures only what is
+    missing.
+
+    Args:
+        runs: one run or several, or paths of their folders.
+        splits: which prompts: "train" (the run's own), "validation", "test" (held out).
+        prompts: of each split, at most; 0 = all.
+        images: of each prompt.
+        steps: of the ODE.
+        seed: of the initial noise, the same for every run.
+        checkpoints: updates, "base" or "latest"; () = all. The base model is always measured.
+        scales: factors on the trained weights, in [0, 2].
+        prompt_noise: strengths of CADS at inference, in [0, 10].
+        backend: "mlx", "cuda", "cpu" or "auto"; None: the run's if it works here, else the best.
+        cache: where runs share their base model's images; None: evaluation-cache beside the run.
+        progress: show a line for each record; False prints nothing.
+
+    Returns:
+        A row of means for each run, split and checkpoint: "run", "update", "split", the measures.
+
+    Raises:
+        drift.RequestError: a run, checkpoint, split, number or backend that is not there or not
+            valid; a damaged record.
+        drift.Error: the work failed; finished records stay.
+    """
+    chosen = options.checked(
+        EvaluateOptions,
+        splits=splits,
+        prompts=prompts,
+        images=images,
+        steps=steps,
+        seed=seed,
+        scales=scales,
+        prompt_noise=prompt_noise,
+    )
+    wanted = [str(which) for which in checkpoints]
+    planned = plan(run_paths(runs), chosen, wanted, backend)
+    measure_all(planned, None if cache is None else Path(cache), quiet=not progress)
+    return [{"run": str(each.run.path), **row} for each in planned for row in mean_rows(each)]
+
+
+def plan(
+    paths: Iterable[Path], chosen: EvaluateOptions, wanted: Sequence[str], backend: str | None
+) -> list[Measurement]:
+    """What to measure of each run; wanted: checkpoints as "N", "base", "latest". RequestError."""
+    planned = []
+    with preparing():
+        for path in paths:
+            run, variants = _variants(path, wanted, chosen.scales, chosen.prompt_noise)
+            protocols = [
+                measure.protocol(
+                    run,
+                    split,
+                    prompts=chosen.prompts,
+                    images=chosen.images,
+                    steps=chosen.steps,
+                    seed=chosen.seed,
+                )
+                for split in dict.fromkeys(chosen.splits)
+            ]
+            planned.append(Measurement(run, protocols, variants, choose_backend(backend, run)))
+    return planned
+
+
+def measure_all(planned: Sequence[Measurement], cache: Path | None, *, quiet: bool) -> list[int]:
+    """Measure what is missing; the number of new records of each run."""
+    counts = []
+    for each in planned:
+        total = len(each.protocols) * len(each.variants)
+        with _Progress(each.run, total, quiet=quiet) as progress:
+            measure.evaluate(
+                each.run,
+                each.backend,
+                each.protocols,
+                each.variants,
+                cache=cache or each.run.path.absolute().parent / measure.CACHE,
+                measured=progress.measured,
+            )
+        counts.append(progress.new)
+    return counts
+
+
+def mean_rows(measurement: Measurement) -> list[dict[str, Any]]:
+    """A row of means for each record that the run has under the protocols."""
+    run = measurement.run
+    return [mean_row(record) for how in measurement.protocols for record in records_under(run, how)]
+
+
+def _variants(
+    directory: Path, wanted: Sequence[str], scales: Sequence[float], strengths: Sequence[float]
+) -> tuple[RunDirectory, list[Variant]]:
+    """The run, and what to measure of it in order; the unchanged base model always comes first."""
+    run = RunDirectory.open(directory)
+    load(run)  # damage shows before the work, not after it
+    chosen = {
+        Variant(update, scale if update else 1.0, strength)
+        for update in _updates(run, wanted)
+        for scale in scales
+        for strength in strengths
+    }
+    return run, sorted({Variant(0), *chosen})
+
+
+def _updates(run: RunDirectory, wanted: Sequence[str]) -> list[int]:
+    """The updates asked for, 0 for the base; all that exist where none is asked for."""
+    there = measure.checkpoints(run)
+    if not there and set(wanted) != {"base"}:
+        raise RequestError(
+            f"{run.path} has no checkpoint yet; --checkpoint base measures the model before tuning"
+        )
+    known = f"; there are base, {', '.join(map(str, there))}"
+    updates = []
+    for which in wanted:
+        if which not in ("base", "latest") and not which.isdecimal():
+            raise RequestError(
+                f"--checkpoint {which}: write the number of an update, base or latest"
+            )
+        update = {"base": 0, "latest": max(there, default=0)}.get(which)
+        update = int(which) if update is None else update
+        if update and update not in there:
+            raise RequestError(f"no checkpoint after update {update} in {run.path}{known}")
+        updates.append(update)
+    return updates or [0, *there]
+
+
+class _Progress:
+    """Shows each record: a bar on a terminal, and a line for each new one."""
+
+    def __init__(self, run: RunDirectory, total: int, *, quiet: bool) -> None:
+        self.new = 0
+        self._quiet = quiet
+        self._bar = Progress(
+            "{task.description}",
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=quiet or not console.is_terminal,
+        )
+        self._task = self._bar.add_task(
+            f"measuring {escape(run.path.absolute().name)}", total=total
+        )
+
+    def __enter__(self) -> Self:
+        self._start = time.perf_counter()
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def measured(self, record: Record, is_new: bool) -> None:
+        """Take in a record that was made just now, or was there."""
+        now = time.perf_counter()
+        self._bar.advance(self._task)
+        self.new += is_new
+        if is_new and not self._quiet:
+            say(
+                f"measured {_name(record.variant)} on {record.protocol.split} prompts: "
+                f"held-out {record.mean('alignment_heldout'):.2f}  "
+                f"diversity {record.mean('diversity'):.3f}  ({now - self._start:.1f} s)"
+            )
+        self._start = now
+
+
+def _name(variant: Variant) -> str:
+    name = f"update {variant.update}" if variant.update else "base model"
+    if variant.scale != 1.0:
+        name += f" x {variant.scale:g}"
+    return name + (f" with prompt noise {variant.prompt_noise:g}" if variant.prompt_noise else "")

@@ -1,0 +1,69 @@
+"""Ctrl-C while a run trains: the first one asks for a stop, the second one ends it at once."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+SHOW_CURSOR = b"\x1b[?25h"
+
+Handler = Callable[[int, FrameType | None], Any] | signal.Handlers
+
+
+class Interrupts:
+    """The signals that ask a run to stop, and what a second signal does.
+
+    stop: is set by the first signal; the trainer then finishes the update and saves. received:
+    the numbers of the signals, in order.
+    """
+
+    def __init__(self, signals: tuple[int, ...], second: Handler) -> None:
+        """second: the handler of the signals after the first one."""
+        self.stop = threading.Event()
+        self.received: list[int] = []
+        self._signals, self._second = signals, second
+
+    @contextmanager
+    def caught(self, message: str, on_board: Callable[[], bool]) -> Iterator[None]:
+        """Within it the first signal sets `stop`; afterwards the handlers are those of before.
+
+        Python only lets the main thread handle signals; in any other this does nothing.
+
+        Args:
+            message: one line that says what happens now.
+            on_board: whether a board on the terminal shows that message already.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def ask(number: int, _: FrameType | None) -> None:
+            self.received.append(number)
+            self.stop.set()
+            for each in self._signals:
+                signal.signal(each, self._second)
+            # Only os.write may interrupt a print that is under way.
+            if on_board():
+                os.write(1, SHOW_CURSOR)
+            else:
+                os.write(2, f"drift: {message}\n".encode())
+
+        previous = {each: signal.signal(each, ask) for each in self._signals}
+        try:
+            yield
+        finally:
+            for each, handler in previous.items():
+                signal.signal(each, handler)
+
+
+def of_the_command() -> Interrupts:
+    """Ctrl-C and SIGTERM; the second one kills, which loses nothing: files are always whole."""
+    return Interrupts((signal.SIGINT, signal.SIGTERM), signal.SIG_DFL)
+
+
+def of_python() -> Interrupts:
+    """Ctrl-C, as a notebook's stop button sends it; the second one raises KeyboardInterrupt."""
+    return Interrupts((signal.SIGINT,), signal.default_int_handler)

@@ -1,0 +1,67 @@
+"""The options of evaluating, comparing and sampling, with their limits; the commands' are equal."""
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+
+from common.choices import Reading, Split
+from common.config import Table, errors, key
+from common.config.types import Positive
+from common.errors import RequestError
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+Scale = Annotated[float, Field(ge=0.0, le=2.0, allow_inf_nan=False)]
+Strength = Annotated[float, Field(ge=0.0, le=10.0, allow_inf_nan=False)]
+
+
+class EvaluateOptions(Table):
+    """Of `drift.evaluate` and `drift eval`."""
+
+    splits: tuple[Split, ...] = key(("train", "test"), "which prompts", strict=False)
+    prompts: Annotated[int, Field(ge=0)] = key(24, "of each split, at most; 0 = all")
+    images: Annotated[int, Field(ge=2)] = key(16, "of each prompt")
+    steps: Positive = key(20, "of the ODE")
+    seed: Seed = key(0, "of the initial noise")
+    scales: tuple[Scale, ...] = key((1.0,), "factors on the trained weights", strict=False)
+    prompt_noise: tuple[Strength, ...] = key((0.0,), "strengths of CADS at inference", strict=False)
+
+
+class SampleOptions(Table):
+    """Of `drift.sample` and `drift sample`."""
+
+    prompts: tuple[str, ...] = key((), "one row of images each", strict=False, min_length=1)
+    count: Positive = key(16, "images of each prompt")
+    seed: Seed | None = key(None, "of the initial noise; None = the run's")
+
+
+class CompareOptions(Table):
+    """Of `drift.compare` and `drift compare`."""
+
+    split: Split = key("test", "which prompts count")
+    until: Positive | None = key(None, "leave out what was measured after more updates")
+    alignment: Literal["alignment_heldout", "alignment_train", "reward"] = key(
+        "alignment_heldout", "which alignment counts"
+    )
+    diversity: Literal["diversity", "vendi", "pixel_distance", "modes"] = key(
+        "diversity", "which diversity counts"
+    )
+    gain_shares: tuple[Share, ...] = key(
+        (0.25, 0.5, 0.75, 0.9), "of the baseline's gain", strict=False, min_length=1
+    )
+    diversity_shares: tuple[Share, ...] = key(
+        (0.8, 0.6), "of the base model's diversity", strict=False, min_length=1
+    )
+    curve: Reading = key("front", "the best points, or the checkpoints in order")
+    replicas: Annotated[int, Field(ge=100)] = key(2000, "draws of the bootstrap")
+
+
+_Options = TypeVar("_Options", bound=Table)
+
+
+def checked(kind: type[_Options], **values: Any) -> _Options:
+    """The options of that kind. Raises RequestError, which names the first one that is wrong."""
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise RequestError(errors.explain(error, kind)) from None

@@ -1,0 +1,138 @@
+"""Images of a run's model: which backend, which checkpoint, and the sampling itself."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import backends
+from common.backends import Backend, BackendUnavailableError, Policy
+from common.errors import RequestError, preparing
+from common.runs import checkpoint
+from common.runs.directory import RunDirectory
+from common.sampling.ode import sample_images
+from common.sampling.process import make_process
+from common.workflows import options
+from common.workflows.images import Images
+from common.workflows.run import RunLike
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Images, and what they were drawn with. label: of the checkpoint, for a file name."""
+
+    images: Images
+    run: RunDirectory
+    label: str
+    seed: int
+
+
+def sample(
+    run: RunLike,
+    prompts: str | Sequence[str],
+    *,
+    count: int = 16,
+    checkpoint: int | str = "latest",
+    seed: int | None = None,
+    backend: str | None = None,
+) -> Images:
+    """Draw images from a checkpoint of a run; the Python form of `drift sample`.
+
+    The same seed and prompt give the same initial noise for every checkpoint, so that images can
+    be compared one by one. Nothing is written; `images.save(path)` writes the picture.
+
+    Args:
+        run: a run, or the path of its folder.
+        prompts: one or several; each is a row of the picture.
+        count: images of each prompt.
+        checkpoint: the update after which it was saved, "base" (the model before tuning) or
+            "latest".
+        seed: of the initial noise; None: the run's.
+        backend: "mlx", "cuda", "cpu" or "auto"; None: the run's if it works here, else the best.
+
+    Raises:
+        drift.RequestError: a run, checkpoint, prompt, number or backend that is not there or not
+            valid.
+    """
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    with preparing():
+        options.checked(options.SampleOptions, prompts=texts, count=count, seed=seed)
+    return draw(Path(run), texts, count, which=str(checkpoint), seed=seed, backend=backend).images
+
+
+def draw(
+    path: Path,
+    prompts: Sequence[str],
+    count: int,
+    *,
+    which: str,
+    seed: int | None,
+    backend: str | None,
+) -> Sampled:
+    """What `sample` and the command share; which: "N", "base" or "latest"."""
+    with preparing():
+        run = RunDirectory.open(path)
+        settings = run.config
+        seed = settings.run.seed if seed is None else seed
+        engine = choose_backend(backend, run)
+        policy = engine.policy(settings.model, settings.adapter, seed=settings.run.seed)
+        label = _restore(policy, run, which)
+        policy.check(prompts)
+    images = sample_images(
+        policy,
+        engine,
+        make_process(policy, settings.rollout, settings.evaluate.steps),
+        prompts,
+        count,
+        seed=seed,
+        batch_size=settings.rollout.batch_size,
+    )
+    return Sampled(Images(images, tuple(prompts)), run, label, seed)
+
+
+def choose_backend(wanted: str | None, run: RunDirectory) -> Backend:
+    """The backend asked for; without one the run's, or the best where the run's does not work here.
+
+    A run may have been trained on another machine, with a backend that this one lacks.
+    """
+    own = run.config.run.backend
+    if wanted is None and own in backends.names():
+        with suppress(BackendUnavailableError):
+            return backends.load(own)
+    return backends.load(backends.best() if wanted in (None, "auto") else wanted)
+
+
+def _restore(policy: Policy, run: RunDirectory, which: str) -> str:
+    """Give the policy the weights of a checkpoint; returns the label of it.
+
+    A moving average is preferred where there is one: it is what the run's evaluations measure.
+    """
+    if which == "base":
+        return which
+    path = checkpoint_path(run, which)
+    snapshot = checkpoint.load(path)
+    policy.load_parameters(snapshot.ema or snapshot.parameters)
+    return path.name
+
+
+def checkpoint_path(run: RunDirectory, which: str) -> Path:
+    """The folder of a checkpoint: after update `which`, or the latest. Raises RequestError."""
+    path = checkpoint.latest(run.checkpoints)
+    if which != "latest":
+        if not which.isdecimal():
+            raise RequestError(
+                f"--checkpoint {which}: write the number of an update, base or latest"
+            )
+        path = run.checkpoints / f"{int(which):06d}"
+        if not path.is_dir():
+            raise RequestError(
+                f"no checkpoint after update {int(which)} in {run.path}{_there(run)}"
+            )
+    if path is None:
+        raise RequestError(f"{run.path} has no checkpoint yet; --checkpoint base is there")
+    return path
+
+
+def _there(run: RunDirectory) -> str:
+    names = sorted(path.name for path in run.checkpoints.glob("[0-9]*"))
+    return f"; there are {', '.join(str(int(name)) for name in names)}" if names else ""

@@ -1,0 +1,246 @@
+"""Training from start to end: make or reopen a run, watch it, stop it, write its report."""
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from os import PathLike
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from common import backends, config as configuration, machine, report
+from common.backends import Backend
+from common.config import Config, Overrides
+from common.console import RunDisplay, console, results, say
+from common.errors import RequestError, preparing
+from common.rewards import hosts
+from common.runs import checkpoint
+from common.runs.directory import CONFIG, ENVIRONMENT, RunDirectory
+from common.trainer import NullObserver, Trainer
+from common.workflows import interrupts
+from common.workflows.interrupts import Interrupts
+from common.workflows.run import Run
+
+RECIPE = "emoji"
+
+Recipe = str | PathLike[str] | Config
+"""The name of a shipped recipe, the path of a TOML file, or a whole configuration."""
+
+
+def train(
+    recipe: Recipe | None = None,
+    *,
+    set: Mapping[str, Any] | None = None,
+    backend: str | None = None,
+    out: str | PathLike[str] | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> Run:
+    """Fine-tune a model, or go on with a run; the Python form of `drift run`.
+
+    Ctrl-C (a notebook's stop button) finishes the update at hand, saves, and returns the run with
+    `run.finished` False; a second one raises KeyboardInterrupt at once.
+
+    Args:
+        recipe: a name that `drift recipes` lists, the path of a TOML file, or a `Config`. Without
+            one it is the embedded emoji model; with resume, the run's stored configuration.
+        set: keys to change, as {"run.updates": 24}.
+        backend: "mlx", "cuda", "cpu", or "auto" for the best one here.
+        out: the folder of the run; None: runs/RECIPE-BACKEND-seedN, or the first free one after it.
+        resume: go on with the run in `out`.
+        progress: show the plan, the progress and the results; False prints nothing.
+
+    Returns:
+        The run, with a report when it is finished.
+
+    Raises:
+        drift.RequestError: something that was asked for is wrong; nothing was computed.
+        drift.Error: the work failed; checkpoints stay intact. The text is always one line.
+    """
+    if resume and out is None:
+        raise RequestError("resume=True needs out: the folder of the run to go on with")
+    changes = dict(set or {}) | ({"run.backend": backend} if backend else {})
+    caught = interrupts.of_python()
+    run = fine_tune(
+        recipe,
+        changes,
+        out=None if out is None else Path(out),
+        resume=resume,
+        interrupts=caught,
+        progress=progress,
+    )
+    if progress and not run.finished:
+        say(f"stopped after update {run.update} of {run.config.run.updates}; go on with")
+        say(f"  drift.train(resume=True, out={str(run.path)!r})")
+    return run
+
+
+def fine_tune(
+    recipe: Recipe | None,
+    overrides: Overrides,
+    *,
+    out: Path | None,
+    resume: bool,
+    interrupts: Interrupts,
+    progress: bool,
+) -> Run:
+    """What `train` and the command share; returns the run, finished or stopped.
+
+    Raises the errors of `train`.
+    """
+    with ExitStack() as until_done:
+        until_done.enter_context(hosts.named_in(overrides))
+        with preparing(), _status("loading", progress):
+            prepare = _reopen if resume else _create
+            directory, engine, config = prepare(recipe, overrides, out)
+            until_done.enter_context(directory.locked())
+            if resume:
+                directory.check_resumable(config)
+            display = _display(directory, engine, config, interrupts) if progress else None
+            observer = display or NullObserver()
+            with _removed_on_failure(directory, made=not resume):
+                trainer = Trainer(
+                    config, engine, directory, observer=observer, stop=interrupts.stop
+                )
+            if resume:  # only now is the request known to be right
+                done = trainer.plan()["update"]
+                directory.adopt(config, _environment(engine), update=done)
+        live = (lambda: display.live) if display else (lambda: False)
+        until_done.enter_context(interrupts.caught(RunDisplay.STOPPING, live))
+        with display or nullcontext():
+            finished = trainer.run()
+    if finished:
+        _write_report(directory, progress=progress)
+    return Run(directory)
+
+
+def rehearse(recipe: Recipe | None, overrides: Overrides) -> dict[str, Any]:
+    """Load all that a run needs, and give its sizes and its memory; nothing is left on disk."""
+    with hosts.named_in(overrides), TemporaryDirectory(prefix="drift-dry-run-") as folder:
+        with preparing(), console.status("loading"):
+            directory, engine, config = _create(recipe, overrides, Path(folder) / "run")
+            trainer = Trainer(
+                config, engine, directory, observer=NullObserver(), stop=threading.Event()
+            )
+        with console.status("estimating memory"):
+            memory = trainer.memory()
+    plan = trainer.plan()
+    del plan["update"]
+    sizes = {f"memory, {stage}": f"{size / 1e9:.2f} GB" for stage, size in memory.items()}
+    peak = {"memory at its peak": f"{max(memory.values()) / 1e9:.2f} GB"} if memory else {}
+    return {"recipe": config.run.recipe, "backend": engine.name, **plan, **sizes, **peak}
+
+
+def load_config(recipe: Recipe = RECIPE, set: Mapping[str, Any] | None = None) -> Config:
+    """The whole configuration of a recipe, with some keys changed; raises ConfigError.
+
+    Args:
+        recipe: a shipped name, the path of a TOML file, or a configuration.
+        set: keys to change, as {"run.updates": 24}.
+    """
+    return _config(recipe, set or {})
+
+
+def _config(recipe: Recipe, overrides: Overrides) -> Config:
+    if isinstance(recipe, Config):
+        return configuration.changed(recipe, overrides)
+    return configuration.load(str(recipe), overrides)
+
+
+def _create(
+    recipe: Recipe | None, overrides: Overrides, out: Path | None
+) -> tuple[RunDirectory, Backend, Config]:
+    config = _config(RECIPE if recipe is None else recipe, overrides)
+    engine = _backend(config.run.backend)
+    config = _on(engine, config)
+    settings = config.run
+    wanted = Path("runs") / f"{settings.recipe}-{settings.backend}-seed{settings.seed}"
+    directory = RunDirectory.create(out or _free(wanted), config, _environment(engine))
+    return directory, engine, config
+
+
+def _reopen(
+    recipe: Recipe | None, overrides: Overrides, out: Path | None
+) -> tuple[RunDirectory, Backend, Config]:
+    if out is None:
+        raise RequestError("--resume needs --out DIR: which run to go on with")
+    directory = RunDirectory.open(out)
+    config = _config(out / CONFIG if recipe is None else recipe, overrides)
+    name = config.run.backend
+    engine = _backend(directory.config.run.backend if name == "auto" else name)
+    config = _on(engine, config)
+    newest = checkpoint.latest(directory.checkpoints)
+    if newest is not None and int(newest.name) > config.run.updates:
+        raise RequestError(
+            f"{out} is at update {int(newest.name)} already; "
+            f"run.updates = {config.run.updates} lies behind it"
+        )
+    return directory, engine, config
+
+
+def _backend(name: str) -> Backend:
+    return backends.load(backends.best() if name == "auto" else name)
+
+
+def _on(engine: Backend, config: Config) -> Config:
+    """The configuration with the backend that `auto` stands for."""
+    resolved = config.run.model_copy(update={"backend": engine.name})
+    return config.model_copy(update={"run": resolved})
+
+
+def _environment(engine: Backend) -> dict[str, str]:
+    """What this start of a run is computed on."""
+    return {"backend": engine.name, **machine.facts(), **engine.describe()}
+
+
+def _free(path: Path) -> Path:
+    """The path itself, or with the first of -2, -3, ... that does not exist yet."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
+def _status(text: str, progress: bool) -> Any:
+    return console.status(text) if progress else nullcontext()
+
+
+def _display(
+    directory: RunDirectory, engine: Backend, config: Config, interrupts: Interrupts
+) -> RunDisplay:
+    for line in engine.advice():
+        say(f"advice: {line}")
+    facts = {
+        "run": directory.path,
+        "recipe": config.run.recipe,
+        "backend": engine.name,
+        "device": engine.describe().get("device", "unknown"),
+    }
+    return RunDisplay(config.run.updates, interrupts.stop, facts, directory.evaluations())
+
+
+@contextmanager
+def _removed_on_failure(directory: RunDirectory, *, made: bool) -> Iterator[None]:
+    """Remove a run directory that was made for a request which then proved to be wrong."""
+    try:
+        yield
+    except BaseException:
+        if made:
+            with suppress(OSError):
+                for name in (CONFIG, ENVIRONMENT):
+                    (directory.path / name).unlink()
+                directory.path.rmdir()
+        raise
+
+
+def _write_report(directory: RunDirectory, *, progress: bool) -> None:
+    if not progress:
+        report.build(directory)
+        return
+    evaluations = directory.evaluations()
+    say("")
+    results(evaluations[0], evaluations[-1])
+    say("")
+    say(f"report      {report.build(directory)}")
+    say(f"checkpoint  {checkpoint.latest(directory.checkpoints)}")
