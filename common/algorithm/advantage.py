@@ -4,12 +4,12 @@ from typing import Any, Literal
 
 from array_api_compat import array_namespace
 
-from common.algorithm import masked, subset
+from common.algorithm import masked
 from common.algorithm.choice import check_choice
 
 Array = Any
 
-__all__ = ["Statistics", "group_advantages"]
+__all__ = ["Statistics", "group_advantages", "weighted_by_potential"]
 
 Statistics = Literal["subset", "full", "global"]
 """The samples whose std divides the advantages."""
@@ -55,7 +55,7 @@ def group_advantages(
     if tuple(rewards.shape[-2:]) != tuple(selected.shape):
         raise ValueError(f"selected {tuple(selected.shape)} does not fit rewards {rewards.shape}")
     xp = array_namespace(rewards)
-    group = subset.usable(rewards, valid)
+    group = masked.usable(rewards, valid)
     members = group & selected
     centred = xp.where(members, rewards, 0.0) - masked.mean(rewards, members)
     own = masked.std(rewards, members)
@@ -69,3 +69,36 @@ def group_advantages(
             scale = masked.std(xp.reshape(rewards, flat), xp.reshape(group, flat))[..., None]
     live = members & (own > 0) & (scale > 0)
     return xp.where(live, xp.clip(centred / xp.where(scale > 0, scale, 1.0), -clip, clip), 0.0)
+
+
+def weighted_by_potential(
+    advantages: Array, potentials: Array, *, weight: float = 1.0, valid: Array | None = None
+) -> Array:
+    """A_i (1 + lambda (Phi_i / mean(Phi) - 1)) where A_i > 0, else A_i.
+
+    lambda = 1 is GARDO's weighing, A_i Phi_i / mean(Phi) (arXiv:2512.24138); 0 leaves A bit for
+    bit. A negative Phi counts as 0, and so does a negative factor, which lambda > 1 can make. A
+    group without diversity (mean Phi below 1e-6) keeps its advantages. Advantages no longer sum
+    to 0 afterwards.
+
+    Args:
+        advantages: A, float [..., P, G]; above 0 means above the mean.
+        potentials: Phi of the final images, float [P, G].
+        weight: lambda >= 0.
+        valid: bool [P, G]; None means all. The mean is over valid samples.
+
+    Returns:
+        An array like the advantages.
+
+    Raises:
+        ValueError: weight below 0.
+    """
+    if not weight >= 0:
+        raise ValueError(f"weight = {weight} of shaping must be at least 0")
+    xp = array_namespace(advantages)
+    members = xp.zeros_like(potentials) == 0 if valid is None else valid
+    phi = xp.where(members & (potentials > 0), potentials, 0.0)
+    centre = masked.mean(phi, members)
+    ratio = xp.where(centre > 1e-6, phi / xp.where(centre > 1e-6, centre, 1.0), 1.0)
+    factor = xp.clip(1.0 + weight * (ratio - 1.0), 0.0, xp.inf)
+    return xp.where((advantages > 0) & members, advantages * factor, advantages)

@@ -1,18 +1,65 @@
-"""Statistics of a group's members, told by a mask: safe for empty and for constant groups.
+"""Statistics of the members of each group, given by a mask: safe for empty and constant groups.
 
 Values are [..., G], a statistic is [..., 1]. What is not a member may be anything, NaN included.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from array_api_compat import array_namespace
 
 Array = Any
 
-__all__ = ["SPREAD_FLOOR", "count", "mean", "median", "std"]
+__all__ = [
+    "SPREAD_FLOOR",
+    "Statistics",
+    "correlation",
+    "count",
+    "mean",
+    "median",
+    "statistics",
+    "std",
+    "usable",
+]
 
 SPREAD_FLOOR = 1e-6
 """A std below this share of the largest magnitude is the rounding of a float32 scorer: 0."""
+
+
+class Statistics(NamedTuple):
+    """Of the members of each group, each float [..., 1]; 0 where there are no members."""
+
+    mean: Array
+    std: Array
+    lowest: Array
+    highest: Array
+
+
+def usable(values: Array, valid: Array | None = None) -> Array:
+    """The samples that are valid and finite: bool, the shape of the values.
+
+    Args:
+        values: float [..., G].
+        valid: bool, broadcasts against the values; None means all.
+    """
+    finite = array_namespace(values).isfinite(values)
+    return finite if valid is None else finite & valid
+
+
+def statistics(values: Array, members: Array) -> Statistics:
+    """Mean, population std, minimum and maximum of each group's members.
+
+    Arguments as in `mean`.
+    """
+    xp = array_namespace(values)
+    lowest = xp.min(xp.where(members, values, xp.inf), axis=-1, keepdims=True)
+    highest = xp.max(xp.where(members, values, -xp.inf), axis=-1, keepdims=True)
+    some = lowest <= highest
+    return Statistics(
+        mean=mean(values, members),
+        std=std(values, members),
+        lowest=xp.where(some, lowest, 0.0),
+        highest=xp.where(some, highest, 0.0),
+    )
 
 
 def count(members: Array) -> Array:
@@ -64,3 +111,15 @@ def median(values: Array, members: Array) -> Array:
     high = xp.where(high < values.shape[-1], high, values.shape[-1] - 1)
     middle = 0.5 * (xp.take_along_axis(s, low, axis=-1) + xp.take_along_axis(s, high, axis=-1))
     return xp.where(n > 0, middle, 0.0)
+
+
+def correlation(x: Array, y: Array, members: Array) -> Array:
+    """Pearson's correlation of x and y over each group's members: float [..., 1], in [-1, 1].
+
+    0 where one of the two is constant. Arguments as in `mean`.
+    """
+    xp = array_namespace(x)
+    dx, dy = (xp.where(members, values - mean(values, members), 0.0) for values in (x, y))
+    scale = xp.sqrt(xp.sum(dx**2, axis=-1, keepdims=True) * xp.sum(dy**2, axis=-1, keepdims=True))
+    product = xp.sum(dx * dy, axis=-1, keepdims=True)
+    return xp.where(scale > 0, product / xp.where(scale > 0, scale, 1.0), 0.0)

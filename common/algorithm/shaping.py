@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from array_api_compat import array_namespace
 
-from common.algorithm import diversity, masked, subset
+from common.algorithm import masked
 from common.algorithm.choice import check_choice
 
 Array = Any
@@ -23,16 +23,9 @@ Array = Any
 __all__ = [
     "Gate",
     "Mode",
-    "Potential",
     "Scaling",
-    "multiplicative",
-    "potential",
     "shape",
-    "shuffled",
 ]
-
-Potential = Literal["mean_pairwise", "nearest", "knn", "loo_vendi", "cluster"]
-"""The measure of one sample's diversity within its group."""
 
 Mode = Literal["none", "terminal", "per_step", "strict", "multiplicative"]
 """The way the potential enters the reward or the advantages."""
@@ -48,63 +41,6 @@ POTENTIAL_FLOOR = 5e-3
 
 Below it the group's images are nearly equal, and their differences are not worth a full unit of
 reward; the bonus then shrinks with the spread."""
-
-
-def potential(
-    distances: Array,
-    *,
-    kind: Potential,
-    valid: Array | None = None,
-    neighbours: int = 3,
-    radius: float = 0.1,
-) -> Array:
-    """Phi_i: how much sample i adds to the diversity of its group of n valid samples.
-
-    `mean_pairwise` mean of D_ij over j != i
-    `nearest`       min of D_ij over j != i
-    `knn`           mean of the k smallest D_ij, j != i (of all n - 1 where there are fewer)
-    `loo_vendi`     Vendi score of the group less that of the group without i; a redundant
-                    sample may have a negative one. Needs cosine distances.
-    `cluster`       sqrt(n / n_k), n_k the size of i's cluster: the samples linked to i by steps
-                    of distance <= radius. 0 where all samples are one cluster.
-
-    A lone sample has 0, and so have identical images; a duplicate lowers the Phi of its twin.
-
-    Args:
-        distances: D, float [..., G, G], symmetric with a zero diagonal.
-        kind: one of the names above.
-        valid: bool [..., G]; None means all. Invalid samples get 0 and influence no others,
-            whatever their distances are.
-        neighbours: k >= 1 of `knn`.
-        radius: distance >= 0 that links two samples of a `cluster`.
-
-    Returns:
-        float [..., G].
-
-    Raises:
-        ValueError: unknown kind, or a number outside its range.
-    """
-    check_choice("potential", kind, Potential)
-    if neighbours < 1:
-        raise ValueError(f"neighbours = {neighbours} of a potential must be at least 1")
-    if not radius >= 0:
-        raise ValueError(f"radius = {radius} of a potential must be at least 0")
-    xp = array_namespace(distances)
-    members = _members(distances[..., 0], valid)
-    index = xp.arange(distances.shape[-1])
-    others = members[..., :, None] & members[..., None, :] & (index[:, None] != index[None, :])
-    match kind:
-        case "mean_pairwise":
-            phi = masked.mean(distances, others)[..., 0]
-        case "nearest":
-            phi = _nearest(distances, others, 1)
-        case "knn":
-            phi = _nearest(distances, others, neighbours)
-        case "loo_vendi":
-            phi = _leave_one_out(distances, members)
-        case _:
-            phi = _clusters(distances, others, members, radius)
-    return xp.where(members, phi, 0.0)
 
 
 def shape(
@@ -127,8 +63,8 @@ def shape(
     `per_step`        reward-to-go of step k: r'_k = r + lambda (gamma^(T-k) Psi_T - Psi_k)
     `strict`          Phi(end) := 0 makes the sum of F vanish: r' is r itself, bit for bit. It is
                       policy-invariant (Grzes 2017), hence inert: a control.
-    `multiplicative`  r' is r itself; the potential weighs advantages, see `multiplicative`, which
-                      has no use for gamma, scaling and gate
+    `multiplicative`  r' is r itself; the potential weighs advantages, without gamma, scaling and
+                      gate: see `advantage.weighted_by_potential`
     `none`            r' is r itself
 
     Scaling, by the reference samples of a group; mean, std, min and max of the final images' Phi
@@ -179,12 +115,13 @@ def shape(
     if weight == 0:
         whole = (steps, *rewards.shape)
         return xp.broadcast_to(rewards, whole) if mode == "per_step" else rewards
-    members = subset.usable(rewards, valid)
+    members = masked.usable(rewards, valid)
     r = xp.where(members, rewards, 0.0)
     final = potentials if mode == "terminal" else potentials[-1, ...]
     counted = members if reference is None else members & reference
-    unit, offset = _scale(final, r, counted, scaling)
-    opened = _gate(r, counted, gate, base)
+    task, diversity = masked.statistics(r, counted), masked.statistics(final, counted)
+    unit, offset = _scale(task, diversity, scaling)
+    opened = _gate(r, task, gate, base)
 
     def psi(phi: Array) -> Array:
         return opened * unit * (xp.where(members, phi, 0.0) - offset)
@@ -198,131 +135,35 @@ def shape(
     return xp.where(members, xp.stack(to_go), rewards)
 
 
-def multiplicative(
-    advantages: Array, potentials: Array, *, weight: float = 1.0, valid: Array | None = None
-) -> Array:
-    """A_i (1 + lambda (Phi_i / mean(Phi) - 1)) where A_i > 0, else A_i.
-
-    lambda = 1 is GARDO's weighing, A_i Phi_i / mean(Phi) (arXiv:2512.24138); 0 leaves A bit for
-    bit. A negative Phi counts as 0, and so does a negative factor, which lambda > 1 can make. A
-    group without diversity (mean Phi below 1e-6) keeps its advantages. Advantages no longer sum
-    to 0 afterwards.
-
-    Args:
-        advantages: A, float [..., P, G]; above 0 means above the mean.
-        potentials: Phi of the final images, float [P, G].
-        weight: lambda >= 0.
-        valid: bool [P, G]; None means all. The mean is over valid samples.
-
-    Returns:
-        An array like the advantages.
-
-    Raises:
-        ValueError: weight below 0.
-    """
-    if not weight >= 0:
-        raise ValueError(f"weight = {weight} of shaping must be at least 0")
-    xp = array_namespace(advantages)
-    members = _members(potentials, valid)
-    phi = xp.where(members & (potentials > 0), potentials, 0.0)
-    centre = masked.mean(phi, members)
-    ratio = xp.where(centre > 1e-6, phi / xp.where(centre > 1e-6, centre, 1.0), 1.0)
-    factor = xp.clip(1.0 + weight * (ratio - 1.0), 0.0, xp.inf)
-    return xp.where((advantages > 0) & members, advantages * factor, advantages)
-
-
-def shuffled(potentials: Array, draws: Array, *, valid: Array | None = None) -> Array:
-    """A control: each group's potentials dealt out to its valid samples at random.
-
-    The bonus keeps its distribution and loses what it says about the images: what is left of the
-    effect of shaping is that of noise in the reward.
-
-    Args:
-        potentials: Phi, float [..., P, G]; a sample gets another one's potentials of all steps.
-        draws: uniform [P, G]; their order is the permutation.
-        valid: bool [P, G]; None means all. Invalid samples keep their own.
-
-    Returns:
-        An array like the potentials.
-    """
-    xp = array_namespace(potentials)
-    members = _members(draws, valid)
-    G = draws.shape[-1]
-    index = xp.broadcast_to(xp.arange(G), draws.shape)
-    # The j-th member in the group's order gets the potential of the j-th member by draws; what is
-    # not a member comes last in both orders, and so stays where it is.
-    givers = xp.argsort(xp.where(members, draws, 1.0 + xp.astype(index, draws.dtype)), axis=-1)
-    takers = xp.argsort(xp.where(members, index, G + index), axis=-1)
-    giver = xp.take_along_axis(givers, xp.argsort(takers, axis=-1), axis=-1)
-    return xp.take_along_axis(potentials, xp.broadcast_to(giver, potentials.shape), axis=-1)
-
-
-def _nearest(distances: Array, others: Array, k: int) -> Array:
-    """Mean of the k smallest distances to others; of all where there are fewer."""
-    xp = array_namespace(distances)
-    k = min(k, distances.shape[-1])
-    ascending = xp.sort(xp.where(others, distances, xp.inf), axis=-1)[..., :k]
-    return masked.mean(ascending, ascending < xp.inf)[..., 0]
-
-
-def _leave_one_out(distances: Array, members: Array) -> Array:
-    """Vendi(group) - Vendi(group without i), 0 for a lone sample."""
-    xp = array_namespace(distances)
-    index = xp.arange(distances.shape[-1])
-    without = members[..., None, :] & (index[:, None] != index[None, :])
-    whole = diversity.vendi_of_distances(distances, valid=members)
-    whole_shape = (*members.shape, *distances.shape[-2:])
-    each = xp.broadcast_to(distances[..., None, :, :], whole_shape)
-    rest = diversity.vendi_of_distances(each, valid=without)
-    return xp.where(rest > 0, whole[..., None] - rest, 0.0)
-
-
-def _clusters(distances: Array, others: Array, members: Array, radius: float) -> Array:
-    """sqrt(n / n_k) by the reachability of the graph of distances <= radius."""
-    xp = array_namespace(distances)
-    linked = others & (xp.where(others, distances, xp.inf) <= radius)
-    index = xp.arange(distances.shape[-1])
-    reach = xp.astype(linked | (index[:, None] == index[None, :]), distances.dtype)
-    # Squaring doubles the length of the paths; a path visits each of G samples at most once.
-    for _ in range(max(distances.shape[-1] - 1, 1).bit_length()):
-        reach = xp.astype(xp.matmul(reach, reach) > 0, distances.dtype)
-    n_k = xp.sum(xp.where(members[..., None, :], reach, 0.0), axis=-1)
-    n = xp.sum(xp.astype(members, distances.dtype), axis=-1, keepdims=True)
-    split = members & (n_k < n)
-    return xp.where(split, xp.sqrt(n / xp.where(split, n_k, 1.0)), 0.0)
-
-
-def _scale(phi: Array, r: Array, members: Array, scaling: str) -> tuple[Array, Array]:
+def _scale(
+    task: masked.Statistics, diversity: masked.Statistics, scaling: Scaling
+) -> tuple[Array, Array]:
     """Unit and offset of the potential: scaled Phi = unit (Phi - offset), each [P, 1] or float."""
-    xp = array_namespace(phi)
-    if scaling == "raw":
-        return 1.0, 0.0
-    if scaling == "zscore":
-        offset, spread = masked.mean(phi, members), masked.std(phi, members)
-    else:
-        lowest = xp.min(xp.where(members, phi, xp.inf), axis=-1, keepdims=True)
-        highest = xp.max(xp.where(members, phi, -xp.inf), axis=-1, keepdims=True)
-        offset = xp.where(lowest <= highest, lowest, 0.0)
-        spread = xp.where(lowest <= highest, highest, 0.0) - offset
-    return masked.std(r, members) / xp.clip(spread, POTENTIAL_FLOOR, xp.inf), offset
+    xp = array_namespace(task.std)
+    match scaling:
+        case "raw":
+            return 1.0, 0.0
+        case "zscore":
+            offset, spread = diversity.mean, diversity.std
+        case "minmax":
+            offset, spread = diversity.lowest, diversity.highest - diversity.lowest
+    return task.std / xp.clip(spread, POTENTIAL_FLOOR, xp.inf), offset
 
 
-def _gate(r: Array, members: Array, gate: str, base: Array | None) -> Array:
-    """The share of its potential that each sample feels: [P, G], in [0, 1]."""
+def _gate(r: Array, task: masked.Statistics, gate: Gate, base: Array | None) -> Array:
+    """The share of its potential that each sample gets: [P, G], in [0, 1]."""
     xp = array_namespace(r)
-    spread, above = masked.std(r, members), r - masked.mean(r, members)
-    if gate == "above_mean":
-        return xp.astype((above > 1e-6 * spread) & (spread > 0), r.dtype)
-    if gate == "above_base":
-        return xp.astype(r > xp.astype(base, r.dtype)[:, None], r.dtype)
-    if gate == "soft":
-        z = xp.where(spread > 0, above / xp.where(spread > 0, spread, 1.0), 0.0)
-        return 0.5 * (1.0 + xp.tanh(0.5 * z))  # the logistic function, without its overflow
-    return xp.ones_like(r)
-
-
-def _members(like: Array, valid: Array | None) -> Array:
-    return array_namespace(like).zeros_like(like) == 0 if valid is None else valid
+    spread, above = task.std, r - task.mean
+    match gate:
+        case "above_mean":
+            return xp.astype((above > 1e-6 * spread) & (spread > 0), r.dtype)
+        case "above_base":
+            return xp.astype(r > xp.astype(base, r.dtype)[:, None], r.dtype)
+        case "soft":
+            z = xp.where(spread > 0, above / xp.where(spread > 0, spread, 1.0), 0.0)
+            return 0.5 * (1.0 + xp.tanh(0.5 * z))  # the logistic function, without its overflow
+        case "none":
+            return xp.ones_like(r)
 
 
 def _check(

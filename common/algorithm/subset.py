@@ -15,7 +15,7 @@ from common.algorithm.choice import check_choice
 
 Array = Any
 
-__all__ = ["COUNTING_RULES", "Rule", "select", "usable", "with_fallback"]
+__all__ = ["COUNTING_RULES", "Rule", "select", "with_fallback"]
 
 Rule = Literal[
     "window",
@@ -85,7 +85,7 @@ def select(
         ValueError: unknown rule, misshapen arrays, keep missing or outside [1, G], no draws.
     """
     _check(rewards, rule, keep, draws)
-    members = usable(rewards, valid)
+    members = masked.usable(rewards, valid)
     n = masked.count(members)
     if rule == "none":
         chosen = members
@@ -112,17 +112,11 @@ def with_fallback(
         The subset, bool [P, G], and which groups fell back, bool [P].
     """
     xp = array_namespace(rewards)
-    members = usable(rewards, valid)
+    members = masked.usable(rewards, valid)
     group, kept = masked.std(rewards, members), masked.std(rewards, members & selected)
     lost = (kept < 1e-8) | (kept < 0.05 * group)
     fell_back = lost & (group > 0)
     return (members & selected) | (members & fell_back), xp.squeeze(fell_back, axis=-1)
-
-
-def usable(rewards: Array, valid: Array | None = None) -> Array:
-    """Samples that may take part: valid, with a finite reward. bool, the shape of rewards."""
-    finite = array_namespace(rewards).isfinite(rewards)
-    return finite if valid is None else finite & valid
 
 
 def _bounded(rewards: Array, members: Array, rule: str, alpha: float, kappa: float) -> Array:

@@ -20,6 +20,7 @@ from common.algorithm import (
     subset,
 )
 from common.algorithm.combine import Combination
+from common.algorithm.potential import Potential
 from common.choices import Split
 from common.config.model import TARGETS, AdapterConfig, ModelConfig
 from common.config.types import (
@@ -192,7 +193,7 @@ class ShapingConfig(Table):
     mode: shaping.Mode = key(
         "none", "how the potential enters; multiplicative ignores gamma, scaling and gate"
     )
-    potential: shaping.Potential = key("mean_pairwise", "diversity of one sample within its group")
+    potential: Potential = key("mean_pairwise", "diversity of one sample within its group")
     features: str = key(
         "embedded", "what images are told apart by; `drift rewards --features` lists them"
     )

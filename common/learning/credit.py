@@ -1,30 +1,33 @@
-"""Who is trained on and how much: rewards and features of an update to advantages.
+"""The credit of an update: which samples are trained on, and with which advantages.
 
-Everything here is float64 on the host over [P, G] arrays, so that every backend gets the same
-numbers bit for bit. The order is the method's: validity, potentials over all valid samples,
-subset from the task reward alone (choosing on the shaped reward would filter novelty out as an
-outlier), shaping, advantages.
+Everything here is float64 on the host over [P, G] arrays, so every backend gets the same numbers
+bit for bit. The order is that of the method: validity, potentials over all valid samples, subset
+from the task reward alone (the shaped reward would filter novel samples out as outliers), shaping,
+advantages.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from common.algorithm import advantage, annealing, diversity, shaping, subset
+from common.algorithm import advantage, annealing, diversity, potential, shaping, subset
 from common.config import Config
 from common.learning import credit_metrics
 
 
 @dataclass(frozen=True)
 class Credit:
-    """selected: bool [P, G]. advantages: float64 [P, G], or [T, P, G] for per-step shaping."""
+    """The samples that an update trains on, their advantages, and the metrics to log.
+
+    selected: bool [P, G]. advantages: float64 [P, G], or [T, P, G] for per-step shaping.
+    """
 
     selected: np.ndarray
     advantages: np.ndarray
     metrics: dict[str, float]
 
     def advantages_at(self, samples: np.ndarray, steps: np.ndarray) -> np.ndarray:
-        """Advantages of (sample, denoising step) pairs: [B]."""
+        """Advantages of B pairs of a sample and a denoising step, int [B] each: float64 [B]."""
         if self.advantages.ndim == 2:
             return self.advantages.reshape(-1)[samples]
         return self.advantages.reshape(len(self.advantages), -1)[steps, samples]
@@ -42,15 +45,23 @@ def assign(
     trained: np.ndarray | None = None,
     progress: float = 0.0,
 ) -> Credit:
-    """Steps 3 to 7 of an update.
+    """Select the samples of an update, shape their rewards and make advantages of them.
 
-    rewards: task rewards [P, G], NaN where a sample has none. features: potential features
-    [P, G, F] of the final images. predicted_features: [T, P, G, F], for per-step shaping.
-    draws: uniform [P, G] of the `random` rule; shuffle_draws: [P, G] of the shuffled control.
-    base: reward of the base model [P]. trained: the denoising steps whose advantages are used,
-    int [S], for what is logged; None means all. progress: share of the run's updates done, [0, 1].
+    Args:
+        config: the whole configuration of the run.
+        rewards: task rewards, float64 [P, G]; NaN where a sample has none.
+        features: of the final images, for the potential, float [P, G, F].
+        predicted_features: of the predicted images of each step, [T, P, G, F]; for per-step
+            shaping.
+        draws: uniform [P, G], for the rule `random`.
+        shuffle_draws: uniform [P, G], for the shuffled control.
+        base: reward of the base model [P], for the gate `above_base`.
+        trained: the denoising steps whose advantages are used, int [S]; the metrics are about
+            these alone. None means all.
+        progress: share of the run's updates that is done, in [0, 1].
 
-    Raises ValueError where the shuffled control has no draws.
+    Raises:
+        ValueError: the shuffled control has no draws.
     """
     chosen, settings = config.drift.subset, config.drift.shaping
     valid = np.isfinite(rewards) & np.isfinite(features).all(axis=-1)
@@ -61,7 +72,7 @@ def assign(
             raise ValueError(
                 "drift.shaping.shuffle needs uniform draws of the shape of the rewards"
             )
-        potentials = shaping.shuffled(potentials, shuffle_draws, valid=valid)
+        potentials = potential.shuffled(potentials, shuffle_draws, valid=valid)
     selected = subset.select(
         rewards,
         rule=chosen.rule,
@@ -99,10 +110,20 @@ def assign(
     )
     final = potentials if potentials.ndim == 2 else potentials[-1]
     if settings.mode == "multiplicative":
-        advantages = shaping.multiplicative(advantages, final, weight=weight, valid=reference)
+        advantages = advantage.weighted_by_potential(
+            advantages, final, weight=weight, valid=reference
+        )
     used = advantages if trained is None or advantages.ndim == 2 else advantages[trained]
-    metrics = credit_metrics.selection_metrics(rewards, distances, selected, fell_back, valid)
-    metrics |= credit_metrics.shaping_metrics(rewards, final, used, task, selected)
+    metrics = credit_metrics.measure(
+        rewards,
+        potentials=final,
+        distances=distances,
+        advantages=used,
+        task_advantages=task,
+        selected=selected,
+        fell_back=fell_back,
+        valid=valid,
+    )
     return Credit(selected, advantages, metrics)
 
 
@@ -119,8 +140,8 @@ def _potentials(
 ) -> np.ndarray:
     settings = config.drift.shaping
 
-    def potential(matrix: np.ndarray) -> np.ndarray:
-        return shaping.potential(
+    def of_distances(matrix: np.ndarray) -> np.ndarray:
+        return potential.per_sample(
             matrix,
             kind=settings.potential,
             valid=valid,
@@ -128,8 +149,8 @@ def _potentials(
             radius=settings.radius,
         )
 
-    final = potential(distances)
+    final = of_distances(distances)
     if predicted_features is None:
         return final
-    steps = [potential(_distances(features, valid)) for features in predicted_features]
+    steps = [of_distances(_distances(features, valid)) for features in predicted_features]
     return np.stack([*steps, final])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from common import random
-from common.algorithm import diversity, shaping
+from common.algorithm import diversity, potential
 from common.backends import Backend
 from common.clock import Clock
 from common.config import Config
@@ -154,5 +154,5 @@ def _credit(
     key = Key(config.run.seed, Purpose.SUBSET)
     assigned = credit.assign(config, rewards, features, draws=random.uniform(key, rewards.shape))
     distances = diversity.cosine_distances(features.astype(np.float64))
-    potentials = shaping.potential(distances, kind=config.drift.shaping.potential)
+    potentials = potential.per_sample(distances, kind=config.drift.shaping.potential)
     return potentials, assigned.advantages

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from common.algorithm import advantage, diversity, shaping
+from common.algorithm import advantage, diversity, potential, shaping
 
 P, G, T = 3, 7, 4
 
@@ -70,12 +70,12 @@ def reference_potential(D, kind, neighbours, radius):
     return np.array(out)
 
 
-@pytest.mark.parametrize("kind", get_args(shaping.Potential))
+@pytest.mark.parametrize("kind", get_args(potential.Potential))
 @pytest.mark.parametrize(("neighbours", "radius"), [(2, 0.7), (50, 0.3)])
 def test_potentials_against_numpy(f64, bools, to_np, batch, kind, neighbours, radius):
     _, distances, valid = batch
     both = valid[:, :, None] & valid[:, None, :]
-    got = shaping.potential(
+    got = potential.per_sample(
         f64(np.where(both, distances, np.nan)),
         kind=kind,
         valid=bools(valid),
@@ -98,15 +98,15 @@ def test_potentials_by_hand(f64, to_np):  # points 0, 1, 3 and 7 on a line
         ("knn", [2.0, 1.5, 2.5, 5.0]),
         ("cluster", [math.sqrt(4 / 3)] * 3 + [2.0]),  # 0 and 3 are linked through 1
     ):
-        got = shaping.potential(D, kind=kind, neighbours=2, radius=2.0)
+        got = potential.per_sample(D, kind=kind, neighbours=2, radius=2.0)
         np.testing.assert_allclose(to_np(got), expected, rtol=1e-6)
 
 
 def test_a_chain_is_one_cluster(f64, to_np):
     points = np.arange(9.0)[np.random.default_rng(12).permutation(9)]
     D = np.abs(points[:, None] - points[None, :])
-    assert (to_np(shaping.potential(f64(D), kind="cluster", radius=1.0)) == 0).all()
-    apart = to_np(shaping.potential(f64(D), kind="cluster", radius=0.9))
+    assert (to_np(potential.per_sample(f64(D), kind="cluster", radius=1.0)) == 0).all()
+    apart = to_np(potential.per_sample(f64(D), kind="cluster", radius=0.9))
     np.testing.assert_allclose(apart, 3.0, rtol=1e-6)
 
 
@@ -114,34 +114,34 @@ def test_leave_one_out_vendi_by_hand(f64, to_np):
     D = diversity.cosine_distances(f64(np.eye(3)[[0, 0, 1]]))
     # Shares (2/3, 1/3); without a twin (1/2, 1/2), without the third (1).
     whole = math.exp(-(2 / 3) * math.log(2 / 3) - (1 / 3) * math.log(1 / 3))
-    got = to_np(shaping.potential(D, kind="loo_vendi"))
+    got = to_np(potential.per_sample(D, kind="loo_vendi"))
     np.testing.assert_allclose(got, [whole - 2, whole - 2, whole - 1], rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", get_args(shaping.Potential))
+@pytest.mark.parametrize("kind", get_args(potential.Potential))
 def test_identical_images_and_lone_samples_have_none(f32, bools, to_np, kind):
     image = np.random.default_rng(13).normal(size=2304)
     D = diversity.cosine_distances(f32([[image] * 5] * 3))
     valid = bools([[1] * 5, [0, 1, 0, 0, 0], [0] * 5])
-    got = to_np(shaping.potential(D, kind=kind, valid=valid))
+    got = to_np(potential.per_sample(D, kind=kind, valid=valid))
     np.testing.assert_allclose(got, 0.0, atol=1e-5 if kind == "loo_vendi" else 0.0)
 
 
 @settings(max_examples=10)
-@given(order=st.permutations(range(G)), kind=st.sampled_from(get_args(shaping.Potential)))
+@given(order=st.permutations(range(G)), kind=st.sampled_from(get_args(potential.Potential)))
 def test_permuting_samples_permutes_the_potential(f64, to_np, batch, order, kind):
     D, at = batch[1], np.array(order)
-    first = to_np(shaping.potential(f64(D), kind=kind, radius=0.7))
-    second = to_np(shaping.potential(f64(D[:, at][:, :, at]), kind=kind, radius=0.7))
+    first = to_np(potential.per_sample(f64(D), kind=kind, radius=0.7))
+    second = to_np(potential.per_sample(f64(D[:, at][:, :, at]), kind=kind, radius=0.7))
     np.testing.assert_allclose(second, first[:, at], rtol=1e-4, atol=2e-5)
 
 
 @settings(max_examples=10)
-@given(twin=st.integers(0, G - 1), kind=st.sampled_from(get_args(shaping.Potential)))
+@given(twin=st.integers(0, G - 1), kind=st.sampled_from(get_args(potential.Potential)))
 def test_a_duplicate_lowers_the_potential_of_its_twin(f64, to_np, batch, twin, kind):
     D, at = batch[1], np.array([*range(G), twin])
-    before = to_np(shaping.potential(f64(D), kind=kind, radius=0.7))[:, twin]
-    after = to_np(shaping.potential(f64(D[:, at][:, :, at]), kind=kind, radius=0.7))[:, twin]
+    before = to_np(potential.per_sample(f64(D), kind=kind, radius=0.7))[:, twin]
+    after = to_np(potential.per_sample(f64(D[:, at][:, :, at]), kind=kind, radius=0.7))[:, twin]
     alone = kind == "cluster"  # a group that is one cluster has 0 before and after
     assert ((after < before) | (alone & (before == 0))).all()
     assert (after < before).any()
@@ -255,7 +255,7 @@ def test_strict_shaping_is_inert(f32, bools, to_np, batch):
     """Its update equals the unshaped one bit for bit, where `terminal` does change it."""
     rewards, distances, _ = batch
     selected = bools(np.ones((P, G)))
-    phi = shaping.potential(f32(distances), kind="mean_pairwise")
+    phi = potential.per_sample(f32(distances), kind="mean_pairwise")
     unshaped = to_np(advantages(f32(rewards), selected))
     for mode, same in (("strict", True), ("none", True), ("terminal", False)):
         shaped = shaping.shape(f32(rewards), phi, **plain(mode=mode, scaling="zscore"))
@@ -278,9 +278,9 @@ def test_multiplicative_by_hand(f64, bools, to_np):
     A = f64([[2.0, -1.0, 1.0, 3.0], [1.0, -1.0, 2.0, 0.0]])
     phi = f64([[0.1, 0.1, 0.4, np.nan], [0.0, 0.0, 0.0, 0.0]])
     valid = bools([[1, 1, 1, 0], [1, 1, 1, 1]])
-    got = to_np(shaping.multiplicative(A, phi, valid=valid))
+    got = to_np(advantage.weighted_by_potential(A, phi, valid=valid))
     np.testing.assert_allclose(got, [[1.0, -1.0, 2.0, 3.0], [1.0, -1.0, 2.0, 0.0]], rtol=1e-6)
-    negative = shaping.multiplicative(f64([[1.0, 1.0]]), f64([[-0.5, 0.5]]))
+    negative = advantage.weighted_by_potential(f64([[1.0, 1.0]]), f64([[-0.5, 0.5]]))
     np.testing.assert_allclose(to_np(negative), [[0.0, 2.0]], rtol=1e-6)
 
 
@@ -291,12 +291,12 @@ def test_multiplicative_by_hand(f64, bools, to_np):
 def test_the_weight_of_multiplicative_goes_from_nothing_to_gardo(f64, to_np, weight, expected):
     # Phi / mean Phi is 1/2, 1/2, 2; the factor 1 + 3 (1/2 - 1) < 0 counts as 0.
     A, phi = f64([[2.0, -1.0, 1.0]]), f64([[0.1, 0.1, 0.4]])
-    got = to_np(shaping.multiplicative(A, phi, weight=weight))
+    got = to_np(advantage.weighted_by_potential(A, phi, weight=weight))
     np.testing.assert_allclose(got, [expected], rtol=1e-6)
     if weight == 0:
         np.testing.assert_array_equal(got, to_np(A))
     with pytest.raises(ValueError, match="weight = -1"):
-        shaping.multiplicative(A, phi, weight=-1.0)
+        advantage.weighted_by_potential(A, phi, weight=-1.0)
 
 
 @settings(max_examples=15)
@@ -309,8 +309,8 @@ def test_multiplicative_keeps_signs_and_ignores_the_unit_of_the_potential(
     f64, to_np, A, phi, scale
 ):
     A = [value if abs(value) > 1e-6 else 0.0 for value in A]
-    first = to_np(shaping.multiplicative(f64([A]), f64([phi])))
-    second = to_np(shaping.multiplicative(f64([A]), f64([np.multiply(phi, scale)])))
+    first = to_np(advantage.weighted_by_potential(f64([A]), f64([phi])))
+    second = to_np(advantage.weighted_by_potential(f64([A]), f64([np.multiply(phi, scale)])))
     np.testing.assert_allclose(second, first, rtol=1e-5)
     np.testing.assert_array_equal(np.sign(first), np.sign([A]))
     below = np.array([A]) <= 0
@@ -350,4 +350,4 @@ def test_bad_shaping_requests(changes, message):
 )
 def test_bad_potential_requests(changes, message):
     with pytest.raises(ValueError, match=message):
-        shaping.potential(np.zeros((2, 2)), **{"kind": "knn"} | changes)
+        potential.per_sample(np.zeros((2, 2)), **{"kind": "knn"} | changes)

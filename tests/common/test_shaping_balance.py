@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from common.algorithm import advantage, shaping
+from common.algorithm import advantage, potential, shaping
 
 
 def two_modes(G, D):
@@ -22,7 +22,7 @@ def policy_gradient(f64, to_np, G, g, D, weight):
     The exact expectation over groups of G samples drawn from p, of A_i times the score of x_i.
     """
     distances, is_a = two_modes(G, D)
-    rewards, phi = f64(g * is_a), shaping.potential(f64(distances), kind="mean_pairwise")
+    rewards, phi = f64(g * is_a), potential.per_sample(f64(distances), kind="mean_pairwise")
     shaped = shaping.shape(
         rewards, phi, weight=weight, mode="terminal", scaling="raw", gate="none", steps=1
     )
@@ -86,7 +86,7 @@ def test_the_gradient_of_a_sample_is_half_that_of_the_group(f64, to_np):
     D = np.array([[0.0, 0.9, 0.4], [0.9, 0.0, 0.7], [0.4, 0.7, 0.0]])
     groups = np.array(np.meshgrid(*[range(3)] * 3, indexing="ij")).reshape(3, -1).T
     phi = to_np(
-        shaping.potential(f64(D[groups[:, :, None], groups[:, None, :]]), kind="mean_pairwise")
+        potential.per_sample(f64(D[groups[:, :, None], groups[:, None, :]]), kind="mean_pairwise")
     )
     probability = p[groups].prod(axis=1)
     score = np.eye(3)[groups[:, 0]] - p  # of the softmax's logits, for the first sample

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common import config as configuration
-from common.algorithm import advantage, masked, shaping, subset
+from common.algorithm import advantage, masked, potential, shaping, subset
 from common.learning import credit
 
 P, G, T = 3, 8, 4
@@ -105,10 +105,10 @@ def test_an_empty_reference_adds_nothing(batch):
 def test_shuffling_by_hand(f64, bools, to_np):
     phi, draws = f64([[1.0, 2.0, 3.0, 4.0]]), f64([[0.9, 0.1, 0.5, 0.2]])
     # By draws the samples are 1, 3, 2, 0: they give their potentials to 0, 1, 2, 3.
-    got = to_np(shaping.shuffled(phi, draws))
+    got = to_np(potential.shuffled(phi, draws))
     np.testing.assert_array_equal(got, [[2.0, 4.0, 3.0, 1.0]])
     # Without sample 1 they are 3, 2, 0, and give to 0, 2, 3.
-    got = to_np(shaping.shuffled(phi, draws, valid=bools([[True, False, True, True]])))
+    got = to_np(potential.shuffled(phi, draws, valid=bools([[True, False, True, True]])))
     np.testing.assert_array_equal(got, [[4.0, 2.0, 3.0, 1.0]])
 
 
@@ -118,7 +118,7 @@ def test_shuffling_keeps_the_potentials_of_each_group_and_moves_whole_trajectori
     _, _, valid, _ = batch
     phi = np.random.default_rng(23).random((T + 1, P, G)).astype(np.float32)
     draws = np.random.default_rng(24).random((P, G))
-    got = to_np(shaping.shuffled(f64(phi), f64(draws), valid=bools(valid))).astype(np.float32)
+    got = to_np(potential.shuffled(f64(phi), f64(draws), valid=bools(valid))).astype(np.float32)
     moved = 0
     for p, keep in enumerate(valid):
         np.testing.assert_array_equal(got[:, p, ~keep], phi[:, p, ~keep])
@@ -190,7 +190,7 @@ def test_statistics_of_the_subset_matter_where_something_was_left_out_and_only_t
     assert full[1].tobytes() == own[1].tobytes()
     rewards, features = example()
     selected = assign().selected
-    phi = shaping.potential(credit._distances(features, selected | True), kind="mean_pairwise")
+    phi = potential.per_sample(credit._distances(features, selected | True), kind="mean_pairwise")
     z = [(x[0, selected[0]] - x[0, selected[0]].mean()) for x in (rewards, phi)]
     z = [x / x.std() for x in z]
     expected = z[0] + 0.5 * z[1]
@@ -203,7 +203,7 @@ def test_multiplicative_shaping_too_can_refer_to_the_subset():
     plain_advantages = assign("drift.shaping.mode=none").advantages
     _, features = example()
     selected = assign().selected
-    phi = shaping.potential(credit._distances(features, selected | True), kind="mean_pairwise")
+    phi = potential.per_sample(credit._distances(features, selected | True), kind="mean_pairwise")
     own = assign(*change, "drift.shaping.statistics=subset").advantages
     factor = phi[0] / phi[0, selected[0]].mean()
     expected = np.where(plain_advantages[0] > 0, plain_advantages[0] * factor, plain_advantages[0])
@@ -214,12 +214,12 @@ def test_the_shuffled_control_deals_out_the_bonus_and_nothing_else():
     given = assign("drift.shaping.shuffle=true")
     assert given.selected.tolist() == assign().selected.tolist()
     rewards, features = example()
-    phi = shaping.potential(
+    phi = potential.per_sample(
         credit._distances(features, given.selected | True), kind="mean_pairwise"
     )
     draws = np.random.default_rng(25).random((2, *rewards.shape))[1]
     shaped = shaping.shape(
-        rewards, shaping.shuffled(phi, draws), **plain(steps=10), valid=given.selected | True
+        rewards, potential.shuffled(phi, draws), **plain(steps=10), valid=given.selected | True
     )
     expected = advantage.group_advantages(shaped, given.selected, statistics="subset", clip=5.0)
     np.testing.assert_allclose(given.advantages, expected, rtol=1e-12, atol=1e-14)
