@@ -23,6 +23,10 @@ from array_api_compat import array_namespace
 from hypothesis import settings
 
 import drift_mlx  # noqa: F401  # before MLX: it loads OpenBLAS first where there is one
+from tests.skips import (  # noqa: F401  # pytest finds hooks by their names
+    pytest_make_collect_report,
+    pytest_runtest_makereport,
+)
 
 MODULES = {
     "numpy": "numpy",

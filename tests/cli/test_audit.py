@@ -71,10 +71,10 @@ def test_a_server_answers_and_ends_at_ctrl_c(tmp_path):
             assert server.stdout is not None
             lines = [server.stdout.readline() for _ in range(3)]
             (url,) = re.findall(r"http://\S+", "".join(lines))
-            with urllib.request.urlopen(f"{url}/v1/info", timeout=30) as answer:
+            with urllib.request.urlopen(f"{url}/v1/info", timeout=300) as answer:
                 assert json.load(answer)["name"] == "jpeg_compressibility"
             server.send_signal(signal.SIGINT)
-            output, errors = server.communicate(timeout=60)
+            output, errors = server.communicate(timeout=300)
             assert (server.returncode, errors) == (0, "")
             assert "stopped; 0 images scored" in output
         finally:

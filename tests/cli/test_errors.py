@@ -146,7 +146,7 @@ REWARDS = """
         raise KeyError("lost")
 
     def hangs(images, prompts, metadata):
-        time.sleep(2)
+        time.sleep(600)
 
     def nan(images, prompts, metadata):
         return np.full(len(images), np.nan)
@@ -167,7 +167,8 @@ REWARDS = """
 )
 def test_a_reward_that_fails(refused, small, tmp_path, name, expected):
     (tmp_path / "faulty_rewards.py").write_text(textwrap.dedent(REWARDS))
-    change = {f"reward__terms__faulty_rewards:{name}": "1", "reward__timeout": "0.2"}
+    limit = "0.2" if name == "hangs" else "300"
+    change = {f"reward__terms__faulty_rewards:{name}": "1", "reward__timeout": limit}
     line = refused(1, "run", *small(**change), "--out", "run")
     assert line.startswith(f"drift: reward 'faulty_rewards:{name}'")
     assert expected in line

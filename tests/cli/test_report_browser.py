@@ -39,7 +39,7 @@ for end, place in zip(ends, (3, 4)):
     os.dup2(end, place)
 os.execv(sys.argv[3], sys.argv[3:])
 """
-PATIENCE = 60.0
+PATIENCE = 300.0
 """Seconds that one answer of the browser may take."""
 
 make_run = runpy.run_path(str(Path(__file__).parents[1] / "common" / "test_report.py"))["make_run"]
@@ -124,7 +124,7 @@ class Tab:
         self._session = {}
         try:
             self("Browser.close")
-            self._process.wait(10)
+            self._process.wait(PATIENCE)
         finally:
             self._process.kill()
             self._process.wait()

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -12,7 +11,7 @@ from common.runs.directory import RunDirectory
 
 COMMAND = [sys.executable, "-c", "from common.cli import main; main()"]
 
-SLOW = "import time\ndef slow(images, prompts, metadata):\n    time.sleep(60)\n"
+SLOW = "import time\ndef slow(images, prompts, metadata):\n    time.sleep(3600)\n"
 
 
 @pytest.fixture
@@ -45,7 +44,7 @@ def test_sigterm_saves_and_the_command_it_names_goes_on(start, drift, tmp_path):
         if line.startswith("update 1/"):
             break
     process.send_signal(signal.SIGTERM)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=300)
     assert process.returncode == 143
     assert errors.startswith("drift: finishing this update")
     assert len(errors.splitlines()) == 1
@@ -65,8 +64,6 @@ def test_a_second_signal_ends_it_at_once(start, tmp_path):
         pass
     process.send_signal(signal.SIGINT)
     assert "once more aborts at once" in process.stderr.readline()
-    before = time.monotonic()
     process.send_signal(signal.SIGINT)
-    process.wait(timeout=30)
+    process.wait(timeout=300)  # the reward would go on for an hour
     assert process.returncode == -signal.SIGINT
-    assert time.monotonic() - before < 20  # the reward would have gone on for 60 s

@@ -159,7 +159,7 @@ def test_stopped_it_lets_runs_save_and_names_the_command_that_goes_on(tmp_path, 
         while "update 1/" not in log.read_text():
             assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=300)
     finally:
         process.kill()
         process.communicate()

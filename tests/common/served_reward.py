@@ -34,7 +34,7 @@ def served(function=value, **settings):
         yield server
     finally:
         server.shutdown()
-        thread.join(timeout=30)
+        thread.join(timeout=300)
         assert not thread.is_alive()
 
 
@@ -46,7 +46,7 @@ def client(url, **settings):
 def answering(*replies):
     """A server that gives each connection one of these raw replies; counts the connections."""
     listener = socket.create_server(("127.0.0.1", 0))
-    listener.settimeout(5)
+    listener.settimeout(300)
     seen = []
 
     def run():
@@ -56,7 +56,7 @@ def answering(*replies):
             except OSError:
                 return
             with link:
-                link.settimeout(5)
+                link.settimeout(300)
                 seen.append(link.recv(65536))
                 with suppress(OSError):  # the client has gone
                     if callable(reply):
@@ -73,7 +73,7 @@ def answering(*replies):
         with suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)  # wakes whoever still waits for a connection
         listener.close()
-        thread.join(timeout=6)
+        thread.join(timeout=300)
 
 
 def reply(body, status="200 OK", length=None):
@@ -90,12 +90,12 @@ GOOD = json.loads(wire.request(IMAGES, PROMPTS, METADATA))
 
 def connected(server):
     host, port = server.url.removeprefix("http://").rsplit(":", 1)
-    return socket.create_connection((host.strip("[]"), int(port)), timeout=20)
+    return socket.create_connection((host.strip("[]"), int(port)), timeout=300)
 
 
 def asked(server, body, **headers):
     """Status and error of the answer to a request."""
-    link = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=20)
+    link = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=300)
     link.request("POST", wire.SCORE, body, headers)
     answer = link.getresponse()
     content = answer.read()
@@ -112,5 +112,5 @@ def raw(server, request):
 
 def works(server):
     """Whether it answers a good request, and with the right scores."""
-    got = client(server.url, patience=10.0)(IMAGES, PROMPTS, METADATA)
+    got = client(server.url, patience=300.0)(IMAGES, PROMPTS, METADATA)
     return got.tolist() == value(IMAGES, PROMPTS, METADATA)

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 
 import pytest
 
@@ -95,14 +94,13 @@ def save(*_):
     raise SystemExit(143)
 signal.signal(signal.SIGTERM, save)
 print("ready", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
 def test_a_stop_lets_the_running_ones_save_and_starts_no_more(make, tmp_path):
     tasks = [make("one", SAVES, "print('no')"), make("two", SAVES), make("three", SAVES)]
     logs = [tmp_path / "logs" / f"{name}.log" for name in ("one", "two")]
-    start = time.monotonic()
 
     def asked():
         return int(all(log.exists() and "ready" in log.read_text() for log in logs))
@@ -111,7 +109,6 @@ def test_a_stop_lets_the_running_ones_save_and_starts_no_more(make, tmp_path):
     assert outcomes == {"one": "stopped", "two": "stopped"}
     assert watch.reasons == {"one": "", "two": ""}
     assert [log.read_text() for log in logs] == ["ready\nsaved\n"] * 2
-    assert time.monotonic() - start < 30
 
 
 STUBBORN = """
@@ -126,7 +123,7 @@ while not told:
     time.sleep(0.01)
 time.sleep(0.3)
 print("alive", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -150,7 +147,7 @@ def test_an_error_leaves_no_process_behind(make, tmp_path):
                 raise RuntimeError("broken")
 
     pid = tmp_path / "pid"
-    program = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    program = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     with pytest.raises(RuntimeError, match="broken"):
         jobs.run(
             [make("one", program), make("two", "print()")],

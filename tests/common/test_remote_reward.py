@@ -28,7 +28,7 @@ from tests.common.served_reward import (
 )
 
 
-def call(function, timeout=10.0):
+def call(function, timeout=300.0):
     return guard.score(
         NamedReward("far", function),
         IMAGES,
@@ -85,13 +85,13 @@ def test_a_busy_server_is_waited_for_but_not_for_ever():
 
     def stuck(images, prompts, metadata):
         begun.set()
-        go_on.wait(10)
+        go_on.wait(300)
         return [1.0] * len(images)
 
     with served(stuck, waiting=1) as server, ThreadPoolExecutor(2) as pool:
         first = pool.submit(client(server.url), IMAGES, PROMPTS, METADATA)
-        assert begun.wait(5)
-        with pytest.raises(RewardError, match=r"busy for \d s \(patience = 0.3\)"):
+        assert begun.wait(300)
+        with pytest.raises(RewardError, match=r"busy for \d+ s \(patience = 0.3\)"):
             client(server.url, patience=0.3)(IMAGES, PROMPTS, METADATA)
         second = pool.submit(client(server.url), IMAGES, PROMPTS, METADATA)
         time.sleep(0.15)
@@ -108,21 +108,25 @@ def failing(images, prompts, metadata):
 
 
 def hanging(images, prompts, metadata):
-    time.sleep(1)
+    threading.Event().wait(600)
 
 
 @pytest.mark.parametrize(
     ("function", "says"),
     [
         (failing, "status 500: reward 'mine' raised KeyError: 'weights'"),
-        (hanging, "status 500: reward 'mine' took more than 0.2 s"),
+        (hanging, "status 500: reward 'mine' took more than 0.5 s"),
         (lambda i, p, m: [1.0, np.nan, 2.0], "reward 'far' is nan for prompt 'owl', sample 1"),
         (lambda i, p, m: [1.0, 2.0], r"status 500: reward 'mine' returned shape \[2\] for 3"),
         (lambda i, p, m: ["a"] * 3, "status 500: reward 'mine' returned values of type"),
     ],
 )
 def test_a_reward_that_fails_over_there_fails_here(function, says):
-    with served(function, timeout=0.2) as server, pytest.raises(RewardError, match=says) as caught:
+    limit = 0.5 if function is hanging else 300.0
+    with (
+        served(function, timeout=limit) as server,
+        pytest.raises(RewardError, match=says) as caught,
+    ):
         call(client(server.url))
     assert "\n" not in str(caught.value)
 
@@ -134,27 +138,28 @@ def free_port():
 
 def test_a_server_that_was_never_there_is_told_soon_with_the_number_of_tries():
     url, start = f"http://127.0.0.1:{free_port()}", time.monotonic()
-    says = r"no connection: Conn.*refused \(\d+ tries in 1 s\)"
+    says = r"no connection: Conn.*refused \(\d+ tries in \d+ s\)"
     with pytest.raises(RewardNameError, match=says) as error:
         create("remote", None, {"url": url})
     assert str(error.value).startswith(f"reward 'remote': {url}: ")
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < remote.RemoteOptions(url=url).retry_for
 
 
 def test_a_server_that_dies_in_between_is_an_error():
     with served() as server:
         far = client(server.url, retry_for=0.3)
-    with pytest.raises(RewardError, match=r"reward 'far' raised .*no connection.*tries in 0 s"):
+    with pytest.raises(RewardError, match=r"reward 'far' raised .*no connection.*tries in \d+ s"):
         call(far)
 
 
 def test_a_slow_server_is_an_error_in_time():
-    with answering(INFO, lambda link: time.sleep(0.6)) as (url, _):
-        far = client(url, timeout=0.2, retry_for=10.0)
-        start = time.monotonic()
-        with pytest.raises(RewardError, match=r"no answer in 0.2 s \(timeout\)"):
+    given_up = threading.Event()
+    with answering(INFO, lambda link: given_up.wait(300)) as (url, seen):
+        far = client(url, timeout=1.0, retry_for=10.0)
+        with pytest.raises(RewardError, match=r"no answer in 1 s \(timeout\)"):
             far(IMAGES, PROMPTS, METADATA)
-        assert time.monotonic() - start < 1.5
+        given_up.set()
+    assert len(seen) == 2  # what is too slow once is not asked again
 
 
 @pytest.mark.parametrize(
@@ -225,11 +230,11 @@ def test_an_address_for_others_needs_a_token():
 
 
 def dripping(head=b"", pause=0.05):
-    """Sends a byte, and another, for 8 seconds unless the client goes."""
+    """Sends a byte, and another, for five minutes unless the client goes."""
 
     def drip(link):
         link.sendall(head)
-        for _ in range(int(8 / pause)):
+        for _ in range(int(300 / pause)):
             link.sendall(b"1")
             time.sleep(pause)
 
@@ -245,11 +250,9 @@ def endless(link):
 
 @pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\n\r\n"])
 def test_a_byte_now_and_then_does_not_keep_a_client_beyond_its_deadline(head):
-    with answering(dripping(head)) as (url, _):
-        start = time.monotonic()
-        with pytest.raises(RewardError, match=r"no answer in 0.4 s \(timeout\)"):
-            client(url, timeout=0.4)
-        assert time.monotonic() - start < 3
+    says = r"no answer in 0.4 s \(timeout\)"
+    with answering(dripping(head)) as (url, _), pytest.raises(RewardError, match=says):
+        client(url, timeout=0.4)  # the server would go on for minutes
 
 
 def test_an_answer_without_end_does_not_fill_the_memory():

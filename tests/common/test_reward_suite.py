@@ -191,7 +191,7 @@ def test_exact_and_remote_rewards_begin_while_images_still_come():
     made = suite(terms={"mine": 1.0, "far": 1.0, "late": 1.0})
     with made.begin(PROMPTS, METADATA, describe=str) as scoring:
         scoring.add(SIX[:2])
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 300
         while started != [2, 2] and time.monotonic() < deadline:
             time.sleep(0.01)
         assert started == [2, 2]  # both, and not the one that must see all
@@ -309,8 +309,10 @@ def test_the_time_of_each_term_is_told():
     recorded("mine", lambda b, p, m: time.sleep(0.05) or means(b, p, m))
     made = suite(terms={"mine": 1.0, "jpeg_compressibility": 1.0})
     before = dict(made.seconds)
+    start = time.perf_counter()
     score(made)
+    whole = time.perf_counter() - start
     spent = made.times(before)
     assert set(spent) == {"time/reward/mine", "time/reward/jpeg_compressibility"}
-    assert 0.05 <= spent["time/reward/mine"] < 2
+    assert 0.05 <= spent["time/reward/mine"] <= whole
     assert made.times(dict(made.seconds)) == {name: 0.0 for name in spent}

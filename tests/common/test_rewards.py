@@ -5,7 +5,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -52,7 +51,7 @@ def noisy(count=3, spread=255):
     return rng.integers(0, spread + 1, size=(count, 32, 32, 3), dtype=np.uint8)
 
 
-def call(function, *, images=None, timeout=5.0, on_error="fail"):
+def call(function, *, images=None, timeout=60.0, on_error="fail"):
     reward = NamedReward("mine", function)
     images = noisy() if images is None else images
     n = len(images)
@@ -255,11 +254,17 @@ def test_a_reward_cannot_change_the_images():
 
 
 def test_a_hanging_reward_is_an_error_in_time_and_the_next_call_works():
-    start = time.perf_counter()
+    release, returned = threading.Event(), threading.Event()
+
+    def hangs(*_):
+        release.wait(600)
+        returned.set()
+
     with pytest.raises(RewardError, match=r"'mine' took more than 0.1 s for 3 images"):
-        call(lambda *a: time.sleep(1.5), timeout=0.1)
-    assert time.perf_counter() - start < 1.0
+        call(hangs, timeout=0.1)
+    assert not returned.is_set()
     assert call(lambda *a: [1, 2, 3]).tolist() == [1.0, 2.0, 3.0]
+    release.set()
 
 
 def test_the_process_ends_while_a_reward_hangs():
@@ -279,7 +284,7 @@ def test_the_process_ends_while_a_reward_hangs():
         [sys.executable, "-c", textwrap.dedent(program)],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=300,
         check=True,
     )
     assert "'hang' took more than 0.1 s" in done.stdout
@@ -361,7 +366,9 @@ def test_a_suite_gives_the_raw_values_of_each_term():
 def test_a_suite_passes_on_what_the_configuration_says(monkeypatch):
     monkeypatch.setattr(registry.REWARDS, "entries", dict(registry.REWARDS.entries))
     register("ill", range="", description="")(lambda backend: lambda *a: [1.0, np.nan, 0.0])
-    register("slow", range="", description="")(lambda backend: lambda *a: time.sleep(1.0))
+    register("slow", range="", description="")(
+        lambda backend: lambda *a: threading.Event().wait(600)
+    )
 
     def score(name, **settings):
         config = RewardConfig(terms={name: 1.0}, **settings)

@@ -10,7 +10,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_backends.py"
 
 def bench(*arguments):
     command = [sys.executable, str(SCRIPT), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_two_backends_take_turns_and_are_compared(tiny_settings):

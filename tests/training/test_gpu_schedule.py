@@ -22,11 +22,11 @@ from scripts.gpu_bench.schedule import Document, Plan, lacking, run
 PACKAGE = "tests.training"
 
 
-def row(work, seconds=20.0, **settings):
+def row(work, seconds=30.0, **settings):
     return Row(1, work, work, f"gpu_rows:{work}", (seconds,) * 3, package=PACKAGE, **settings)
 
 
-def perform(tmp_path, *rows, mode="tiny", seconds=60.0, memory=None, at_once=2):
+def perform(tmp_path, *rows, mode="tiny", seconds=600.0, memory=None, at_once=2):
     folder = tmp_path / "rows"
     folder.mkdir(exist_ok=True)
     document = Document(tmp_path / "out.json")
@@ -45,7 +45,7 @@ def alive(pid):
 
 
 def gone(pid):
-    end = time.monotonic() + 30
+    end = time.monotonic() + 300
     while alive(pid) and time.monotonic() < end:
         time.sleep(0.05)
     return not alive(pid)
@@ -67,7 +67,7 @@ def test_a_row_that_fails_says_why_and_the_next_goes_on(tmp_path):
 
 
 def test_a_row_that_hangs_is_ended_with_all_it_began(tmp_path):
-    rows, _ = perform(tmp_path, row("hangs", seconds=1.0), row("good", seconds=1.0), seconds=9.0)
+    rows, _ = perform(tmp_path, row("hangs", seconds=0.0), row("good"))
     assert rows["hangs"]["status"] == "failed"
     assert "its limit" in rows["hangs"]["reason"]
     assert gone(rows["hangs"]["figures"]["child"])
@@ -92,7 +92,7 @@ def test_a_benchmark_that_is_killed_leaves_what_it_had_and_no_process(tmp_path):
     )
     process = subprocess.Popen([sys.executable, "-c", code])
     kept = Context("hangs", "tiny", "cpu", tmp_path / "rows")
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while not kept.kept() and time.monotonic() < end and process.poll() is None:
         time.sleep(0.05)
     child = kept.kept()["child"]
