@@ -14,23 +14,23 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from common import pictures, random
+from common import pictures
 from common.audit.watch import HackedError, Watch
-from common.backends import Backend, memory
+from common.backends import Backend, Policy, memory
 from common.clock import Clock
 from common.config import Config, ConfigError
 from common.evaluation.evaluator import Evaluator
-from common.learning import credit
+from common.learning import state
+from common.learning.assignment import CreditAssigner
 from common.learning.moving_average import MovingAverage
 from common.learning.update import Learner
 from common.prompts import Prompt, batch, load as load_prompts, rewrite
-from common.random import Key, Purpose
-from common.rewards import Features, RewardError, RewardSuite, Scoring, features
+from common.rewards import Features, RewardSuite, Scoring, features
 from common.runs import checkpoint
 from common.runs.directory import RunDirectory
 from common.sampling.conditioner import Conditioner
-from common.sampling.process import make_process
-from common.sampling.rollout import Sampler, Trajectories, plan_steps
+from common.sampling.process import Process, make_process
+from common.sampling.rollout import Sampler, plan_steps
 
 SMALL = 64
 """Images of fewer pixels a side are enlarged in the pictures of a run."""
@@ -82,7 +82,8 @@ class NullObserver:
 class Trainer:
     """Fine-tunes one policy as a configuration says, in one run directory.
 
-    Resumes from the newest checkpoint of the directory, if there is one.
+    Resumes from the newest checkpoint of the directory, if there is one. policy: one to train
+    instead of the one that `config.model` names.
 
     Raises:
         ConfigError, CheckpointError, RewardNameError: the configuration or the run directory is
@@ -99,6 +100,7 @@ class Trainer:
         *,
         observer: Observer,
         stop: threading.Event,
+        policy: Policy | None = None,
     ) -> None:
         self._config, self._backend, self._run = config, backend, run
         self._observer, self._stop = observer, stop
@@ -114,8 +116,10 @@ class Trainer:
             run=run.path,
             told=observer.rewritten,
         )
-        with self._within("loading the model"):
-            self._policy = backend.policy(config.model, config.adapter, seed=config.run.seed)
+        if policy is None:
+            with self._within("loading the model"):
+                policy = backend.policy(config.model, config.adapter, seed=config.run.seed)
+        self._policy = policy
         self._process = make_process(self._policy, config.rollout)
         self._policy.check([p.text for p in self._prompts] + self._variants.all_texts())
         self._optimizer = backend.optimizer(self._policy, config.optimizer)
@@ -124,7 +128,9 @@ class Trainer:
             config, backend, self._policy, self._process, self._optimizer, self._average
         )
         shaping = config.drift.shaping
-        self._features = Features(shaping.features, backend, shaping.features_options)
+        self._assigner = CreditAssigner(
+            config, Features(shaping.features, backend, shaping.features_options), run
+        )
         if warning := features.same(config):
             warnings.warn(warning, stacklevel=2)
         self._evaluator = Evaluator(
@@ -143,6 +149,26 @@ class Trainer:
         if self._watch is not None:
             self._watch.restore()
         rewrite.keep(self._variants, rewriter, seed=seed, run=run.path)
+
+    @property
+    def policy(self) -> Policy:
+        """The policy that is trained."""
+        return self._policy
+
+    @property
+    def process(self) -> Process:
+        """The denoising process of its rollouts."""
+        return self._process
+
+    @property
+    def learner(self) -> Learner:
+        """What turns trajectories and credit into optimizer steps."""
+        return self._learner
+
+    @property
+    def assigner(self) -> CreditAssigner:
+        """What turns rewards into credit."""
+        return self._assigner
 
     def plan(self) -> dict[str, Any]:
         """Sizes that follow from the configuration, shown before the run begins."""
@@ -220,7 +246,9 @@ class Trainer:
                 terms = scoring.result()
                 by_group = {name: v.reshape(len(prompts), size) for name, v in terms.items()}
                 rewards = self._rewards.total(by_group)
-                assigned = self._assign(prompts, trajectories, rewards, plan.trained)
+                assigned = self._assigner(
+                    prompts, trajectories, rewards, plan.trained, update=update
+                )
         with clock("update"), self._within("update"):
             learned = self._learner.update(
                 trajectories, assigned, plan.trained, conditioner, update
@@ -254,54 +282,6 @@ class Trainer:
             [prompt.metadata for prompt in repeated],
             describe=lambda n: f"prompt '{repeated[n].text}', sample {n % size}",
         )
-
-    def _assign(
-        self,
-        prompts: list[Prompt],
-        trajectories: Trajectories,
-        rewards: np.ndarray,
-        trained: np.ndarray,
-    ) -> credit.Credit:
-        config, shape = self._config, rewards.shape
-        image_features = self._features(trajectories.images)
-        predicted = trajectories.predicted_images
-        if predicted is not None:
-            predicted = np.stack([self._features(step) for step in predicted])
-            predicted = predicted.reshape(len(predicted), *shape, -1)
-        assigned = credit.assign(
-            config,
-            rewards,
-            image_features.reshape(*shape, -1),
-            predicted_features=predicted,
-            draws=self._draws(Purpose.SUBSET, prompts),
-            shuffle_draws=self._draws(Purpose.SHUFFLE, prompts),
-            base=self._base_rewards(prompts),
-            trained=trained,
-            progress=self._update / config.run.updates,
-        )
-        if not assigned.selected.any():
-            raise RewardError(
-                f"update {self._update + 1}: {(~np.isfinite(rewards)).sum()} of {rewards.size} "
-                "samples have no finite reward, and no group has two samples to compare"
-            )
-        return assigned
-
-    def _draws(self, purpose: Purpose, prompts: list[Prompt]) -> np.ndarray:
-        """Uniform draws [P, G] of this update."""
-        key = Key(self._config.run.seed, purpose, update=self._update)
-        size = (self._config.rollout.group_size,)
-        return np.stack([random.uniform(key.at(prompt=p.id), size) for p in prompts])
-
-    def _base_rewards(self, prompts: list[Prompt]) -> np.ndarray | None:
-        """The base model's mean reward of each prompt, [P], for the gate `above_base`.
-
-        Taken from the first evaluation, whose images follow the ODE.
-        """
-        if self._config.drift.shaping.gate != "above_base":
-            return None
-        base = self._run.evaluations()[0]
-        by_text = dict(zip(base["prompts"], base["reward_by_prompt"], strict=True))
-        return np.array([by_text[prompt.text] for prompt in prompts])
 
     def _evaluate_if_due(self) -> None:
         update, every = self._update, self._config.evaluate.every
@@ -356,18 +336,11 @@ class Trainer:
         newest = checkpoint.latest(self._run.checkpoints)
         if newest is not None and int(newest.name) == self._update:
             return
-        to_numpy = self._backend.to_numpy
-        parameters = self._policy.parameters()
-        snapshot = checkpoint.Snapshot(
-            update=self._update,
-            parameters={name: to_numpy(value) for name, value in parameters.items()},
-            ema=None if self._average is None else self._average.values,
-            optimizer=self._optimizer.state(),
-            state={"ema_steps": 0 if self._average is None else self._average.steps},
-        )
         path = checkpoint.save(
             self._run.checkpoints,
-            snapshot,
+            state.snapshot(
+                self._backend, self._policy, self._optimizer, self._average, update=self._update
+            ),
             adapter=self._config.adapter,
             keep=self._config.checkpoint.keep,
         )
@@ -379,10 +352,7 @@ class Trainer:
             self._run.rewind(0)
             return
         snapshot = checkpoint.load(newest)
-        self._policy.load_parameters(snapshot.parameters)
-        self._optimizer.load_state(snapshot.optimizer)
-        if self._average is not None and snapshot.ema is not None:
-            self._average.load(snapshot.ema, int(snapshot.state["ema_steps"]))
+        state.restore(snapshot, self._policy, self._optimizer, self._average)
         self._update = snapshot.update
         self._run.rewind(snapshot.update)
 

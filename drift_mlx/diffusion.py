@@ -57,6 +57,8 @@ class DiffusersPolicy(Tuned):
 
     Weights are in `model.dtype`, but the adapter and the VAE in float32. Latents and predictions
     are float32 to the outside, since kernels and log-probs are.
+
+    pipeline: the folder whose pipeline is tuned instead of the one at `model.path`.
     """
 
     DENOISER: ClassVar[str] = "transformer"
@@ -65,9 +67,17 @@ class DiffusersPolicy(Tuned):
     prediction: Prediction
     schedule: FlowSchedule | DiffusionSchedule
 
-    def __init__(self, model: ModelConfig, adapter: AdapterConfig, *, seed: int):
+    def __init__(
+        self,
+        model: ModelConfig,
+        adapter: AdapterConfig,
+        *,
+        seed: int,
+        pipeline: loading.Folder | None = None,
+    ):
         self._settings, self.dtype = model, loading.DTYPES[model.dtype]
-        self._folder = folder = self._open()
+        folder = loading.Folder(model, self._without()) if pipeline is None else pipeline
+        self._folder = folder
         names = [f"text_encoder{suffix}" for suffix in ("", "_2", "_3")]
         names = [name for name in names if folder.has(name) and name not in self._without()]
         self._tokenizers = {
@@ -90,10 +100,6 @@ class DiffusersPolicy(Tuned):
         self._null: Conditioning | None = None
 
     # --- what a family says ----------------------------------------------------------------------
-
-    def _open(self) -> loading.Folder:
-        """Where the pipeline's parts are."""
-        return loading.Folder(self._settings, self._without())
 
     def _without(self) -> tuple[str, ...]:
         """Components of the pipeline that are not wanted."""

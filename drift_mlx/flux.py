@@ -11,6 +11,7 @@ from common.arrays import sinusoid
 from common.backends import Conditioning, Prediction
 from common.config import AdapterConfig, ModelConfig
 from drift_mlx.diffusion import DiffusersPolicy
+from drift_mlx.loading import Folder
 from drift_mlx.networks.blocks import Trace
 from drift_mlx.networks.flux import Flux, FluxConfig
 from drift_mlx.networks.mmdit import TIME_WIDTH
@@ -28,8 +29,15 @@ class FluxPolicy(DiffusersPolicy):
 
     prediction: Prediction = "velocity"
 
-    def __init__(self, model: ModelConfig, adapter: AdapterConfig, *, seed: int):
-        super().__init__(model, adapter, seed=seed)
+    def __init__(
+        self,
+        model: ModelConfig,
+        adapter: AdapterConfig,
+        *,
+        seed: int,
+        pipeline: Folder | None = None,
+    ):
+        super().__init__(model, adapter, seed=seed, pipeline=pipeline)
         _, height, width = self.latent_shape
         self._size = height // 2, width // 2
         scheduler = self._folder.document("scheduler", "scheduler_config.json")

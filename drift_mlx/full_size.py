@@ -20,7 +20,11 @@ from drift_mlx.sd15 import SD15Policy
 
 __all__ = ["policy"]
 
-POLICIES = {"sd15": SD15Policy, "sd3": SD3Policy, "flux": FluxPolicy}
+POLICIES: dict[str, type[DiffusersPolicy]] = {
+    "sd15": SD15Policy,
+    "sd3": SD3Policy,
+    "flux": FluxPolicy,
+}
 NETWORKS = {"sd15": (UNet, UNetConfig), "sd3": (MMDiT, MMDiTConfig), "flux": (Flux, FluxConfig)}
 
 
@@ -31,12 +35,8 @@ def policy(model: ModelConfig, adapter: AdapterConfig) -> DiffusersPolicy:
     of no matter: its letters are its tokens.
     """
     documents = architectures.documents(model.family, model.path)
-
-    class Drawn(POLICIES[model.family]):  # type: ignore[misc]
-        def _open(self) -> Any:
-            return _Drawn(model.family, documents)
-
-    return Drawn(model, adapter, seed=0)
+    pipeline = _Drawn(model.family, documents)
+    return POLICIES[model.family](model, adapter, seed=0, pipeline=pipeline)
 
 
 class _Drawn(loading.Folder):

@@ -10,6 +10,7 @@ from common.arrays import sinusoid
 from common.backends import Conditioning
 from common.config import AdapterConfig, ModelConfig
 from drift_mlx.diffusion import DiffusersPolicy
+from drift_mlx.loading import Folder
 from drift_mlx.networks.blocks import Trace
 from drift_mlx.networks.unet import UNet, UNetConfig
 
@@ -26,8 +27,15 @@ class SD15Policy(DiffusersPolicy):
 
     DENOISER = "unet"
 
-    def __init__(self, model: ModelConfig, adapter: AdapterConfig, *, seed: int):
-        super().__init__(model, adapter, seed=seed)
+    def __init__(
+        self,
+        model: ModelConfig,
+        adapter: AdapterConfig,
+        *,
+        seed: int,
+        pipeline: Folder | None = None,
+    ):
+        super().__init__(model, adapter, seed=seed, pipeline=pipeline)
         scheduler = self._folder.document("scheduler", "scheduler_config.json")
         self.schedule = pipelines.diffusion_schedule(scheduler, str(model.path))
         self.prediction = scheduler.get("prediction_type", "epsilon")

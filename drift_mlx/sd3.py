@@ -10,6 +10,7 @@ from common.arrays import sinusoid
 from common.backends import Block, Conditioning, FlowSchedule, Prediction
 from common.config import AdapterConfig, ModelConfig
 from drift_mlx.diffusion import DiffusersPolicy
+from drift_mlx.loading import Folder
 from drift_mlx.networks.blocks import Trace
 from drift_mlx.networks.mmdit import TIME_WIDTH, MMDiT, MMDiTConfig
 from drift_mlx.networks.text import CLIPTextConfig
@@ -30,8 +31,15 @@ class SD3Policy(DiffusersPolicy):
     FROZEN = frozenset({"pos_embed.pos_embed"})
     prediction: Prediction = "velocity"
 
-    def __init__(self, model: ModelConfig, adapter: AdapterConfig, *, seed: int):
-        super().__init__(model, adapter, seed=seed)
+    def __init__(
+        self,
+        model: ModelConfig,
+        adapter: AdapterConfig,
+        *,
+        seed: int,
+        pipeline: Folder | None = None,
+    ):
+        super().__init__(model, adapter, seed=seed, pipeline=pipeline)
         scheduler = self._folder.document("scheduler", "scheduler_config.json")
         self.schedule = FlowSchedule("double_shift", float(scheduler.get("shift", 1.0)))
         self._blocks = (

@@ -33,6 +33,9 @@ class DiffusersPolicy(Tuned, ABC):
 
     Weights are in `model.dtype`, but the adapter and the VAE in float32. Latents and predictions
     are float32 to the outside, since kernels and log-probs are.
+
+    pipeline: one of diffusers, its VAE in float32 and all else in `model.dtype`, that is tuned
+    instead of the one at `model.path`.
     """
 
     DENOISER: ClassVar[str] = "transformer"
@@ -40,12 +43,20 @@ class DiffusersPolicy(Tuned, ABC):
     schedule: FlowSchedule | DiffusionSchedule
 
     def __init__(
-        self, model: ModelConfig, adapter: AdapterConfig, *, seed: int, device: torch.device
+        self,
+        model: ModelConfig,
+        adapter: AdapterConfig,
+        *,
+        seed: int,
+        device: torch.device,
+        pipeline: Any = None,
     ):
         self._settings, self.device, self.dtype = model, device, DTYPES[model.dtype]
         loading.check_dtype(model.dtype, device)
         loading.choose_kernels(model)
-        self._pipe = loading.pipeline(model, self.dtype, **self._parts())
+        if pipeline is None:
+            pipeline = loading.pipeline(model, self.dtype, **self._parts())
+        self._pipe = pipeline
         self._vae = self._pipe.vae.requires_grad_(False)
         self._encoders = [
             part.requires_grad_(False)

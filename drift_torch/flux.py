@@ -23,9 +23,15 @@ class FluxPolicy(DiffusersPolicy):
     prediction: Prediction = "velocity"
 
     def __init__(
-        self, model: ModelConfig, adapter: AdapterConfig, *, seed: int, device: torch.device
+        self,
+        model: ModelConfig,
+        adapter: AdapterConfig,
+        *,
+        seed: int,
+        device: torch.device,
+        pipeline: Any = None,
     ):
-        super().__init__(model, adapter, seed=seed, device=device)
+        super().__init__(model, adapter, seed=seed, device=device, pipeline=pipeline)
         self._told = self.module.config.guidance_embeds
         _, height, width = self.latent_shape
         self.schedule = pipelines.flux_schedule(

@@ -9,7 +9,6 @@ import string
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import nn
@@ -47,15 +46,12 @@ def policy(
         model: family, dtype and memory settings; of FLUX.1, the path tells schnell from dev.
         adapter: what is trained.
         device: where the weights are made; "meta" makes none at all.
-        size: of the shapes, see `published.Size`.
+        size: of the shapes, see `architectures.Size`.
     """
-
-    def build(*_: Any, **__: Any) -> Any:
-        return _pipeline(model, device, size)
-
+    loading.check_dtype(model.dtype, device)  # before gigabytes of weights are drawn
     loading.quiet()
-    with mock.patch.object(loading, "pipeline", build):
-        return POLICIES[model.family](model, adapter, seed=0, device=device)
+    pipeline = _pipeline(model, device, size)
+    return POLICIES[model.family](model, adapter, seed=0, device=device, pipeline=pipeline)
 
 
 def without_content(

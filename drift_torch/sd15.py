@@ -23,9 +23,15 @@ class SD15Policy(DiffusersPolicy):
     DENOISER = "unet"
 
     def __init__(
-        self, model: ModelConfig, adapter: AdapterConfig, *, seed: int, device: torch.device
+        self,
+        model: ModelConfig,
+        adapter: AdapterConfig,
+        *,
+        seed: int,
+        device: torch.device,
+        pipeline: Any = None,
     ):
-        super().__init__(model, adapter, seed=seed, device=device)
+        super().__init__(model, adapter, seed=seed, device=device, pipeline=pipeline)
         config = self._pipe.scheduler.config
         self.schedule = pipelines.diffusion_schedule(config, str(model.path))
         self.prediction = config.prediction_type

@@ -24,9 +24,15 @@ class SD3Policy(DiffusersPolicy):
     prediction: Prediction = "velocity"
 
     def __init__(
-        self, model: ModelConfig, adapter: AdapterConfig, *, seed: int, device: torch.device
+        self,
+        model: ModelConfig,
+        adapter: AdapterConfig,
+        *,
+        seed: int,
+        device: torch.device,
+        pipeline: Any = None,
     ):
-        super().__init__(model, adapter, seed=seed, device=device)
+        super().__init__(model, adapter, seed=seed, device=device, pipeline=pipeline)
         self.schedule = FlowSchedule("double_shift", float(self._pipe.scheduler.config.shift))
         config = self.module.config
         self._blocks = (

@@ -70,23 +70,24 @@ def main(name: str, updates: int, overrides: tuple[str, ...]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory.create(Path(folder) / "run", config, {})
         trainer = Trainer(config, backend, run, observer=profile, stop=threading.Event())
-        policy: Any = trainer._policy
-        learner = trainer._learner
+        policy: Any = trainer.policy
+        learner = trainer.learner
         forward = policy.predict
         # In the rollout only: inside a gradient call the plain function is traced.
         policy.predict = profile.timed("denoiser, sampling", forward, settle)
-        gradients = learner._gradients
+        gradients = learner.gradients
 
-        def gradient_call(*args: Any) -> Any:
+        def gradient_call(*args: Any, **named: Any) -> Any:
             policy.predict = forward
             try:
-                return gradients(*args)
+                return gradients(*args, **named)
             finally:
                 policy.predict = timed_forward
 
         timed_forward = policy.predict
-        learner._gradients = profile.timed("denoiser, learning", gradient_call, settle)
-        trainer._features = profile.timed("scorers", trainer._features, lambda _: None)
+        learner.gradients = profile.timed("denoiser, learning", gradient_call, settle)
+        assigner: Any = trainer.assigner
+        assigner.features = profile.timed("scorers", assigner.features, lambda _: None)
         Scoring.result = profile.timed("scorers", Scoring.result, lambda _: None)
         trainer.run()
     report(profile)

@@ -96,7 +96,10 @@ class _Statistics:
 
 
 class Learner:
-    """Turns trajectories and credit into optimizer steps."""
+    """Turns trajectories and credit into optimizer steps.
+
+    gradients: what `Backend.value_and_grad` made of the loss; a profiler may wrap it.
+    """
 
     def __init__(
         self,
@@ -109,7 +112,7 @@ class Learner:
     ) -> None:
         self._config, self._backend, self._policy = config, backend, policy
         self._process, self._optimizer, self._average = process, optimizer, average
-        self._gradients = backend.value_and_grad(policy, surrogate_loss(policy, process, config))
+        self.gradients = backend.value_and_grad(policy, surrogate_loss(policy, process, config))
 
     def update(
         self,
@@ -127,7 +130,7 @@ class Learner:
             for part in _chunks(pairs, self._config.objective.micro_batch):
                 batch = self._batch(trajectories, credit, trained, conditioner, part)
                 batch["weight"] = self._backend.asarray(np.full(len(part), 1.0 / len(pairs)))
-                loss, auxiliary, total = self._gradients(batch, onto=total)
+                loss, auxiliary, total = self.gradients(batch, onto=total)
                 self._backend.evaluate(loss, *auxiliary.values(), *total.values())
                 if "kl" not in auxiliary and not statistics.kl:
                     auxiliary["kl"] = self._measured_kl(batch, auxiliary)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -156,8 +156,9 @@ def measure(case: Case, told: Told) -> Measurement:
         told("making the model")
         policy = _policy(backend, config)
         run = RunDirectory.create(Path(folder) / "run", config, {})
-        holding: Any = _Holding(backend, policy)
-        trainer = Trainer(config, holding, run, observer=NullObserver(), stop=threading.Event())
+        trainer = Trainer(
+            config, backend, run, observer=NullObserver(), stop=threading.Event(), policy=policy
+        )
         told("forward passes")
         batch = min(config.rollout.batch_size, config.rollout.prompts * config.rollout.group_size)
         forward = _forward(backend, policy, config, batch)
@@ -220,19 +221,6 @@ def _policy(backend: "Backend", config: "Config") -> "Policy":
     if config.model.family == EMBEDDED:
         return backend.policy(config.model, config.adapter, seed=config.run.seed)
     return backend.random_policy(config.model, config.adapter)
-
-
-class _Holding:
-    """A backend with the one policy that the trainer is to have."""
-
-    def __init__(self, backend: "Backend", policy: "Policy"):
-        self._backend, self._held = backend, policy
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
-
-    def policy(self, *_: Any, **__: Any) -> "Policy":
-        return self._held
 
 
 def _forward(backend: "Backend", policy: "Policy", config: "Config", batch: int) -> float:

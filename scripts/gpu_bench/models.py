@@ -157,12 +157,12 @@ def trained(context: Context, config: Config) -> Iterator[Trainer]:
         torch.compiler.set_stance("force_eager")
     backend: Any = load(context.backend)
     size = context.pick("full", "shallow", "tiny")
-    backend.policy = lambda model, adapter, *, seed: full_size.policy(
-        model, adapter, device=backend.device, size=size
-    )
+    policy: Any = full_size.policy(config.model, config.adapter, device=backend.device, size=size)
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory.create(Path(folder) / "run", config, {})
-        yield Trainer(config, backend, run, observer=NullObserver(), stop=threading.Event())
+        yield Trainer(
+            config, backend, run, observer=NullObserver(), stop=threading.Event(), policy=policy
+        )
 
 
 def estimated(trainer: Trainer) -> dict[str, int] | None:
@@ -221,8 +221,8 @@ def clocked(trainer: Any, context: Context) -> list[float]:
 
         return call
 
-    policy, learner = trainer._policy, trainer._learner
+    policy, learner = trainer.policy, trainer.learner
     for name in ("predict", "encode", "decode"):
         setattr(policy, name, timed(getattr(policy, name)))
-    learner._gradients = timed(learner._gradients)
+    learner.gradients = timed(learner.gradients)
     return inside

@@ -46,8 +46,8 @@ def beside(context: Context, recipe: str) -> dict[str, Any]:
     figures: dict[str, Any] = {"recipe": recipe, "peft": True}
     seconds: dict[str, list[float]] = {"ours": [], "straight": []}
     with trained(context, config) as trainer:
-        process: Any = trainer._process
-        loop = StraightLoop(config, trainer._policy, process.sigmas, context)
+        process: Any = trainer.process
+        loop = StraightLoop(config, trainer.policy, process.sigmas, context)
         peaks = {}
         for count in range(context.pick(3, 2, 2)):
             for name, step in (("ours", trainer.step), ("straight", loop.step)):

@@ -56,7 +56,7 @@ def apart(ours, theirs):
 def test_updates_are_the_same_and_only_the_first_is_compiled(trainer_of, changes):
     """12 pairs an update, in optimizer steps of 6, in micro-batches of 4 and 2."""
     plain, fast = trainer_of(*changes), trainer_of("model.compile=true", *changes)
-    start = plain._policy.parameters()
+    start = plain.policy.parameters()
     before, seconds = spent.traces, spent.seconds
     rows, traces = [], []
     for _ in range(2):
@@ -66,9 +66,9 @@ def test_updates_are_the_same_and_only_the_first_is_compiled(trainer_of, changes
         for name in ("objective/loss", "objective/kl", "objective/gradient_norm"):
             assert row[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-9), name
         assert row["objective/ratio_max"] < 1e-6
-    after = plain._policy.parameters()
+    after = plain.policy.parameters()
     assert apart(after, start) > 0.01
-    assert apart(fast._policy.parameters(), after) < 1e-3
+    assert apart(fast.policy.parameters(), after) < 1e-3
     # prediction; reference of 4 and of 2; gradient of 4, and of 2 onto it; norm; AdamW
     assert traces == [7, 7]
     assert "time/compile" not in expected

@@ -134,7 +134,7 @@ def test_the_straight_line_is_the_same_work(recipe, context):
     config = models.configured(context, recipe)
     asked = {"ours": 0, "straight": 0}
     with models.trained(context, config) as trainer:
-        loop = straight.StraightLoop(config, trainer._policy, trainer._process.sigmas, context)
+        loop = straight.StraightLoop(config, trainer.policy, trainer.process.sigmas, context)
 
         def counted(name):
             def hook(module, arguments, named):
@@ -142,7 +142,7 @@ def test_the_straight_line_is_the_same_work(recipe, context):
 
             return hook
 
-        trainer._policy.module.register_forward_pre_hook(counted("ours"), with_kwargs=True)
+        trainer.policy.module.register_forward_pre_hook(counted("ours"), with_kwargs=True)
         loop.transformer.base_model.model.register_forward_pre_hook(
             counted("straight"), with_kwargs=True
         )
