@@ -19,7 +19,7 @@ from common.config import AdapterConfig, ModelConfig
 from common.errors import NotFiniteError
 from common.pipelines import prompt_cache
 from drift_mlx import loading
-from drift_mlx.estimate import held
+from drift_mlx.estimate import nbytes
 from drift_mlx.lora import MixedLoRALinear
 from drift_mlx.networks import vae
 from drift_mlx.networks.blocks import Blocks, Trace
@@ -37,7 +37,7 @@ class Part(Generic[T]):
     def __init__(self, load: Callable[[], T], module: Callable[[T], nn.Module], *, keep: bool):
         self._load, self._keep = load, keep
         part = load()  # its names and shapes are checked now, its arrays not read
-        self.size = held(module(part).parameters())
+        self.size = nbytes(module(part).parameters())
         self._held: T | None = part if keep else None
 
     @contextmanager

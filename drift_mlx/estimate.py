@@ -9,6 +9,7 @@ Metal may transform it, and attention has its scores in memory where no fused ke
 The factors and the CPU's workspace are measured; Metal's is read off its kernels in MLX's source.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,17 +25,7 @@ from common.sampling.process import make_process
 from drift_mlx.networks import layers
 from drift_mlx.networks.blocks import Blocks
 
-__all__ = ["Tally", "decoding", "held", "least", "stages"]
-
-LEAVES: tuple[type[nn.Module], ...] = (
-    nn.Linear,
-    nn.QuantizedLinear,
-    nn.LayerNorm,
-    nn.RMSNorm,
-    layers.Conv2d,
-    layers.GroupNorm,
-)
-"""Layers whose results are added up."""
+__all__ = ["Tally", "counted", "decoding", "least", "nbytes", "stages"]
 
 KEPT = 1.7
 """Bytes that a backward pass holds, per byte that layers gave. Measured on a CPU on networks of 36
@@ -88,54 +79,92 @@ class Tally:
         """Peak of a forward pass, whose results are let go as they were used."""
         return LIVE * self.largest + self.workspace + max(self.inputs, default=0)
 
+    def add_attention(self, result: mx.array, keys: int) -> None:
+        """Count what attention to so many keys gives, [B, h, L, d], and its scores."""
+        self.add(result.nbytes)
+        width = result.shape[-1]
+        scores = result.nbytes // width * keys  # one for each pair of tokens
+        self.add(scores, fused=True)
+        if self.on_cpu or width not in FUSED:
+            self.need(scores)
+
     @contextmanager
-    def counting(self) -> Iterator[None]:
-        """Within it, what layers give is counted; nobody else may call them."""
-        before: dict[type, Any] = {kind: kind.__call__ for kind in LEAVES}
-        run, attend, computed = Blocks.run, layers.attend, layers.computed
-
-        def counted(call: Callable[..., mx.array]) -> Callable[..., mx.array]:
-            def wrapped(module: nn.Module, *args: Any) -> mx.array:
-                result = call(module, *args)
-                self.add(result.nbytes)
-                if isinstance(module, layers.Conv2d):
-                    self._worked(_convolving(args[0], module, result, on_cpu=self.on_cpu))
-                return result
-
-            return wrapped
-
-        def attended(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
-            result = attend(q, k, v)
-            self.add(result.nbytes)
-            scores = result.nbytes // v.shape[-1] * k.shape[2]  # of each pair of tokens
-            self.add(scores, fused=True)
-            if self.on_cpu or v.shape[-1] not in FUSED:
-                self._worked(scores)
-            return result
-
-        def within(_: Blocks, block: Callable[..., Any], *arrays: mx.array) -> Any:
-            self.blocks.append(0)
-            self.inputs.append(sum(array.nbytes for array in arrays))
-            self._inside = True
-            try:
-                return block(*arrays)
-            finally:
-                self._inside = False
-
+    def block(self, *arrays: mx.array) -> Iterator[None]:
+        """Within it, results are those of one block, which the arrays entered."""
+        self.blocks.append(0)
+        self.inputs.append(sum(array.nbytes for array in arrays))
+        self._inside = True
         try:
-            for kind, call in before.items():
-                kind.__call__ = counted(call)  # type: ignore[method-assign]
-            Blocks.run, layers.attend = within, attended  # type: ignore[method-assign]
-            layers.computed = lambda array: array  # type: ignore[assignment]
             yield
         finally:
-            for kind, call in before.items():
-                kind.__call__ = call  # type: ignore[method-assign]
-            Blocks.run, layers.attend = run, attend  # type: ignore[method-assign]
-            layers.computed = computed
+            self._inside = False
 
-    def _worked(self, size: float) -> None:
+    def need(self, size: float) -> None:
+        """Count the workspace of a layer."""
         self.workspace = max(self.workspace, size)
+
+
+class _CountedLayer(nn.Module):
+    """Mixed into a layer whose results are added up."""
+
+    tally: Tally
+
+    def __call__(self, *arrays: mx.array) -> mx.array:
+        result = super().__call__(*arrays)  # type: ignore[misc]
+        self.tally.add(result.nbytes)
+        return result
+
+
+class _CountedConv2d(_CountedLayer, layers.Conv2d):
+    def __call__(self, x: mx.array) -> mx.array:  # type: ignore[override]
+        result = super().__call__(x)
+        self.tally.need(_convolving(x, self, result, on_cpu=self.tally.on_cpu))
+        return result
+
+
+class _CountedAttention(layers.Attention):
+    tally: Tally
+
+    def attend(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        result = super().attend(q, k, v)
+        self.tally.add_attention(result, k.shape[2])
+        return result
+
+
+class _CountedBlocks(Blocks):
+    tally: Tally
+
+    def run(self, block: Callable[..., Any], *arrays: mx.array) -> Any:
+        with self.tally.block(*arrays):
+            return block(*arrays)
+
+
+COUNTED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: _CountedLayer,
+    nn.QuantizedLinear: _CountedLayer,
+    nn.LayerNorm: _CountedLayer,
+    nn.RMSNorm: _CountedLayer,
+    layers.GroupNorm: _CountedLayer,
+    layers.Conv2d: _CountedConv2d,
+    layers.Attention: _CountedAttention,
+    Blocks: _CountedBlocks,
+}
+"""Modules that report to a tally: what is mixed into their class for that."""
+
+
+def counted(network: nn.Module, tally: Tally) -> Any:
+    """A copy of a network that reports to a tally and computes nothing; its arrays are shared."""
+    arrays = {id(array): array for _, array in tree_flatten(network.parameters())}
+    copied = copy.deepcopy(network, arrays)
+    parts: list[Any] = copied.modules()
+    for part in parts:
+        mixed = next((COUNTED[kind] for kind in type(part).__mro__ if kind in COUNTED), None)
+        if mixed is not None:
+            part.__class__ = type(type(part).__name__, (mixed, type(part)), {})
+            part.tally = tally
+        if isinstance(part, layers.Conv2d):
+            part.eager = False
+    return copied
 
 
 def stages(policy: Any, config: Config, *, on_cpu: bool) -> dict[str, int]:
@@ -145,10 +174,10 @@ def stages(policy: Any, config: Config, *, on_cpu: bool) -> dict[str, int]:
     else on Metal.
     """
     model, rollout, settings = config.model, config.rollout, config.objective
-    trained = held(policy.module.trainable_parameters())
-    weights = held(policy.module.parameters())
+    trained = nbytes(policy.module.trainable_parameters())
+    weights = nbytes(policy.module.parameters())
     if policy._base is not None:
-        weights += held(policy._base.parameters())
+        weights += nbytes(policy._base.parameters())
     encoders = sum(part.size for part in policy._encoders.values())
     always = weights + 2 * trained + (0 if model.offload else encoders + policy._vae.size)
     brought = model.offload
@@ -170,14 +199,14 @@ def stages(policy: Any, config: Config, *, on_cpu: bool) -> dict[str, int]:
 
 def least(policy: Any) -> int:
     """Bytes of the weights that a policy over a diffusers folder has in memory at once."""
-    weights = held(policy.module.parameters())
+    weights = nbytes(policy.module.parameters())
     encoders = sum(part.size for part in policy._encoders.values())
     if policy._settings.offload:
         return weights + max(encoders, policy._vae.size)
     return weights + encoders + policy._vae.size
 
 
-def held(tree: Any) -> int:
+def nbytes(tree: Any) -> int:
     """Bytes of all arrays of a tree, each counted once."""
     flat: Any = tree_flatten(tree)
     return sum({id(array): array.nbytes for _, array in flat}.values())
@@ -187,7 +216,7 @@ def _tally(policy: Any, batch: int, on_cpu: bool) -> Tally:
     tally = Tally(on_cpu)
     x = mx.zeros((batch, *policy.latent_shape))
     time = policy.embed_time(np.zeros(batch))
-    with tally.counting():
+    with policy.denoising_with(counted(policy.module, tally)):
         policy._forward(x.astype(policy.dtype), time, policy.shaped(batch))
     return tally
 
@@ -198,8 +227,8 @@ def decoding(policy: Any, config: Config, *, on_cpu: bool) -> float:
     batch = 1 if config.model.vae_slicing else config.rollout.batch_size
     if config.model.vae_tiling:
         side = min(side, policy._vae_config.sample_size // policy._vae_config.scale)
-    with policy._vae.present() as (decoder, _), tally.counting():
-        decoder(mx.zeros((batch, policy.latent_shape[0], side, side)))
+    with policy._vae.present() as (decoder, _):
+        counted(decoder, tally)(mx.zeros((batch, policy.latent_shape[0], side, side)))
     return tally.inference()
 
 

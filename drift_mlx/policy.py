@@ -110,12 +110,17 @@ class Tuned(ABC):
     @contextmanager
     def reference(self) -> Iterator[None]:
         """Within it, `predict` is the model before tuning."""
-        if self._base is None:
-            with lora.disabled(self.module):
-                yield
-            return
+        original = (
+            lora.disabled(self.module) if self._base is None else self.denoising_with(self._base)
+        )
+        with original:
+            yield
+
+    @contextmanager
+    def denoising_with(self, network: Any) -> Iterator[None]:
+        """Within it, `predict` asks this network."""
         try:
-            self._active = self._base
+            self._active = network
             yield
         finally:
             self._active = self.module

@@ -21,7 +21,6 @@ __all__ = [
     "Modulation",
     "ResnetBlock",
     "Upsample",
-    "attend",
     "computed",
     "gelu",
     "heads",
@@ -248,7 +247,7 @@ class Attention(nn.Module):
         q, k = self._normed("norm_q", q), self._normed("norm_k", k)
         if turn is not None:
             q, k = turn(q), turn(k)
-        attended = merged(attend(q, k, v))
+        attended = merged(self.attend(q, k, v))
         return self.to_out[0](attended) if "to_out" in self else attended
 
     def joint(
@@ -269,9 +268,13 @@ class Attention(nn.Module):
         v = mx.concatenate([context_v, v], axis=2)
         if turn is not None:
             q, k = turn(q), turn(k)
-        attended, length = merged(attend(q, k, v)), context.shape[1]
+        attended, length = merged(self.attend(q, k, v)), context.shape[1]
         of_context = self.to_add_out(attended[:, :length]) if "to_add_out" in self else None
         return self.to_out[0](attended[:, length:]), of_context
+
+    def attend(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        """Scaled dot-product attention of queries, keys and values [B, h, L, d]."""
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5)
 
     def _split(self, *parts: mx.array) -> list[mx.array]:
         return [heads(part, self.count) for part in parts]
@@ -302,11 +305,6 @@ def gelu(x: mx.array) -> mx.array:
     # On a CPU MLX computes tanh one number at a time; a formula of products is 3.5 times faster.
     activation: Any = _gelu_cpu if _on_cpu() and x.dtype == mx.float32 else nn.gelu_approx
     return activation(x)
-
-
-def attend(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
-    """Scaled dot-product attention of queries, keys and values [B, h, L, d]."""
-    return mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5)
 
 
 def computed(x: mx.array) -> mx.array:

@@ -35,8 +35,7 @@ def test_a_backward_pass_takes_about_what_is_estimated(network, checkpointing):
     module, inputs = network
     tally = estimate.Tally()
     held = mx.get_active_memory()
-    with tally.counting():
-        module(*inputs)
+    estimate.counted(module, tally)(*inputs)
     assert mx.get_active_memory() < held + 1e4  # nothing was computed but a few constants
     assert len(tally.blocks) == 4
 
@@ -108,8 +107,7 @@ def test_a_forward_pass_of_a_unet_takes_about_what_is_estimated():
     inputs = mx.zeros((1, 4, 32, 32)), mx.zeros((1, 64)), mx.zeros((1, 77, 64))
     mx.eval(network.parameters(), inputs)
     tally = estimate.Tally(ON_CPU)
-    with tally.counting():
-        network(*inputs)
+    estimate.counted(network, tally)(*inputs)
     mx.clear_cache()
     held = mx.get_active_memory()
     mx.reset_peak_memory()
@@ -124,8 +122,7 @@ def test_the_workspace_is_that_of_the_device():
     found = {}
     for on_cpu in (True, False):
         tally = estimate.Tally(on_cpu)
-        with tally.counting():
-            block(x)
+        estimate.counted(block, tally)(x)
         found[on_cpu] = tally.workspace / x.nbytes
     assert found[True] == 10
     assert found[False] == pytest.approx(1 + 2 * 64 / 36)
