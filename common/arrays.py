@@ -30,7 +30,7 @@ def check_shapes(
 def sinusoid(t: np.ndarray, width: int) -> np.ndarray:
     """cos(t w_j), then sin(t w_j), with w_j = exp(-ln(10^4) j / J), J = width / 2: [B, width].
 
-    How networks are told a timestep (Ho et al. 2020, arXiv:2006.11239). t: float64 [B]. Returns
+    The timestep input of networks (Ho et al. 2020, arXiv:2006.11239). t: float64 [B]. Returns
     float64: in float32 the angle alone would be off by 5e-5 at t = 950.
     """
     J = width // 2

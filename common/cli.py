@@ -1,6 +1,6 @@
-"""The `drift` command: the group of its subcommands, and the one place where errors are told.
+"""The `drift` command: the group of its subcommands, and the place that prints errors.
 
-Nothing heavy is imported here, so that `drift --help` answers at once.
+No large library is imported here, so that `drift --help` answers at once.
 """
 
 import errno
@@ -28,7 +28,7 @@ DEBUG = "drift.debug"
 
 
 class DriftGroup(click.Group):
-    """A group whose commands all take `--debug`, and whose errors are one line on stderr."""
+    """A group that adds `--debug` to each command and prints errors as one line on stderr."""
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
         """Register a command and give it the `--debug` switch."""
@@ -36,14 +36,14 @@ class DriftGroup(click.Group):
         super().add_command(cmd, name)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands in the order that people need them."""
+        """The commands in the order of a typical use."""
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; turn what it raises into one line and an exit code."""
+        """Run a command; turn an exception into one line and an exit code."""
         try:
             with warnings.catch_warnings():
-                warnings.showwarning = _tell
+                warnings.showwarning = _print_warning
                 return super().invoke(ctx)
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
@@ -52,7 +52,7 @@ class DriftGroup(click.Group):
             ctx.exit(INTERRUPTED)
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
-                raise  # whoever read our output has left: click ends quietly
+                raise  # the reader of the output has closed the pipe: click ends quietly
             if ctx.meta.get(DEBUG):
                 import traceback
 
@@ -62,20 +62,20 @@ class DriftGroup(click.Group):
             ctx.exit(code)
 
 
-def _tell(message: Warning | str, *_: Any) -> None:
-    """A warning as one line, without the place in the code that it came from."""
+def _print_warning(message: Warning | str, *_: Any) -> None:
+    """Print a warning as one line, without its place in the code."""
     click.echo(f"drift: warning: {reading.printable(str(message))}", err=True)
 
 
 def _debug_switch() -> click.Option:
-    def remember(ctx: click.Context, _: click.Parameter, on: bool) -> None:
+    def store(ctx: click.Context, _: click.Parameter, on: bool) -> None:
         ctx.meta[DEBUG] = on or ctx.meta.get(DEBUG, False)
 
     return click.Option(
         ["--debug"],
         is_flag=True,
         expose_value=False,
-        callback=remember,
+        callback=store,
         help="Show the traceback of an error.",
     )
 

@@ -1,4 +1,4 @@
-"""What the command shows: one rich console, and a run as a live board or as plain lines."""
+"""Terminal output: one rich console, tables, and the progress of a run, live or as plain lines."""
 
 import io
 import math
@@ -20,10 +20,10 @@ console = Console(highlight=False, force_jupyter=False)
 """Everything goes through it; it follows `sys.stdout` and knows whether that is a terminal."""
 
 UNLIMITED = 10_000
-"""Columns of a table that goes into a pipe or a file."""
+"""Width of a table that goes into a pipe or a file."""
 
 Shown = dict[str, tuple[str, str]]
-"""Key in a record -> what to call it and the number's format."""
+"""Key in a record -> its name and the format of its number."""
 
 MEASURES: Shown = {
     "reward": ("reward", ".2f"),
@@ -48,29 +48,29 @@ UPDATE: Shown = {
 """An update in one line."""
 
 RATIO = "diversity"
-"""What is told as a share of the base model's: its unit is that of the features."""
+"""The measure that is shown as a share of the base model's: its unit is that of the features."""
 
 
 def say(text: str) -> None:
-    """One line as it is: no markup, and never wrapped, so that paths can be copied."""
+    """Print one line without markup and never wrapped, so that paths can be copied."""
     console.print(text, markup=False, soft_wrap=True)
 
 
 def pairs(values: Mapping[str, Any]) -> None:
-    """Two columns: what, and its value."""
+    """Print two columns: names and values."""
     grid = Table.grid(padding=(0, 2))
     for name, value in values.items():
-        grid.add_row(name.replace("_", " "), escape(_plain(value)))
+        grid.add_row(name.replace("_", " "), escape(_text(value)))
     _print(grid)
 
 
 def table(rows: Sequence[Mapping[str, Any]], right: Collection[str] = ()) -> None:
-    """Rows with the same keys; the keys are the headings, those in `right` are numbers."""
+    """Print rows with the same keys; the keys are the headings, those in `right` are numbers."""
     shown = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
     for key in rows[0] if rows else ():
         shown.add_column(key.replace("_", " "), justify="right" if key in right else "left")
     for row in rows:
-        shown.add_row(*(escape(_plain(value)) for value in row.values()))
+        shown.add_row(*(escape(_text(value)) for value in row.values()))
     _print(shown)
 
 
@@ -82,13 +82,13 @@ def clock(seconds: float) -> str:
 
 
 def results(base: Mapping[str, Any], tuned: Mapping[str, Any]) -> None:
-    """The base model against the tuned one: one row for each measure of an evaluation.
+    """Print the base model against the tuned one: one row for each measure of an evaluation.
 
     Diversity is compared as a ratio, since its unit is the base model's; the others as a change.
     """
     rows = []
     for key, (name, form) in MEASURES.items():
-        if _known(base, key) and _known(tuned, key):
+        if _has_number(base, key) and _has_number(tuned, key):
             before, after = base[key], tuned[key]
             change = _of_base(after, before) if key == RATIO else f"{after - before:+{form}}"
             row = {"": name, "base": f"{before:{form}}", "tuned": f"{after:{form}}"}
@@ -97,14 +97,14 @@ def results(base: Mapping[str, Any], tuned: Mapping[str, Any]) -> None:
 
 
 def _in_notebook() -> bool:
-    """Whether this is the process of a notebook, whose output has places that can be redrawn."""
+    """Whether this process runs a notebook, where output can be redrawn."""
     interactive = sys.modules.get("IPython")
     shell = interactive.get_ipython() if interactive else None
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 
 class _NotebookOutput:
-    """A place in the output of a notebook's cell, drawn again by `update`."""
+    """Output of a notebook's cell that `update` redraws."""
 
     def __init__(self, shown: RenderableType) -> None:
         from IPython.display import display
@@ -122,10 +122,10 @@ class _NotebookOutput:
         return {"text/plain": "\n".join(line.rstrip() for line in captured.get().splitlines())}
 
 
-class Standing:
-    """What is shown in place on a terminal from `stand` on, until its context ends.
+class LivePanel:
+    """A panel that is redrawn in place on a terminal, from `start` to the end of the context.
 
-    In a notebook it is shown in place too, and stays as it was last.
+    In a notebook it is redrawn in place too, and its last state stays.
     """
 
     _live: Live | None = None
@@ -145,11 +145,11 @@ class Standing:
 
     @property
     def live(self) -> bool:
-        """Whether it stands; never where the output is no terminal."""
+        """Whether the panel is shown; never where the output is no terminal."""
         return self._live is not None
 
-    def stand(self, per_second: float) -> None:
-        """Show it from now on, drawn anew that often; in a notebook, at each `refresh`."""
+    def start(self, per_second: float) -> None:
+        """Show the panel, redrawn so many times per second; in a notebook, at each `refresh`."""
         if _in_notebook():
             self._output = _NotebookOutput(cast(RenderableType, self))
         elif console.is_terminal and not console.is_dumb_terminal:
@@ -162,20 +162,20 @@ class Standing:
             self._live.start()
 
     def refresh(self) -> bool:
-        """Draw it again; False where nothing is shown in place."""
+        """Redraw the panel; False where none is shown."""
         if self._output is not None:
             self._output.update()
         return self.live or self._output is not None
 
 
-class RunDisplay(Standing):
-    """Shows a run as it goes: a live board on a terminal, else a line for each update.
+class RunDisplay(LivePanel):
+    """Shows a run: a live panel on a terminal, else a line for each update.
 
-    It fulfils the trainer's `Observer`. Use it as a context manager: the board stands from
+    It implements the trainer's `Observer`. Use it as a context manager: the panel is shown from
     `started` to the end of the context.
     """
 
-    STOPPING = "finishing this update, then saving (once more aborts at once)"
+    STOPPING = "finishing this update, then saving (a second signal aborts at once)"
 
     def __init__(
         self,
@@ -184,9 +184,9 @@ class RunDisplay(Standing):
         facts: Mapping[str, Any],
         evaluations: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """updates: of the whole run; stop: set when the run is asked to end early.
+        """updates: of the whole run. stop: set when the user asks the run to end early.
 
-        facts: shown above the trainer's plan. evaluations: those of a run that is resumed.
+        facts: printed above the trainer's plan. evaluations: of a resumed run, so far.
         """
         self.facts = facts
         self.updates = updates
@@ -210,19 +210,19 @@ class RunDisplay(Standing):
         return Group(*lines)
 
     def rewritten(self, done: int, total: int) -> None:
-        """Say so at each tenth of the prompts."""
+        """Print a line after each tenth of the prompts."""
         if done * 10 // total > (done - 1) * 10 // total:
             say(f"prompts with variants: {done} of {total}")
 
     def started(self, plan: dict[str, Any]) -> None:
-        """Print what will happen, and raise the board."""
+        """Print the plan of the run and show the panel."""
         plan = dict(plan)
         done = plan.pop("update", 0)
         pairs({**self.facts, **({"going on after update": done} if done else {}), **plan})
-        self.stand(per_second=4)
+        self.start(per_second=4)
 
     def updated(self, record: dict[str, float]) -> None:
-        """Take in one update's metrics."""
+        """Show the metrics of one update."""
         self.record = record
         self._seconds.append(record["seconds"])
         self._images += int(record["images"])
@@ -233,13 +233,13 @@ class RunDisplay(Standing):
             say(f"update {update}  {self._measures()}  {self._pace()}")
 
     def evaluated(self, record: dict[str, Any]) -> None:
-        """Print one evaluation; the first one of a run is what the others are compared with."""
+        """Print one evaluation; later ones are compared with the first one."""
         self.base = self.base or record
         self.latest = record
         say(self._evaluation(record))
 
     def saved(self, path: Path) -> None:
-        """Say where a checkpoint went."""
+        """Print the path of a new checkpoint."""
         say(f"saved {path}")
 
     def _evaluation(self, record: Mapping[str, Any]) -> str:
@@ -264,7 +264,7 @@ class RunDisplay(Standing):
 
 
 def _print(grid: Table) -> None:
-    """Fit a terminal's width; in a pipe or a file, one line a row whatever its length."""
+    """Fit a terminal's width; in a pipe or a file print one line for each row."""
     if not grid.row_count:
         return
     if console.is_terminal:
@@ -278,13 +278,13 @@ def _print(grid: Table) -> None:
 
 
 def _words(record: Mapping[str, Any], shown: Shown) -> list[str]:
-    """What there is in a record of what is shown, each as "name value"."""
-    known = {key: how for key, how in shown.items() if _known(record, key)}
+    """The measures in `shown` that the record has, each as "name value"."""
+    known = {key: how for key, how in shown.items() if _has_number(record, key)}
     return [f"{name} {record[key]:{form}}" for key, (name, form) in known.items()]
 
 
-def _known(record: Mapping[str, Any], key: str) -> bool:
-    """Whether a record has it: a scorer that cannot read the prompts leaves NaN."""
+def _has_number(record: Mapping[str, Any], key: str) -> bool:
+    """Whether the record has a number there: a scorer that cannot read the prompts leaves NaN."""
     return key in record and not math.isnan(record[key])
 
 
@@ -292,9 +292,9 @@ def _of_base(value: float, base: float) -> str:
     return f"{value / base:.0%} of base" if base else "-"
 
 
-def _plain(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     if isinstance(value, list | tuple):
-        return ", ".join(map(_plain, value))
+        return ", ".join(map(_text, value))
     return str(value)

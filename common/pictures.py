@@ -1,4 +1,4 @@
-"""Pictures made of images: a grid, and its rows again; to PNG and back. No plots."""
+"""Pictures: a grid of images and its rows, and PNG files. No plots."""
 
 import io
 from pathlib import Path
@@ -13,7 +13,7 @@ MOST_PIXELS = 1 << 26
 
 
 class PictureError(ValueError):
-    """A picture that cannot be read; says what it is: missing or damaged."""
+    """A picture that cannot be read; the message says whether it is missing or damaged."""
 
 
 def grid(images: np.ndarray, *, scale: int = 2, gap: int = 2) -> np.ndarray:
@@ -55,7 +55,7 @@ def rows(picture: np.ndarray, count: int, *, gap: int = 2) -> np.ndarray:
     """
     height, remainder = divmod(picture.shape[0] - (count - 1) * gap, max(count, 1))
     if count < 1 or height < 1 or remainder:
-        raise ValueError(f"a picture {picture.shape[0]} pixels high does not hold {count} rows")
+        raise ValueError(f"a picture {picture.shape[0]} pixels high does not have {count} rows")
     return np.stack([picture[i * (height + gap) :][:height] for i in range(count)])
 
 
@@ -99,7 +99,7 @@ def load_inside(folder: Path, name: object) -> np.ndarray:
 
 
 def load(file: Path) -> np.ndarray:
-    """A picture of a file: uint8 [H, W, 3]. Raises PictureError."""
+    """Read a picture from a file: uint8 [H, W, 3]. Raises PictureError."""
     from PIL import Image
 
     try:

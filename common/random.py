@@ -107,7 +107,7 @@ def address(text: str) -> int:
 
 
 def fingerprint() -> str:
-    """Hash of the first draws of a fixed key: tells whether numpy still draws the same numbers."""
+    """Hash of the first draws of a fixed key, to detect a numpy that draws other numbers."""
     key = Key(seed=2601, purpose=Purpose.INITIAL, update=12401)
     draws = normal(key, (64,)).tobytes() + uniform(key, (16,)).tobytes()
     return hashlib.sha256(draws + permutation(key, 64).tobytes()).hexdigest()[:16]

@@ -1,8 +1,8 @@
-"""Reading files that somebody else may have written: regular, bounded in size, depth and time.
+"""Reads files from others: only regular files, bounded in size, depth and time.
 
-A folder from another place may hold a pipe that never ends, a link to a device, a document nested a
-hundred thousand levels deep, or a name that leads out of the folder. Whoever reads such a file goes
-through here, and gets an OSError or a ValueError with a short reason instead of a hang.
+A folder from another place may have a pipe that never ends, a link to a device, a document with a
+hundred thousand nested levels, or a name that leads out of the folder. The functions here raise
+OSError or ValueError with a short reason instead of a hang.
 """
 
 import errno
@@ -31,7 +31,7 @@ DEPTH = 64
 
 
 def content(path: Path, most: int = DOCUMENT) -> bytes:
-    """All bytes of a regular file, or of what a link to one leads to.
+    """All bytes of a regular file, or of the regular file that a link leads to.
 
     Raises OSError for what is no regular file (a pipe, a device, a folder) and for more than
     `most` bytes; a pipe is not waited for.

@@ -114,7 +114,7 @@ class Trainer:
             seed=seed,
             load=backend.language_model,
             run=run.path,
-            told=observer.rewritten,
+            on_progress=observer.rewritten,
         )
         if policy is None:
             with self._within("loading the model"):

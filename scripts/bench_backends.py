@@ -1,10 +1,10 @@
-"""How long one update takes on each backend, in turn in processes of their own, and their ratio.
+"""Seconds of one update on each backend, each in its own process, and their ratio.
 
     python scripts/bench_backends.py --backends cpu,mlx [--updates 3] [--set table.key=value]...
 
 Each backend gets a process because libraries that share one also share symbols: PyTorch beside
 MLX would multiply with MLX's OpenBLAS. The backends take turns at every update, A B A B, so that
-a machine that grows slower does so for all. The first update of each warms up and is not counted.
+a machine that slows down does so for all. The first update of each is a warm-up and not counted.
 `mlx+compile` is MLX with `model.compile`. Prints medians; quote the ratio.
 """
 
@@ -30,7 +30,7 @@ Worker = subprocess.Popen[str]
 @click.option("--backends", default="cpu,mlx", show_default=True)
 @click.option("--updates", default=3, show_default=True)
 @click.option("--set", "overrides", multiple=True)
-@click.option("--worker", hidden=True, help="Be the process of this backend.")
+@click.option("--worker", hidden=True, help="Run as the process of this backend.")
 def main(backends: str, updates: int, overrides: tuple[str, ...], worker: str | None) -> None:
     """Time updates of the emoji recipe on each backend, one after the other."""
     if worker:
@@ -62,7 +62,7 @@ def time_update(name: str, process: Worker) -> float:
     """Seconds of one update by the process, which rests before and after."""
     assert process.stdin
     assert process.stdout
-    with suppress(BrokenPipeError):  # then there is no answer either
+    with suppress(BrokenPipeError):  # a dead process also sends no answer
         process.stdin.write("update\n")
         process.stdin.flush()
     answer = process.stdout.readline()

@@ -1,4 +1,4 @@
-"""What a score costs here: processor seconds an image of the rewards whose weights pip brings.
+"""Processor time per image of the rewards with weights from pip.
 
 python scripts/bench_rewards.py
 """

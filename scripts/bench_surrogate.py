@@ -1,10 +1,10 @@
-"""Could a regressor on cheap features stand in for a slow reward? The error that it would add.
+"""The error of a regressor on cheap features that replaces a slow reward.
 
 A surrogate is a ridge regression from the embedded scorer's features, which every run computes
 anyway, to a slower reward, here the log-probability of an ImageNet class. It is fitted on half of
 the images of each prompt and predicts the other half. What training uses are differences within a
-group, so errors are told in the reward's spread within a prompt, for all images and for the
-part whose prediction is most certain (least predictive variance).
+group, so errors are in units of the reward's spread within a prompt, for all images and for the
+part with the most certain predictions (least predictive variance).
 
     python scripts/bench_surrogate.py
 """

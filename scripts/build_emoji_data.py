@@ -36,12 +36,12 @@ PACKAGES = {
 STYLES = sorted(PACKAGES)
 SETS_NEEDED = 5
 MAX_TOKENS = 6
-# What is not a concrete thing, or differs from others only in sex, direction, colour or text.
+# Names that are no concrete things, or differ from others only in sex, direction, colour or text.
 LEFT_OUT = re.compile(
     r"^\d|button|arrow|clock|oclock|thirty|keycap|hand|man|men|boy|girl|person|family|flag"
     r"|circle|square|japanese|letter|moon-face"
 )
-# Four of the pinned sets hold them, so they have no images; they keep the indices of the rest.
+# Only four of the pinned sets have them, so they have no images; their indices stay.
 NAMES_WITHOUT_IMAGES = ("kiss", "red-triangle-pointed-up")
 
 IconSet = dict[str, Any]
@@ -109,7 +109,7 @@ def build(sets: dict[str, IconSet], names: list[str]) -> dict[str, np.ndarray]:
 
 
 def agreement(names: dict[str, Any], arrays: dict[str, np.ndarray], shipped: Path) -> list[str]:
-    """What differs from the shipped files, one line each; empty when nothing does."""
+    """The differences from the shipped files, one line each; [] without any."""
     lines = []
     reference = json.loads((shipped / "names.json").read_text(encoding="utf-8"))
     lines += [f"names.json: {key} differs" for key in reference if reference[key] != names.get(key)]
@@ -162,7 +162,7 @@ def _read(style: str, version: str, folder: Path) -> IconSet:
     with tarfile.open(path) as archive:
         member = archive.extractfile("package/icons.json")
         if member is None:
-            raise ValueError(f"{path} holds no package/icons.json")
+            raise ValueError(f"{path} has no package/icons.json")
         return json.load(member)
 
 

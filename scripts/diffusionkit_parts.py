@@ -1,9 +1,9 @@
-"""How exact each part of DiffusionKit is: the table of docs/backends.md.
+"""The error of each part of DiffusionKit: the table of docs/backends.md.
 
     python -m scripts.diffusionkit_parts
 
-Tiny models of the real classes, in which every tensor is random (a fresh model's zero biases would
-hide what is lost), are computed by PyTorch (diffusers, transformers) and by DiffusionKit's networks
+Tiny models of the real classes, in which every tensor is random (zero biases of a new model would
+hide a lost bias), are computed by PyTorch (diffusers, transformers) and by DiffusionKit's networks
 with the same weights, named by its own maps. An error is |a - b| / |b|, of a whole array.
 """
 
@@ -29,7 +29,7 @@ WIDTH, HEADS, SIZE, TOKENS, TIME = 16, 2, 8, 5, 500.0
 PREFIX = "model.diffusion_model."
 
 PARTS: dict[str, tuple[Callable[[], float], str]] = {}
-"""Title -> its error, and what is done with it."""
+"""Title -> its error, and whether this toolkit uses the part."""
 
 
 def part(title: str, use: str) -> Callable[[Callable[[], float]], Callable[[], float]]:
@@ -92,11 +92,11 @@ def _clip(activation: str) -> float:
     tokens = np.array([[38, 3, 7, 39, 39], [38, 1, 39, 39, 39]])
     with torch.no_grad():
         expected = theirs(torch.from_numpy(tokens), output_hidden_states=True)
-    found = ours(mx.array(tokens))
+    computed = ours(mx.array(tokens))
     return max(
-        _error(found.hidden_states[-2], expected.hidden_states[-2]),
-        _error(found.last_hidden_state, expected.last_hidden_state),
-        _error(found.pooled_output, expected.text_embeds),
+        _error(computed.hidden_states[-2], expected.hidden_states[-2]),
+        _error(computed.last_hidden_state, expected.last_hidden_state),
+        _error(computed.pooled_output, expected.text_embeds),
     )
 
 
@@ -114,7 +114,7 @@ def clip_g() -> float:
 
 @part("T5", "no: erf GELU for tanh; its call fails without Metal")
 def t5() -> float:
-    """Its layers by themselves: its call asks Metal how much memory there is."""
+    """Its layers alone: a call of the whole model asks Metal for the memory size."""
     sizes = {"vocab_size": 40, "d_model": WIDTH, "d_ff": 2 * WIDTH, "d_kv": 8, "num_layers": 2}
     config = transformers.T5Config(
         num_heads=HEADS, feed_forward_proj="gated-gelu", dropout_rate=0.0, **sizes
@@ -180,9 +180,9 @@ def flux() -> float:
             img_ids=torch.from_numpy(places),
             txt_ids=torch.zeros(TOKENS, 3),
         ).sample
-    found = _predicted(ours, x, tokens, pooled)
-    found = np.array(found).reshape(1, 4, side, 2, side, 2).transpose(0, 2, 4, 1, 3, 5)
-    return _error(found.reshape(1, side**2, 16), expected)
+    computed = _predicted(ours, x, tokens, pooled)
+    computed = np.array(computed).reshape(1, 4, side, 2, side, 2).transpose(0, 2, 4, 1, 3, 5)
+    return _error(computed.reshape(1, side**2, 16), expected)
 
 
 @part("`ModelSamplingDiscreteFlow`", "no: ours is in float64, and has FLUX's shifts too")
@@ -223,7 +223,7 @@ def measured(title: str) -> float:
 
 
 def table() -> Iterator[str]:
-    """The lines of the table, each once it is measured."""
+    """The lines of the table, each after its measurement."""
     yield "| part | error against PyTorch | used? |"
     yield "|---|---|---|"
     for title, (_, use) in PARTS.items():
@@ -313,7 +313,7 @@ def _mmdit(**changes: Any) -> Any:
 
 
 def _loaded(network: nn.Module, named: dict[str, mx.array]) -> None:
-    """Load what the network has a place for: it has none for a bias of a key."""
+    """Load the arrays that the network has; it has no biases of keys."""
     flat: Any = tree_flatten(network.parameters())
     places = dict(flat).keys()
     assert not places - named.keys()
@@ -321,22 +321,22 @@ def _loaded(network: nn.Module, named: dict[str, mx.array]) -> None:
 
 
 def _predicted(network: Any, x: np.ndarray, tokens: np.ndarray, pooled: np.ndarray) -> np.ndarray:
-    """What an MMDiT of DiffusionKit says at TIME: [B, C, H, W] like x."""
+    """The output of an MMDiT of DiffusionKit at TIME: [B, C, H, W] like x."""
     time = mx.array([TIME])
     network.cache_modulation_params(mx.array(pooled), time)
-    found = network(mx.array(x.transpose(0, 2, 3, 1)), mx.array(tokens)[:, :, None], time)
-    return np.array(found.transpose(0, 3, 1, 2))
+    computed = network(mx.array(x.transpose(0, 2, 3, 1)), mx.array(tokens)[:, :, None], time)
+    return np.array(computed.transpose(0, 3, 1, 2))
 
 
-def _worst(found: dict[str, mx.array], expected: dict[str, np.ndarray]) -> float:
-    """The largest error of an array; infinite where one is missing or too many."""
-    if found.keys() != expected.keys():
+def _worst(computed: dict[str, mx.array], expected: dict[str, np.ndarray]) -> float:
+    """The largest error of an array; infinite if an array is missing or extra."""
+    if computed.keys() != expected.keys():
         return float("inf")
-    return max(_error(found[name], torch.from_numpy(value)) for name, value in expected.items())
+    return max(_error(computed[name], torch.from_numpy(value)) for name, value in expected.items())
 
 
-def _error(found: Any, expected: torch.Tensor) -> float:
-    gap = np.array(found, dtype=np.float64) - expected.double().numpy()
+def _error(computed: Any, expected: torch.Tensor) -> float:
+    gap = np.array(computed, dtype=np.float64) - expected.double().numpy()
     return float(np.linalg.norm(gap) / np.linalg.norm(expected.double().numpy()))
 
 

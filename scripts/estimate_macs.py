@@ -1,4 +1,4 @@
-"""What the recipes for Macs need of unified memory on Metal, by estimate: nothing is computed.
+"""Estimates of the unified memory that the recipes for Macs need on Metal; nothing is computed.
 
     python scripts/estimate_macs.py
 
@@ -14,7 +14,7 @@ CHANGES = ((), ("model.quantize=8",), ("model.quantize=4",))
 
 
 def main() -> None:
-    """Print a row for each recipe, as it is and quantised."""
+    """Print a row for each recipe, plain and quantised."""
     print("| recipe | `model.quantize` | encoding | rollout | decoding | update |")
     print("|---|---|---|---|---|---|")
     for recipe in RECIPES:

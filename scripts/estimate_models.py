@@ -1,11 +1,11 @@
-"""What the recipes of real models need: parameters, arithmetic and memory, without a GPU.
+"""Parameters, arithmetic and memory of the recipes of real models, without a GPU.
 
     python scripts/estimate_models.py [RECIPE]... [--json FILE]
 
-Prints a Markdown table; --json stores the arithmetic, which docs/performance.md is made from.
+Prints a Markdown table; --json stores the arithmetic for docs/performance.md.
 Nothing is measured: the steps of a recipe run on tensors without content, in the shapes of the
-published models, while multiplications and storages are counted. Memory is what tensors take; an
-allocator and the CUDA context come on top.
+published models, while operations and storages are counted. Memory is that of the tensors; the
+allocator and the CUDA context need more.
 """
 
 import json
@@ -32,7 +32,7 @@ PROMPT = "a prompt"
 
 @dataclass(frozen=True)
 class Needs:
-    """parameters: of the denoiser; trained: those that are. flops: of one image, by stage.
+    """parameters, trained: numbers of the denoiser's parameters. flops: of one image, by stage.
 
     forward: of one unguided forward pass of one image. memory: bytes by stage.
     """
@@ -45,7 +45,7 @@ class Needs:
 
 
 def needs(config: Config) -> Needs:
-    """What a recipe needs for one image sampled and trained on, and at the peak of each stage."""
+    """The needs of a recipe for one image that is sampled and trained on, and memory by stage."""
     policy = without_content(config.model, config.adapter)
     rollout = config.rollout.model_copy(update={"guidance": 1.0})
     unguided = make_process(policy, rollout)
@@ -72,7 +72,7 @@ def flops(policy: DiffusersPolicy, config: Config) -> dict[str, float]:
 
 
 def _counted(work: Callable[[], Any]) -> float:
-    # The kernel for a CPU that fuses attention has no formula; the plain one is counted.
+    # The fused attention kernel of a CPU has no formula, so the plain one is counted.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         work()
     return float(counter.get_total_flops())
@@ -81,10 +81,10 @@ def _counted(work: Callable[[], Any]) -> float:
 @click.command()
 @click.argument("recipes", nargs=-1)
 @click.option(
-    "--json", "out", type=click.Path(path_type=Path), help="Store what was counted there."
+    "--json", "out", type=click.Path(path_type=Path), help="Store the arithmetic in this file."
 )
 def main(recipes: tuple[str, ...], out: Path | None) -> None:
-    """Print what each recipe needs, as a Markdown table; without names, those of all models."""
+    """Print the needs of each recipe as a Markdown table; without names, of all models."""
     names = recipes or configuration.recipe_names()
     print("| recipe | trained | one forward | an image | memory by stage, at its peak |")
     print("|---|---|---|---|---|")
@@ -93,21 +93,21 @@ def main(recipes: tuple[str, ...], out: Path | None) -> None:
         config = configuration.load(name)
         if config.model.family == "embedded":
             continue
-        found = needs(config)
-        print(row(name, found), flush=True)
-        counted[name] = {"forward": found.forward, "image": sum(found.flops.values())}
+        counts = needs(config)
+        print(row(name, counts), flush=True)
+        counted[name] = {"forward": counts.forward, "image": sum(counts.flops.values())}
     if out:
         files.write_whole(out, (json.dumps(counted, indent=1) + "\n").encode())
 
 
-def row(name: str, found: Needs) -> str:
+def row(name: str, counts: Needs) -> str:
     """A row of the table: millions of parameters, 10^12 operations, 10^9 bytes."""
-    total = sum(found.flops.values()) / 1e12
-    peak = max(found.memory.values())
-    stages = ", ".join(f"{stage} {size / 1e9:.1f}" for stage, size in found.memory.items())
+    total = sum(counts.flops.values()) / 1e12
+    peak = max(counts.memory.values())
+    stages = ", ".join(f"{stage} {size / 1e9:.1f}" for stage, size in counts.memory.items())
     return (
-        f"| `{name}` | {found.trained / 1e6:.1f} of {found.parameters / 1e6:,.0f} M | "
-        f"{found.forward / 1e12:.2f} TFLOP | {total:,.0f} TFLOP | "
+        f"| `{name}` | {counts.trained / 1e6:.1f} of {counts.parameters / 1e6:,.0f} M | "
+        f"{counts.forward / 1e12:.2f} TFLOP | {total:,.0f} TFLOP | "
         f"{stages}: **{peak / 1e9:.1f} GB** |"
     )
 

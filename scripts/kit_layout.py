@@ -25,25 +25,33 @@ def published(path: Path, family: str) -> tuple[Arrays, Arrays]:
 
 
 def joined(arrays: Arrays, *names: str) -> np.ndarray:
-    """Take arrays out, and give them one below the other."""
+    """Remove arrays, and return them concatenated by rows."""
     return np.concatenate([arrays.pop(name) for name in names])
 
 
 def swapped(array: np.ndarray) -> np.ndarray:
-    """The two halves of rows in the other order: (scale, shift) as (shift, scale)."""
+    """The two halves of the rows swapped: (scale, shift) to (shift, scale)."""
     return np.concatenate(np.split(array, 2)[::-1])
 
 
 def renamed(arrays: Arrays, table: list[tuple[str, str]]) -> Arrays:
-    """The arrays under the first name of each pair that the second one begins."""
-    found = {}
+    """The arrays, with the second prefix of each pair replaced by the first."""
+    result = {}
     for name, array in arrays.items():
         for theirs, ours in table:
             if name.startswith(ours):
                 name = theirs + name.removeprefix(ours)
                 break
-        found[name] = array
-    return found
+        result[name] = array
+    return result
+
+
+STABILITY_PROJECTIONS = (
+    ("x_block", "attn", ("to_q", "to_k", "to_v")),
+    ("x_block", "attn2", ("to_q", "to_k", "to_v")),
+    ("context_block", "attn", ("add_q_proj", "add_k_proj", "add_v_proj")),
+)
+"""(stream, attention, its projections) that SD3's published file joins into one array."""
 
 
 def stabilitys(arrays: Arrays) -> Arrays:
@@ -65,11 +73,7 @@ def stabilitys(arrays: Arrays) -> Arrays:
             arrays[name + leaf] = swapped(arrays[name + leaf])
         for i in blocks:
             ours, theirs = f"transformer_blocks.{i}.", f"joint_blocks.{i}."
-            for stream, attn, parts in (
-                ("x_block", "attn", ("to_q", "to_k", "to_v")),
-                ("x_block", "attn2", ("to_q", "to_k", "to_v")),
-                ("context_block", "attn", ("add_q_proj", "add_k_proj", "add_v_proj")),
-            ):
+            for stream, attn, parts in STABILITY_PROJECTIONS:
                 names = [f"{ours}{attn}.{part}.{leaf}" for part in parts]
                 if names[0] in arrays:
                     arrays[f"{theirs}{stream}.{attn}.qkv.{leaf}"] = joined(arrays, *names)
@@ -147,7 +151,7 @@ def black_forests(arrays: Arrays) -> Arrays:
 def autoencoders(arrays: Arrays) -> Arrays:
     """A VAE as in ae.safetensors: blocks counted by resolution, linears as 1 x 1 convolutions."""
     levels = len({name.split(".")[2] for name in arrays if name.startswith("decoder.up_")})
-    found = {}
+    result = {}
     for name, array in arrays.items():
         name = name.replace("mid_block.resnets.0", "mid.block_1")
         name = name.replace("mid_block.resnets.1", "mid.block_2")
@@ -159,5 +163,5 @@ def autoencoders(arrays: Arrays) -> Arrays:
         name = name.replace("upsamplers.0", "upsample").replace("downsamplers.0", "downsample")
         name = name.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
         is_linear = "attn_1" in name and array.ndim == 2
-        found[name] = array[:, :, None, None] if is_linear else array
-    return found
+        result[name] = array[:, :, None, None] if is_linear else array
+    return result

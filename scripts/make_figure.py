@@ -4,8 +4,8 @@
     python scripts/make_figure.py GRPO_RUN DRIFT_RUN --at 60,120 --out docs/results/matched.png
 
 Both runs must have the same prompts, seed and evaluation settings. Without --at the images are
-those that the runs drew themselves, at their first evaluation and at their last; with it, those of
-`drift eval` on test prompts, of the checkpoint after that update of each run.
+those of the first and the last evaluation of each run; with it, those of `drift eval` on test
+prompts, for the checkpoint after that update of each run.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Panel:
     diversity: float
 
     def caption(self) -> str:
-        """What was measured on all of its prompts."""
+        """The measures over all of its prompts."""
         return f"held-out alignment {self.alignment:.2f} · diversity {self.diversity:.2f}"
 
 
@@ -92,15 +92,15 @@ def _own(path: Path, title: str, index: int) -> Panel:
 
 def _measured(path: Path, title: str, update: int) -> Panel:
     _, (run,) = measured_runs.read([path], "test")
-    found = run.records.get(records.Variant(update))
-    if found is None or found.grid is None:
+    record = run.records.get(records.Variant(update))
+    if record is None or record.grid is None:
         raise click.UsageError(f"{path} has no measured checkpoint of update {update}")
     return Panel(
         f"{title}, {update} updates" if update else title,
-        run.path / Path(records.FILE).parent / found.grid,
-        found.protocol.prompts,
-        found.mean("alignment_heldout"),
-        found.mean("diversity"),
+        run.path / Path(records.FILE).parent / record.grid,
+        record.protocol.prompts,
+        record.mean("alignment_heldout"),
+        record.mean("diversity"),
     )
 
 

@@ -4,8 +4,8 @@
     python -m scripts.make_performance --check    # exit code 1 when anything would change
 
 Every document of a full run in docs/results/gpu/ counts; of each row the newest one that was done.
-In the page `<!-- performance: NAME -->` to `<!-- end -->` stands for a table of TABLES. What
-nobody measured is in its table as "not measured".
+In the page `<!-- performance: NAME -->` to `<!-- end -->` is a table of TABLES. A row without a
+measurement says "not measured".
 """
 
 import json
@@ -36,7 +36,7 @@ SHOWS = {
     "sd3-24gb": ("gradient checkpointing, offloading", "peak under 22 GB"),
     "flux": ("6 steps, guidance embedded, LoRA rank 64, offloading", ""),
 }
-"""What each row of a model shows, and what it should reach on one H100."""
+"""The meaning of each row of a model, and its aim on one H100."""
 
 
 @click.command()
@@ -53,7 +53,7 @@ def main(check: bool, docs: Path) -> None:
 
 
 def filled(text: str, folder: Path) -> str:
-    """The page with every table made anew."""
+    """The page with every table rebuilt."""
     measured, counted = gather(folder / "gpu"), arithmetic(folder)
 
     def block(match: re.Match[str]) -> str:
@@ -66,20 +66,20 @@ def filled(text: str, folder: Path) -> str:
 
 
 def gather(folder: Path) -> Measured:
-    """The newest done outcome of each row, of full runs alone."""
+    """The newest finished outcome of each row, from full runs only."""
     documents = [json.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))]
-    found: Measured = {}
+    newest: Measured = {}
     for document in sorted(documents, key=lambda one: one["began"]):
         if document["mode"] != "full":
             continue
         about = {key: document[key] for key in ("machine", "command", "began")}
         done = {name: row for name, row in document["rows"].items() if row["status"] == "done"}
-        found |= {name: row | about for name, row in done.items()}
-    return found
+        newest |= {name: row | about for name, row in done.items()}
+    return newest
 
 
 def arithmetic(folder: Path) -> dict[str, Any]:
-    """What `scripts/estimate_models.py --json` counted, by recipe."""
+    """The output of `scripts/estimate_models.py --json`, by recipe."""
     return json.loads((folder / "arithmetic.json").read_bytes())
 
 
@@ -87,7 +87,7 @@ def arithmetic(folder: Path) -> dict[str, Any]:
 
 
 def counts(_: Measured, counted: dict[str, Any]) -> str:
-    """Arithmetic of the recipes, those of one count in one row."""
+    """Arithmetic of the recipes; recipes with equal numbers share a row."""
     groups: dict[tuple[float, float], list[str]] = {}
     for name, one in counted.items():
         groups.setdefault((one["forward"], one["image"]), []).append(f"`{name}`")
@@ -205,9 +205,9 @@ def parity(measured: Measured, _: dict[str, Any]) -> str:
         if outcome is None:
             lines.append([f"`{row.name}`: {row.title}", "", NONE, "", "", "", ""])
             continue
-        for dtype, found in outcome["figures"]["dtypes"].items():
-            worst = found["worst"]
-            cells = [str(len(found["stages"])), ", ".join(found["over"]) or "none"]
+        for dtype, comparison in outcome["figures"]["dtypes"].items():
+            worst = comparison["worst"]
+            cells = [str(len(comparison["stages"])), ", ".join(comparison["over"]) or "none"]
             cells += [worst["stage"], f"{worst['relative_error']:.1e}"]
             lines.append([f"`{row.name}`: {row.title}", dtype, card(outcome), *cells])
     return table(columns, lines)

@@ -1,7 +1,7 @@
 """Fill the tables and plots of docs/results.md from the comparisons stored in docs/results/.
 
     python scripts/make_results.py            # or: make results
-    python scripts/make_results.py --check    # exit code 1 when the page is not that of the data
+    python scripts/make_results.py --check    # exit code 1 when the page does not fit the data
 
 A comparison is what `drift compare --out DIR` writes as DIR/compare.json. In the page
 
@@ -11,8 +11,8 @@ A comparison is what `drift compare --out DIR` writes as DIR/compare.json. In th
 
 stands for a part of docs/results/NAME.json: `gains` (every table of the comparison), `points`
 (each method's checkpoints), `protocol` (how it was measured) or `front` (the plot). Two more parts
-are of files of their own: `search`, strengths tried on validation prompts, and `backends`, the same
-run on two of them.
+have their own files: `search`, strengths on validation prompts, and `backends`, the same run on two
+backends.
 """
 
 import json
@@ -50,22 +50,22 @@ def main(check: bool, docs: Path) -> None:
 
 
 def names(text: str, kind: str) -> list[str]:
-    """The stored results that a page shows in that way, sorted."""
+    """The names of the stored results in blocks of that kind, sorted."""
     return sorted({match[2] for match in BLOCK.finditer(text) if match[3] == kind})
 
 
 def filled(text: str, folder: Path) -> str:
-    """The page with every block made anew from the comparisons in the folder."""
+    """The page with every block rebuilt from the comparisons in the folder."""
     return BLOCK.sub(lambda match: match[1] + part(folder, match[2], match[3]) + match[4], text)
 
 
 def part(folder: Path, name: str, kind: str) -> str:
-    """One block. Raises click.ClickException for a kind that there is not."""
+    """The text of one block. Raises click.ClickException for an unknown kind."""
     if kind in OTHERS:
         return OTHERS[kind](json.loads((folder / f"{name}.json").read_bytes()))
     summary = read(folder, name)
     if kind == "front":
-        return f"![{front.spoken(summary)}](results/{name}.svg)\n"
+        return f"![{front.alt_text(summary)}](results/{name}.svg)\n"
     if kind not in PARTS:
         raise click.ClickException(f"results.md: '{kind}' is none of front, {', '.join(PARTS)}")
     return PARTS[kind](summary)
@@ -77,19 +77,19 @@ def read(folder: Path, name: str) -> Summary:
 
 
 def gains(summary: Summary) -> str:
-    """Every table of the comparison, intervals behind the numbers."""
+    """Every table of the comparison, with intervals after the numbers."""
     return "\n".join(
         f"**{table.title}**, {table.meaning}\n\n"
         + markdown(
             ["method", *table.columns],
-            [[row.method, *map(told, row.cells)] for row in table.rows],
+            [[row.method, *map(cell_text, row.cells)] for row in table.rows],
         )
         for table in comparison.tables(summary)
     )
 
 
-def told(cell: comparison.Cell) -> str:
-    """A number with what is said about it."""
+def cell_text(cell: comparison.Cell) -> str:
+    """A number and its detail in brackets."""
     return f"{cell.text} ({cell.detail})" if cell.detail else cell.text
 
 
@@ -121,7 +121,7 @@ def points(summary: Summary) -> str:
 
 
 def protocol(summary: Summary) -> str:
-    """How it was measured, in one list."""
+    """The protocol as a list."""
     how = summary.protocol
     reward = ", ".join(f"{weight:g} x {name}" for name, weight in summary.reward.items())
     facts = {
@@ -134,16 +134,16 @@ def protocol(summary: Summary) -> str:
     return "".join(f"- {name}: {value}\n" for name, value in facts.items())
 
 
-def search(found: dict[str, Any]) -> str:
+def search(data: dict[str, Any]) -> str:
     """Every checkpoint of a search, and its diversity against plain GRPO's at equal alignment.
 
     Plain GRPO is read off between its checkpoints along the path, and never beyond its ends.
     """
-    baseline = next(run for run in found["runs"] if run["setting"] == found["baseline"])
-    path = sorted((p["alignment"], p["diversity"]) for p in [found["base"], *baseline["points"]])
+    baseline = next(run for run in data["runs"] if run["setting"] == data["baseline"])
+    path = sorted((p["alignment"], p["diversity"]) for p in [data["base"], *baseline["points"]])
     known, diversities = zip(*path, strict=True)
     rows = []
-    for run in found["runs"]:
+    for run in data["runs"]:
         for point in run["points"]:
             at = point["alignment"]
             inside = known[0] <= at <= known[-1] and run is not baseline
@@ -158,16 +158,16 @@ def search(found: dict[str, Any]) -> str:
                     f"{point['high_frequency']:.4f}",
                 ]
             )
-    base = found["base"]
+    base = data["base"]
     first = ["base model", "", f"{base['alignment']:.2f}", f"{base['diversity']:.3f}", ""]
     header = ["setting", "updates", "held-out alignment", "diversity", "at equal alignment"]
     rows = [[*first, f"{base['high_frequency']:.4f}"], *rows]
-    return found["protocol"] + "\n\n" + markdown([*header, "high frequency"], rows)
+    return data["protocol"] + "\n\n" + markdown([*header, "high frequency"], rows)
 
 
-def twins(found: dict[str, Any]) -> str:
+def twins(data: dict[str, Any]) -> str:
     """The same run on two backends: the largest difference of its curves, and where it ends."""
-    (one, first), (other, second) = found.items()
+    (one, first), (other, second) = data.items()
     rows = []
     for key, values in first["curves"].items():
         a, b = np.array(values), np.array(second["curves"][key])
@@ -175,7 +175,7 @@ def twins(found: dict[str, Any]) -> str:
     updates = len(first["curves"]["reward/mean"])
     curves = markdown([f"curve of {updates} updates", "largest relative difference"], rows)
     names = list(first["point"])
-    points = [[name, *(f"{found[name]['point'][k]:.4f}" for k in names)] for name in (one, other)]
+    points = [[name, *(f"{data[name]['point'][k]:.4f}" for k in names)] for name in (one, other)]
     return curves + "\n" + markdown(["backend", *(n.replace("_", " ") for n in names)], points)
 
 

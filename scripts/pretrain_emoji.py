@@ -5,11 +5,11 @@
     python scripts/pretrain_emoji.py heldout  --device cuda --out FOLDER
     python scripts/pretrain_emoji.py table   [--out FOLDER]     quality, beside the shipped weights
 
-Every batch comes from a key, so a run that was stopped goes on where it last saved and ends with
-the same weights. The weights in the package are the reference: they came from about 66,000 steps
-of batch 512 for the denoiser (13 minutes on one H100). Of how they were trained the rest is not
-recorded, so the other settings below are this script's own and it does not give their bits back;
-a full-length run of this script has not been measured. `table` measures both in the same way.
+Every batch is drawn from a key, so a stopped run continues from its last save and ends with the
+same weights. The weights in the package are the reference: the denoiser had about 66,000 steps of
+batch 512 (13 minutes on one H100). The other settings of their training are not recorded, so those
+below are this script's own and do not reproduce the same bits; a full-length run of this script has
+not been measured. `table` measures both in the same way.
 """
 
 import argparse
@@ -44,7 +44,7 @@ SHIFT = 2
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides every number of a run; a resumed run must have the same."""
+    """The settings that determine every number of a run; a resumed run must have the same."""
 
     part: str
     steps: int
@@ -75,7 +75,7 @@ class Data:
 
     @classmethod
     def load(cls, device: torch.device) -> "Data":
-        """The shipped images; held out is the tenth that the shipped scorers never saw."""
+        """The shipped images; the held-out tenth was never used to train the shipped scorers."""
         names = json.loads((shared.FOLDER / "names.json").read_text(encoding="utf-8"))["names"]
         with np.load(shared.FOLDER / "emoji32.npz") as file:
             images, drawn = shared.from_images(file["images"]), file["name_index"]
@@ -145,7 +145,7 @@ def make(part: str, seed: int) -> tuple[nn.Module, Loss]:
 def fit(
     module: nn.Module, loss: Loss, data: Data, settings: Settings, state: Path, *, every: int
 ) -> Iterator[Tensor]:
-    """Train from where `state` stands; yields the loss of each step and saves every few steps.
+    """Train from the saved `state`; yields the loss of each step and saves every few steps.
 
     Raises ValueError when `state` belongs to a run with other settings.
     """
@@ -171,7 +171,7 @@ def fit(
 
 @torch.no_grad()
 def table(folder: Path, backend: torch_backend.Backend) -> dict[str, float]:
-    """Quality of the weights in a folder; those that are not there are the shipped ones."""
+    """Quality of the weights in a folder; the shipped ones replace missing files."""
     own = {part: folder / _file(part) for part in DEFAULTS}
     paths = {part: p if p.exists() else shared.FOLDER / p.name for part, p in own.items()}
     data, result = Data.load(backend.device), {}
@@ -187,12 +187,12 @@ def table(folder: Path, backend: torch_backend.Backend) -> dict[str, float]:
     images = sample_images(policy, backend, process, texts, count, seed=0, batch_size=128)
     images = images.reshape(-1, *images.shape[2:])
     prompts = [text for text in texts for _ in range(count)]
-    held = torch.from_numpy(np.flatnonzero(data.held_out)).to(backend.device)
+    unseen = torch.from_numpy(np.flatnonzero(data.held_out)).to(backend.device)
     for part in shared.SCORERS:
         scorer = EmbeddedScorer(part, device=backend.device, dtype=torch.float32)
         safetensors.torch.load_model(scorer.module, paths[part])
-        found = cosines(scorer.module, data.images[held], data.tokens).argmax(1)
-        right = (found == data.labels[held]).float()
+        predicted = cosines(scorer.module, data.images[unseen], data.tokens).argmax(1)
+        right = (predicted == data.labels[unseen]).float()
         result[f"{part}: top-1 on held-out images"] = float(right.mean())
         aligned = ALIGNMENT_SCALE * scorer.score(images, prompts).mean()
         result[f"{part}: {ALIGNMENT_SCALE:g} x cosine of samples"] = float(aligned)
@@ -222,7 +222,7 @@ def main() -> None:
 
 
 def train(settings: Settings, out: Path, backend: torch_backend.Backend, every: int) -> None:
-    """Train a part to its end, saying the mean loss now and then, and write its weights."""
+    """Train a part to its end, print the mean loss from time to time, and write its weights."""
     state = out / f"{settings.part}.state.safetensors"
     module, loss = make(settings.part, settings.seed)
     recent: list[Tensor] = []

@@ -24,7 +24,7 @@ from common.trainer import NullObserver, Trainer
 
 
 class Profile(NullObserver):
-    """Adds up seconds by name; an observer that starts over after the first update."""
+    """An observer that adds up seconds by name; it starts again after the first update."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -32,7 +32,7 @@ class Profile(NullObserver):
         self.rows: list[dict[str, float]] = []
 
     def timed(self, name: str, function: Callable[..., Any], finish: Callable[..., None]) -> Any:
-        """The function, its calls counted under a name until their results are there."""
+        """The function, with the time of its calls, until their results are ready, under a name."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
             start = time.perf_counter()
@@ -44,7 +44,7 @@ class Profile(NullObserver):
         return call
 
     def updated(self, record: dict[str, float]) -> None:
-        """Keep the update's own times; forget the first update."""
+        """Store the times of the update; drop those of the first."""
         if record["update"] > 1:
             self.rows.append(record)
             self.counted = dict(self.seconds)

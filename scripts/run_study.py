@@ -2,7 +2,7 @@
 
     python scripts/run_study.py RUNS [--backend cpu] [--jobs 2] [PART...]
 
-Every part may be stopped and started again: finished runs and measured checkpoints are kept. Test
+Every part can be stopped and started again: finished runs and measured checkpoints stay. Test
 prompts are measured here and nowhere else; strengths were chosen on validation prompts before.
 """
 
@@ -19,6 +19,7 @@ import click
 import numpy as np
 
 from common.evaluation import measured_runs
+from common.runs.directory import RunDirectory
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 
@@ -39,12 +40,12 @@ COMMON = (
 
 LEVELS = ("--level", "0.25,0.5,0.75,0.9", "--diversity-level", "0.95,0.9,0.8,0.6")
 EARLY = ("--level", "0.25,0.5,0.75", "--diversity-level", "0.95")
-"""Where runs of 40 updates can be compared: deeper levels are reached by none of them."""
+"""Levels at which runs of 40 updates can be compared: none of them reaches deeper ones."""
 
 SCALED = ("--checkpoint", "latest", "--scale", 0.25, "--scale", 0.5, "--scale", 0.75)
 
 PROMPTS = {"test": (), "train": ("--prompts", 8)}
-"""How many prompts of a split are measured: all that a run holds out, eight of those it saw."""
+"""Prompts of a split to measure: all held-out ones, eight of the training ones."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,10 @@ class Part:
     sweeps: Sequence[Sweep]
     comparisons: dict[str, Sequence[str]]
     also: Sequence[str] = ()
-    """Runs of other parts that these are compared with."""
+    """Runs of other parts to compare with."""
     levels: Sequence[str] = LEVELS
     free: Sequence[Sequence[object]] = ()
-    """Methods that train nothing: a recipe, and options of `drift eval` for its runs."""
+    """Methods without further training: a recipe, and options of `drift eval` for its runs."""
 
 
 FACTORIAL = (
@@ -149,15 +150,15 @@ LEVERS = {
     "noise-half-group": ("drift.noise.share=0.5",),
     "noise-0.05": ("drift.noise.strength=0.05",),
 }
-"""What could make the subset and the noise earn their place: changes to the recipe `emoji`, tried
-on validation prompts."""
+"""Changes to the recipe `emoji` that might make the subset and the noise useful, measured on
+validation prompts."""
 
 CURVES = ("reward/mean", "diversity/group", "objective/gradient_norm")
 POINT = ("alignment_heldout", "diversity")
 
 
 def methods(part: Part, runs: Path, backend: str, jobs: int) -> None:
-    """Train, measure and compare what a part names."""
+    """Train, measure and compare the runs of a part."""
     folder = runs / part.folder
     for sweep in part.sweeps:
         settings = (*sweep.common, f"run.updates={sweep.updates}", *sweep.settings)
@@ -228,9 +229,9 @@ def means(runs: Sequence[measured_runs.Run]) -> list[dict[str, float]]:
 
 
 def twins(runs: Path, _backend: str, _jobs: int) -> None:
-    """The same run on MLX and on PyTorch: its curves, and where it lands on the plane."""
+    """The same run on MLX and on PyTorch: its curves, and its final alignment and diversity."""
     folder = runs / "backends"
-    found: dict[str, dict[str, Any]] = {}
+    by_backend: dict[str, dict[str, Any]] = {}
     for backend in ("cpu", "mlx"):
         drift(
             "sweep",
@@ -244,16 +245,16 @@ def twins(runs: Path, _backend: str, _jobs: int) -> None:
             *changes(*COMMON, "run.updates=20"),
         )
         run = folder / backend / "emoji-seed0"
-        # Both are drawn by one backend: what is compared is what was learnt.
+        # One backend samples both, so that only the training differs.
         drift("eval", run, "--split", "test", "--checkpoint", "latest", "--backend", "cpu")
-        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        rows = RunDirectory.open(run).metrics()
         _, read = measured_runs.read([run], "test")
         latest = next(r for v, r in read[0].records.items() if v != measured_runs.BASE)
-        found[backend] = {
+        by_backend[backend] = {
             "curves": {key: [row[key] for row in rows] for key in CURVES},
             "point": {key: float(np.mean(latest.by_prompt[key])) for key in POINT},
         }
-    (RESULTS / "backends.json").write_text(json.dumps(found, indent=1) + "\n")
+    (RESULTS / "backends.json").write_text(json.dumps(by_backend, indent=1) + "\n")
 
 
 def changes(*settings: str) -> list[str]:
@@ -262,7 +263,7 @@ def changes(*settings: str) -> list[str]:
 
 
 def drift(*words: object) -> None:
-    """Run the command, or end as it did."""
+    """Run the command; exit with its code if it fails."""
     command = [str(Path(sys.executable).with_name("drift")), *map(str, words)]
     if code := subprocess.run(command, check=False).returncode:
         sys.exit(code)

@@ -1,12 +1,12 @@
-"""Train the classifier of drawing styles that counts the modes which a prompt's images cover.
+"""Train the classifier of drawing styles that counts the modes of a prompt's images.
 
-    python scripts/train_style.py [--out common/embedded/style.safetensors]    trains, then tells
-    python scripts/train_style.py --table                                      tells of the file
+    python scripts/train_style.py [--out common/embedded/style.safetensors]    train and measure
+    python scripts/train_style.py --table                                      measure the file
 
 Two to four minutes of one CPU core. The images are split by name: a fifth of the names, those of
-the prompt splits validation and test, are never trained on. Of the file in the package, on them:
+the prompt splits validation and test, are never trained on. On them the file in the package has
 
-    74.3 % of 1,068 drawings right (rows: drawn by, columns: told; in the order of the rows)
+    74.3 % of 1,068 drawings right (rows: true style, columns: predicted; same order)
     emojione            106    4   14    1   17   12   14
     fluent-emoji          1  138   28    0    3    0    1
     fluent-emoji-flat     2   17  145    0    3    3    1
@@ -15,16 +15,17 @@ the prompt splits validation and test, are never trained on. Of the file in the 
     noto-v1              12    0    9    0    6  140    4
     twemoji               4    0   12    0    3    1  151
 
-So the two fluent sets are no more alike than emojione and noto are, and stay two classes; fxemoji,
-of which there are only 223 drawings, is mostly told as another. Generated images waver where
-drawings are flat. A classifier of clean drawings gets 83 % of them, and calls half of what the base
-model makes fluent-emoji and none of it flat; hence `degrade`, and hence the second figure, on 356
-of these drawings that the model redrew: 66.0 % right, sure (`style.SURE`) of 47 % and right in
-86.3 % of those. Groups of 16 redrawn images that hold 1 to 7 styles then count
+So the two fluent sets are no more alike than emojione and noto, and stay two classes; fxemoji, with
+only 223 drawings, is mostly predicted as another style. Generated images have slight noise where
+drawings are flat. A classifier of clean drawings gets 83 % of them right, and predicts fluent-emoji
+for half of the base model's images and flat for none; so training uses `degrade`. The second figure
+is on 356 of these drawings that the model redrew: 66.0 % right; sure (`style.SURE`) of 47 %, and
+86.3 % of those right. Groups of 16 redrawn images with 1 to 7 styles then count
 
     1.7  2.5  3.2  3.5  4.0  4.2  4.4 modes (standard deviation .8 to 1.1):
 
-a scale that rises with the truth, compressed at its upper end. Compare runs by it; it is no census.
+the count rises with the truth, but is compressed at the upper end. Use it to compare runs, not as a
+true count.
 """
 
 import argparse
@@ -93,7 +94,7 @@ class Net(nn.Module):
 
 
 def main() -> None:
-    """Train and tell, or only tell."""
+    """Train and measure, or only measure."""
     parser = argparse.ArgumentParser(description="Train the style classifier.")
     parser.add_argument("--out", type=Path, default=style.WEIGHTS)
     parser.add_argument("--table", action="store_true", help="only measure the file")
@@ -104,22 +105,22 @@ def main() -> None:
         files.write_whole(arguments.out, save(weights))
         print(f"{arguments.out}: {arguments.out.stat().st_size / 1000:.0f} kB")
     classifier = style.load(arguments.out)
-    tell(classifier, images[held_out], labels[held_out])
+    print_accuracy(classifier, images[held_out], labels[held_out])
     few = np.flatnonzero(held_out)[::3]
-    tell_redrawn(classifier, images[few], labels[few], [texts[i] for i in few])
+    print_redrawn_accuracy(classifier, images[few], labels[few], [texts[i] for i in few])
 
 
 def data() -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray]:
     """Images uint8 [N, 32, 32, 3], styles int64 [N], N names, and whether each is held out [N]."""
     by_id = {prompt.id: prompt.text for prompt in load_prompts(PromptsConfig())}
-    with np.load(FOLDER / "emoji32.npz") as found:
-        texts = [by_id[int(index)] for index in found["name_index"]]
+    with np.load(FOLDER / "emoji32.npz") as arrays:
+        texts = [by_id[int(index)] for index in arrays["name_index"]]
         held_out = np.array([split(text) != "train" for text in texts])
-        return found["images"], found["style_index"].astype(np.int64), texts, held_out
+        return arrays["images"], arrays["style_index"].astype(np.int64), texts, held_out
 
 
 def train(images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Weights as `StyleClassifier` reads them."""
+    """Weights in the layout of `StyleClassifier`."""
     statistics = style.statistics(images)
     mean, std = statistics.mean(0), statistics.std(0) + np.float32(1e-2)
     X, Y = to_tensor(images), torch.from_numpy(labels)
@@ -155,10 +156,10 @@ def to_tensor(images: np.ndarray) -> Tensor:
 
 
 def degrade(x: Tensor, key: Key) -> Tensor:
-    """What tells drawings from generated images, taken away: these waver and are less sharp.
+    """Make drawings similar to generated images, which have slight noise and are less sharp.
 
-    Half of the images are mirrored, all are moved by at most a pixel, blurred by a share drawn for
-    each, and given fine and coarse noise of a strength drawn for each.
+    Half of the images are mirrored; each is moved by at most a pixel and gets random amounts of
+    blur, fine noise and coarse noise.
     """
     draws = random.uniform(key.at(step=3), (4, len(x), 1, 1, 1)).astype(np.float32)
     mirror, blur, fine, coarse = torch.from_numpy(draws)
@@ -191,37 +192,42 @@ def folded(net: Net) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(value.numpy()) for name, value in weights.items()}
 
 
-def tell(classifier: style.StyleClassifier, images: np.ndarray, labels: np.ndarray) -> None:
-    """Print the accuracy and the confusion matrix: rows are true, columns are told."""
-    told = classifier.probabilities(images).argmax(axis=1)
+def print_accuracy(
+    classifier: style.StyleClassifier, images: np.ndarray, labels: np.ndarray
+) -> None:
+    """Print the accuracy and the confusion matrix: rows are true, columns are predicted."""
+    predicted = classifier.probabilities(images).argmax(axis=1)
     confusion = np.zeros((style.CLASSES,) * 2, dtype=int)
-    np.add.at(confusion, (labels, told), 1)
-    print(f"{(told == labels).mean():.1%} of {len(images)} images of names never seen")
+    np.add.at(confusion, (labels, predicted), 1)
+    print(f"{(predicted == labels).mean():.1%} of {len(images)} images of names never seen")
     for name, row in zip(style.STYLES, confusion, strict=True):
         print(f"{name:18}" + "".join(f"{count:5}" for count in row))
 
 
-def tell_redrawn(
+def print_redrawn_accuracy(
     classifier: style.StyleClassifier, images: np.ndarray, labels: np.ndarray, texts: list[str]
 ) -> None:
-    """The same of images that the model redrew, and the modes found among 16 of known styles."""
+    """Print the accuracy on images that the model redrew, and the mode counts of known groups."""
     images = redrawn(images, texts)
-    told, likeliest = classifier.labels(images), classifier.probabilities(images).argmax(axis=1)
-    sure = told >= 0
+    predicted, likeliest = (
+        classifier.labels(images),
+        classifier.probabilities(images).argmax(axis=1),
+    )
+    sure = predicted >= 0
     print(
         f"{(likeliest == labels).mean():.1%} of {len(images)} redrawn; sure of {sure.mean():.0%}, "
-        f"and of those {(told == labels)[sure].mean():.1%} right"
+        f"and of those {(predicted == labels)[sure].mean():.1%} right"
     )
     generator = random.generator(KEY.at(step=7))
     for styles in range(1, style.CLASSES + 1):
-        found = []
+        counts = []
         for _ in range(400):
             drawn = generator.permutation(style.CLASSES)[:styles]
             group = [
                 generator.choice(np.flatnonzero(labels == drawn[i % styles])) for i in range(16)
             ]
-            found.append(mode_count(told[group], style.CLASSES))
-        print(f"16 images of {styles} styles: {np.mean(found):.1f} +- {np.std(found):.1f} modes")
+            counts.append(mode_count(predicted[group], style.CLASSES))
+        print(f"16 images of {styles} styles: {np.mean(counts):.1f} +- {np.std(counts):.1f} modes")
 
 
 def redrawn(images: np.ndarray, texts: list[str]) -> np.ndarray:

@@ -26,10 +26,10 @@ def combine(
 
     `group_zscore` is the decoupled normalisation of GDPO: z = (s - mean) / std over the finite
     samples of the group (population std), so that a weight means the same whatever a term's
-    scale. A term that is equal all over a group says nothing about it: z = 0 there. `minimum`
-    is as good as the worst term. A ceiling c makes s_k = min(s_k, c) before all else: more than
-    enough is not rewarded. A sample with s_k below a floor is worth no more than the least of its
-    group: r = min of r over the group's finite samples. Floors and ceilings are this toolkit's
+    scale. A term that is constant over a group carries no information: z = 0 there.
+    `minimum` takes the worst term. A ceiling c makes s_k = min(s_k, c) before everything else. A
+    sample with s_k below a floor gets the least reward of its group: r = min of r over the group's
+    finite samples. Floors and ceilings are this toolkit's
     choice.
 
     Args:

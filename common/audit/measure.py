@@ -1,4 +1,4 @@
-"""Images of the base and of the tuned model, and all that is measured on both."""
+"""Scores and statistics of the images of the base model and of the tuned model."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ from common.rewards import REWARDS, RewardError, RewardNameError, RewardSuite
 from common.rewards.image import jpeg_kilobytes
 
 HELD_OUT = "embedded, held out"
-"""The embedded scorer that nothing may train on."""
+"""Name of the embedded held-out scorer, which training never uses."""
 
 STATISTICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "edge density": quality.edge_density,
@@ -26,17 +26,17 @@ STATISTICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "high-frequency energy": quality.high_frequency_energy,
     "JPEG size (kB)": jpeg_kilobytes,
 }
-"""Uint8 [N, H, W, 3] to float64 [N]."""
+"""Image statistics by name: uint8 [N, H, W, 3] to float64 [N]."""
 
 RESAMPLES = 1000
 
 NOT_QUALITY = frozenset({"jpeg_compressibility", "jpeg_incompressibility"})
-"""Rewards that are image statistics: an audit counts them there."""
+"""Rewards that are image statistics: an audit has them among STATISTICS."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """One model: images uint8 [P, n, H, W, 3]; float64 [P, n] by name."""
+    """One model, measured: images uint8 [P, n, H, W, 3]; values float64 [P, n] by name."""
 
     images: np.ndarray
     reward: np.ndarray
@@ -48,7 +48,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Audit:
-    """Everything that the page shows. skipped: scorers that could not take part, and why."""
+    """Everything that the page shows. skipped: the reason for each scorer that was left out."""
 
     base: Side
     tuned: Side
@@ -57,14 +57,14 @@ class Audit:
     effects: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     explained: dict[str, tuple[float, float]]
-    """By statistic, and "all together": of the base's and of the tuned reward."""
+    """R^2 by statistic and of "all together": for the base's reward and for the tuned one."""
     calibration: dict[str, tuple[dict[str, float], float]]
     """"base" and "tuned": mean reward by group of prompts, and the gap; {} without groups."""
     verdict: verdict.Verdict
 
 
 class Scorers:
-    """The reward of a run and every scorer that it does not maximise and that works here."""
+    """The reward of a run, and every scorer that works here and that the run does not maximise."""
 
     def __init__(
         self,
@@ -74,11 +74,11 @@ class Scorers:
         *,
         suite: RewardSuite | None = None,
     ) -> None:
-        """wanted: names of held-out scorers, all of which must work; None takes what there is.
+        """wanted: names of held-out scorers, all of which must work; None takes all that work.
 
-        suite: the run's rewards, where they are loaded already.
+        suite: the run's rewards, if they are loaded already.
 
-        Raises RewardNameError for a wanted one that cannot be made, or that the run maximises.
+        Raises RewardNameError for a wanted scorer that cannot be made or that the run maximises.
         """
         self.suite = suite or RewardSuite(reward.terms, backend, reward)
         self.skipped: dict[str, str] = {}
@@ -86,7 +86,9 @@ class Scorers:
         self._features = self._heldout
         maximised = {str(reward.options.get(name, {}).get("reward", name)) for name in reward.terms}
         if wanted is not None and (both := maximised & set(wanted)):
-            raise RewardNameError(f"reward '{min(both)}' is what the run maximises: not held out")
+            raise RewardNameError(
+                f"reward '{min(both)}' is maximised by the run, so it is not held out"
+            )
         self._suites: dict[str, RewardSuite] = {}
         for name in _others(maximised) if wanted is None else wanted:
             config = RewardConfig(terms={name: 1.0}, timeout=reward.timeout)
@@ -97,12 +99,12 @@ class Scorers:
                     raise
                 self.skipped[name] = str(error)
 
-    def reads(self, prompts: Sequence[Prompt]) -> bool:
-        """Whether the embedded held-out scorer knows the words."""
+    def can_read(self, prompts: Sequence[Prompt]) -> bool:
+        """Whether the embedded held-out scorer knows every word of the prompts."""
         return self._heldout.reads([prompt.text for prompt in prompts])
 
     def side(self, images: np.ndarray, prompts: Sequence[Prompt]) -> Side:
-        """Measure images uint8 [P, n, H, W, 3] of the prompts; RewardError of the run's reward."""
+        """Measure images uint8 [P, n, H, W, 3]. Raises RewardError when the run's reward fails."""
         shape, flat = images.shape[:2], images.reshape(-1, *images.shape[2:])
         repeated = [prompt for prompt in prompts for _ in range(shape[1])]
         texts = [prompt.text for prompt in repeated]
@@ -114,7 +116,7 @@ class Scorers:
         scores = self.suite.score(flat, texts, metadata, describe)
         terms = {name: values.reshape(shape) for name, values in scores.items()}
         heldout: dict[str, np.ndarray] = {}
-        if self.reads(prompts):
+        if self.can_read(prompts):
             heldout[HELD_OUT] = self._heldout.score(flat, texts).reshape(shape)
         for name, suite in list(self._suites.items()):
             try:
@@ -129,10 +131,10 @@ class Scorers:
                 self.skipped[name] = str(error)
                 del self._suites[name]
         features = self._features.features(flat).astype(np.float64).reshape(*shape, -1)
-        apart = diversity.mean_pairwise(diversity.cosine_distances(features))
-        measured = {name: of(flat).reshape(shape) for name, of in STATISTICS.items()}
+        distances = diversity.mean_pairwise(diversity.cosine_distances(features))
+        measured = {name: statistic(flat).reshape(shape) for name, statistic in STATISTICS.items()}
         return Side(
-            images, self.suite.reported(terms), terms, heldout, measured, float(apart.mean())
+            images, self.suite.reported(terms), terms, heldout, measured, float(distances.mean())
         )
 
 
@@ -145,7 +147,7 @@ def compare(
     group_by: str | None,
     seed: int,
 ) -> Audit:
-    """All numbers of an audit. group_by: a key of the prompts' metadata. No model is asked."""
+    """All numbers of an audit, without any model. group_by: a key of the prompts' metadata."""
     before, after = _by_name(base), _by_name(tuned)
     names = [name for name in before if name in after]
     effects = {name: statistics.effect(before[name], after[name]) for name in names}
@@ -154,8 +156,8 @@ def compare(
     both = {name: before[name] for name in names}
     explained = {
         name: (
-            statistics.explained(base.reward, base.statistics[name]),
-            statistics.explained(tuned.reward, tuned.statistics[name]),
+            statistics.r_squared(base.reward, base.statistics[name]),
+            statistics.r_squared(tuned.reward, tuned.statistics[name]),
         )
         for name in STATISTICS
     }
@@ -167,11 +169,9 @@ def compare(
         diversity=tuned.diversity / base.diversity if base.diversity > 0 else math.nan,
     )
     before_all, after_all = (
-        statistics.jointly_explained(side.reward, [*side.statistics.values()])
-        for side in (base, tuned)
+        statistics.r_squared(side.reward, *side.statistics.values()) for side in (base, tuned)
     )
     explained["all together"] = before_all, after_all
-    groups = None if group_by is None else [str(p.metadata.get(group_by, "-")) for p in prompts]
     return Audit(
         base,
         tuned,
@@ -180,13 +180,19 @@ def compare(
         effects,
         statistics.intervals(both, after, draws),
         explained,
-        {
-            name: statistics.calibration(side.reward, groups)
-            for name, side in (("base", base), ("tuned", tuned))
-            if groups is not None
-        },
+        _calibration({"base": base, "tuned": tuned}, prompts, group_by),
         judged,
     )
+
+
+def _calibration(
+    sides: Mapping[str, Side], prompts: Sequence[Prompt], group_by: str | None
+) -> dict[str, tuple[dict[str, float], float]]:
+    """`statistics.calibration` of each side's reward; {} where no groups are asked for."""
+    if group_by is None:
+        return {}
+    groups = [str(prompt.metadata.get(group_by, "-")) for prompt in prompts]
+    return {name: statistics.calibration(side.reward, groups) for name, side in sides.items()}
 
 
 def _by_name(side: Side) -> dict[str, np.ndarray]:
@@ -194,7 +200,7 @@ def _by_name(side: Side) -> dict[str, np.ndarray]:
 
 
 def _others(maximised: set[str]) -> list[str]:
-    """Names of the scorers that work here without more being said, and are not maximised."""
+    """Names of the scorers that work here without options and that the run does not maximise."""
     return [
         info.name
         for info in REWARDS.available()

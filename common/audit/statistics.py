@@ -1,7 +1,7 @@
-"""What an audit computes of scores and statistics: pure functions over arrays [P, n].
+"""The statistics of an audit: pure functions over arrays [P, n], P prompts with n images each.
 
-P prompts, n images of each. Every comparison is within prompts: between prompts, scores differ
-for reasons that tuning has nothing to do with.
+Every comparison is within prompts: the difference of scores between prompts says nothing about
+tuning.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 ROUNDING = 1e-12
-"""Share of the size below which a spread is none."""
+"""A spread below this share of the values' size is rounding, and counts as 0."""
 
 
 def spread(values: np.ndarray) -> float:
@@ -18,7 +18,7 @@ def spread(values: np.ndarray) -> float:
 
 
 def effect(base: np.ndarray, tuned: np.ndarray) -> float:
-    """(mean(tuned) - mean(base)) / spread(base): how far tuning moved it, in the base's spreads.
+    """(mean(tuned) - mean(base)) / spread(base): the change of the mean in spreads of the base.
 
     NaN where the base has no spread and the mean moved, 0 where nothing moved. Both float64
     [P, n].
@@ -30,15 +30,12 @@ def effect(base: np.ndarray, tuned: np.ndarray) -> float:
     return difference / unit if unit > size else float("nan")
 
 
-def explained(reward: np.ndarray, statistic: np.ndarray) -> float:
-    """Share of the reward's variance within prompts that one statistic explains: r^2 in [0, 1]."""
-    return jointly_explained(reward, [statistic])
+def r_squared(reward: np.ndarray, *statistics: np.ndarray) -> float:
+    """Share of the reward's variance within prompts that the statistics explain together.
 
-
-def jointly_explained(reward: np.ndarray, statistics: Sequence[np.ndarray]) -> float:
-    """The same for several statistics together: R^2 of least squares on values less their means.
-
-    Means are each prompt's. 0 where the reward or every statistic is constant within prompts.
+    R^2 of least squares on the values minus their mean over the prompt, in [0, 1]; with one
+    statistic the squared correlation. 0 where the reward or every statistic is constant within
+    prompts. All are float64 [P, n].
     """
     y = _within(reward).ravel()
     X = np.stack([_within(each).ravel() for each in statistics], axis=1)
@@ -53,9 +50,9 @@ def jointly_explained(reward: np.ndarray, statistics: Sequence[np.ndarray]) -> f
 
 
 def disagreement(reward: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
-    """How much higher the reward thinks of an image than the other scorers do: float64 [P, n].
+    """How much higher the reward scores an image than the other scorers do: float64 [P, n].
 
-    z(reward) - mean over the others of z, each z-scored over all images.
+    z(reward) minus the mean of z over the others; each is z-scored over all images.
     """
     return _zscore(reward) - np.mean([_zscore(other) for other in others], axis=0)
 
@@ -88,13 +85,13 @@ def intervals(
         tuned: the same names.
         draws: int [B, P], the prompts of each resample.
     """
-    found = {}
+    bounds = {}
     for name, before in base.items():
         effects = [effect(before[rows], tuned[name][rows]) for rows in draws]
         known = np.array([value for value in effects if np.isfinite(value)])
         low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (np.nan, np.nan)
-        found[name] = float(low), float(high)
-    return found
+        bounds[name] = float(low), float(high)
+    return bounds
 
 
 def _within(values: np.ndarray) -> np.ndarray:

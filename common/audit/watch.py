@@ -1,8 +1,8 @@
-"""Watching held-out scorers as a run goes: an alarm when one falls while the reward is maximised.
+"""Watches held-out scorers during a run: an alarm when one falls while the reward is maximised.
 
-Its records are in `audits.jsonl`. The first is of the base model and holds the means and spreads
-that later ones are told in; each holds the weights that training goes on with, so that a resumed
-run goes on with the same.
+Its records are in `audits.jsonl`. The first one is of the base model; later effects are in units of
+its means and spreads. Each record has the reward weights that training continues with, so that a
+resumed run continues with the same.
 """
 
 import math
@@ -22,13 +22,13 @@ from common.runs.directory import RunDirectory
 
 
 class HackedError(RewardError):
-    """The watch stopped a run: which scorer fell, and by how much."""
+    """The watch stopped a run; the message says which scorer fell, and by how much."""
 
 
 class Watch:
-    """Audits a run every so many updates and does what the configuration says at an alarm.
+    """Audits a run every so many updates; at an alarm it does what the configuration says.
 
-    Raises ConfigError's kin (RewardNameError) for a scorer that cannot be had.
+    Raises RewardNameError for a scorer that cannot be made.
     """
 
     def __init__(
@@ -42,26 +42,26 @@ class Watch:
         self._settings, self._suite, self._run = config.audit, suite, run
         self._prompts = prompts
         self._scorers = Scorers(config.reward, backend, config.audit.scorers, suite=suite)
-        if not config.audit.scorers and not self._scorers.reads(prompts):
+        if not config.audit.scorers and not self._scorers.can_read(prompts):
             raise ValueError(
                 "audit.scorers = []: the embedded held-out scorer cannot read these prompts; name "
                 "rewards to watch that the run does not maximise"
             )
 
     def restore(self) -> None:
-        """Take up the weights of the last audit."""
+        """Set the reward weights to those of the last audit."""
         if records := self._run.audits():
             self._suite.weights.update(records[-1]["weights"])
 
     def due(self, update: int) -> bool:
-        """Whether there is to be an audit after this update, and there is none yet."""
+        """Whether an audit is due after this update and its record does not exist yet."""
         known = {record["update"] for record in self._run.audits()}
         return update % self._settings.every == 0 and update not in known
 
     def __call__(self, update: int, sample: Callable[[int], np.ndarray]) -> None:
-        """Audit the images [P, n, H, W, 3] that `sample(n)` gives.
+        """Audit the images [P, n, H, W, 3] that `sample(n)` returns.
 
-        Raises HackedError at an alarm under "stop", when its record is on disk.
+        Raises HackedError at an alarm with action "stop", after the record is on disk.
         """
         side = self._scorers.side(sample(self._settings.images), self._prompts)
         records = self._run.audits()
@@ -71,8 +71,8 @@ class Watch:
         }
         base = records[0]["measured"] if records else measured
         effects = {name: _effect(base.get(name), now) for name, now in measured.items()}
-        fell = {n: effects[f"heldout/{n}"] for n in side.heldout if not math.isnan(
-            effects[f"heldout/{n}"])}  # fmt: skip
+        heldout = {name: effects[f"heldout/{name}"] for name in side.heldout}
+        fell = {name: effect for name, effect in heldout.items() if not math.isnan(effect)}
         worst = min(fell, key=lambda name: fell[name], default="")
         alarm = bool(fell) and fell[worst] < -self._settings.tolerance
         weakened = self._weaken(effects) if alarm and self._settings.action == "weaken" else ""
@@ -86,10 +86,10 @@ class Watch:
             }
         )
         if alarm:
-            self._sound(f"update {update}: {_told(worst, fell[worst])}", weakened)
+            self._raise_alarm(f"update {update}: {_described(worst, fell[worst])}", weakened)
 
     def _weaken(self, effects: dict[str, float]) -> str:
-        """Lower the weight of the term that rose most; its name."""
+        """Lower the weight of the term that rose most; returns its name, or ""."""
         weights = self._suite.weights
         rose = {
             name: math.copysign(1.0, weight) * effects[f"term/{name}"]
@@ -101,7 +101,7 @@ class Watch:
             weights[most] *= self._settings.factor
         return most
 
-    def _sound(self, what: str, weakened: str) -> None:
+    def _raise_alarm(self, what: str, weakened: str) -> None:
         if self._settings.action == "stop":
             raise HackedError(
                 f"{what}, more than audit.tolerance = {self._settings.tolerance:g}: stopped; the "
@@ -113,14 +113,14 @@ class Watch:
 
 def alarms(records: Sequence[dict[str, Any]]) -> list[str]:
     """One sentence for each audit that was an alarm."""
-    found = []
+    sentences = []
     for record in records:
         held_out = {k: v for k, v in record["effects"].items() if k.startswith("heldout/")}
         if record["alarm"]:
             name = min(held_out, key=lambda key: held_out[key])
-            told = _told(name.removeprefix("heldout/"), held_out[name])
-            found.append(f"Audit after update {record['update']}: {told}.")
-    return found
+            fall = _described(name.removeprefix("heldout/"), held_out[name])
+            sentences.append(f"Audit after update {record['update']}: {fall}.")
+    return sentences
 
 
 def _watched(side: Side) -> dict[str, np.ndarray]:
@@ -134,5 +134,5 @@ def _effect(base: dict[str, float] | None, now: dict[str, float]) -> float:
     return (now["mean"] - base["mean"]) / base["spread"]
 
 
-def _told(name: str, effect: float) -> str:
+def _described(name: str, effect: float) -> str:
     return f"the held-out scorer '{name}' is {-effect:.2f} of the base model's spreads below it"

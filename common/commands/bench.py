@@ -1,4 +1,4 @@
-"""`drift doctor --bench`: a block that says how fast this machine is, to be pasted as it is."""
+"""`drift doctor --bench`: how fast this machine is, as a block of Markdown to copy."""
 
 import json
 import os
@@ -32,32 +32,33 @@ def bench(
     changes: Sequence[str],
     as_json: bool,
 ) -> None:
-    """Measure the models on the backends, those that suit this machine unless some are named.
+    """Measure models on backends and print the results.
 
-    changes: of their recipes, as TABLE.KEY=VALUE.
+    names, models: what to measure; empty means what suits this machine. changes: to the recipes,
+    as TABLE.KEY=VALUE.
 
-    The exit code is 1 when a measurement broke and 2 when one that was asked for is impossible;
-    what could be measured is printed all the same.
+    The exit code is 1 when a measurement failed and 2 when a requested one is impossible. The
+    other measurements are printed in both cases.
     """
     with preparing():
         check_models(models)
         engines = _backends(names)
     before = _load()
-    with _progress() as told:
-        found, skipped, code = measure(engines, models, changes, told)
-    if not found:
+    with _progress() as on_stage:
+        measurements, skipped, code = measure(engines, models, changes, on_stage)
+    if not measurements:
         raise RequestError("; ".join(skipped)) if code == WRONG_REQUEST else _broken(skipped)
     facts = _facts(engines, f"{before} processes before, {_load()} after")
     facts |= {"settings": ", ".join(changes)} if changes else {}
     if as_json:
-        click.echo(json.dumps(_plain(facts, found, skipped), indent=2))
+        click.echo(json.dumps(_plain(facts, measurements, skipped), indent=2))
     else:
-        click.echo(block(facts, found, skipped))
+        click.echo(block(facts, measurements, skipped))
     ctx.exit(code)
 
 
 def check_models(models: Sequence[str]) -> None:
-    """Raise RequestError for a model that nobody knows."""
+    """Raise RequestError for an unknown model."""
     from common.config import closest
     from common.machine import bench
 
@@ -71,22 +72,24 @@ def measure(
     engines: Mapping[str, "Backend"],
     models: Sequence[str],
     changes: Sequence[str],
-    told: Callable[["Case", str], None],
+    on_stage: Callable[["Case", str], None],
 ) -> tuple[list["Measurement"], list[str], int]:
-    """What was measured, what was not and why, and the exit code.
+    """The measurements, the reason for each one that is missing, and the exit code.
 
     Without models: the embedded one, and on a GPU the largest real one that fits.
     """
     from common.machine import bench
 
-    found: list[Measurement] = []
+    measurements: list[Measurement] = []
     skipped: list[str] = []
     code = 0
 
     def attempt(case: "Case") -> int:
-        """Measure; gives the exit code of that alone."""
+        """Measure one case; returns its exit code."""
         try:
-            found.append(bench.apart(case, lambda text: told(case, text)))
+            measurements.append(
+                bench.measure_in_subprocess(case, lambda text: on_stage(case, text))
+            )
         except bench.RefusedError as error:
             skipped.append(str(error))
             return WRONG_REQUEST
@@ -101,18 +104,20 @@ def measure(
         if models:
             continue
         if engine.gpu:
-            for model in bench.REAL:  # what does not fit was not asked for
+            for model in bench.REAL:  # the user did not ask for one that does not fit
                 if (outcome := attempt(bench.Case(name, model, tuple(changes)))) != WRONG_REQUEST:
                     code = max(code, outcome)
                     break
         else:
             others = ", ".join(reversed(bench.REAL))
             skipped.append(f"{others} skipped on {name}: no GPU; --model sd15 runs it anyway")
-    return found, skipped, code
+    return measurements, skipped, code
 
 
-def block(facts: Mapping[str, str], found: Sequence["Measurement"], skipped: Sequence[str]) -> str:
-    """The whole as fenced Markdown, its tables aligned."""
+def block(
+    facts: Mapping[str, str], measurements: Sequence["Measurement"], skipped: Sequence[str]
+) -> str:
+    """Facts, measurements and what was skipped, as fenced Markdown with aligned tables."""
     from common.machine.bench import TIMED
 
     rows = [
@@ -126,9 +131,9 @@ def block(facts: Mapping[str, str], found: Sequence["Measurement"], skipped: Seq
             "images/s": f"{each.images_per_second:.3g}",
             "peak memory": f"{each.peak / 1e9:.2f} GB",
         }
-        for each in found
+        for each in measurements
     ]
-    updates = {each.model: _of_what(each) for each in found}
+    updates = {each.model: _workload(each) for each in measurements}
     lines = [
         "```",
         *_aligned([list(pair) for pair in facts.items()]),
@@ -143,10 +148,10 @@ def block(facts: Mapping[str, str], found: Sequence["Measurement"], skipped: Seq
     return "\n".join(lines)
 
 
-def _of_what(found: "Measurement") -> str:
-    guided = "no guidance" if found.guidance == 1.0 else f"guidance {found.guidance:g}"
-    steps = f"{found.steps} steps, {found.trained} of them trained"
-    return f"an update is {found.images} images of {steps}, {guided}"
+def _workload(one: "Measurement") -> str:
+    guided = "no guidance" if one.guidance == 1.0 else f"guidance {one.guidance:g}"
+    steps = f"{one.steps} steps, {one.trained} of them trained"
+    return f"an update is {one.images} images of {steps}, {guided}"
 
 
 def _seconds(value: float) -> str:
@@ -160,7 +165,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _backends(names: Sequence[str]) -> dict[str, "Backend"]:
-    """The backends asked for, or all that work here."""
+    """The backends that the user named, or all that work here."""
     from common import backends
     from common.backends import BackendUnavailableError
 
@@ -173,21 +178,23 @@ def _backends(names: Sequence[str]) -> dict[str, "Backend"]:
         for name, engine in probed.items()
         if not isinstance(engine, BackendUnavailableError)
     }
-    return works or {(name := backends.best()): backends.load(name)}  # which says what is missing
+    return works or {
+        (name := backends.best()): backends.load(name)
+    }  # its error says what is missing
 
 
 def _facts(engines: Mapping[str, "Backend"], load: str) -> dict[str, str]:
     from common import machine
 
-    told = {
+    descriptions = {
         name: ", ".join(f"{key} {fact}" for key, fact in engine.describe().items())
         for name, engine in engines.items()
     }
-    return {**machine.facts(), "load": load, **told}
+    return {**machine.facts(), "load": load, **descriptions}
 
 
 def _load() -> str:
-    """How many processes wanted to run in the last minute, on average."""
+    """Mean number of processes that were running or ready to run in the last minute."""
     try:
         return f"{os.getloadavg()[0]:.1f}"
     except OSError:
@@ -201,15 +208,15 @@ def _broken(skipped: Sequence[str]) -> Exception:
 
 
 def _plain(
-    facts: Mapping[str, str], found: Sequence["Measurement"], skipped: Sequence[str]
+    facts: Mapping[str, str], measurements: Sequence["Measurement"], skipped: Sequence[str]
 ) -> dict[str, Any]:
-    rows = [{**asdict(each), "images_per_second": each.images_per_second} for each in found]
+    rows = [{**asdict(each), "images_per_second": each.images_per_second} for each in measurements]
     return {"machine": dict(facts), "measurements": rows, "skipped": list(skipped)}
 
 
 @contextmanager
 def _progress() -> Iterator[Callable[["Case", str], None]]:
-    """Tells on stderr what is done: a bar for each case on a terminal, else lines."""
+    """Show the stages on stderr: a bar for each case on a terminal, else lines."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -226,7 +233,7 @@ def _progress() -> Iterator[Callable[["Case", str], None]]:
     )
     tasks: dict[Case, TaskID] = {}
 
-    def told(case: "Case", text: str) -> None:
+    def on_stage(case: "Case", text: str) -> None:
         line = f"{case.backend}, {case.model}: {text}"
         if not console.is_terminal:
             click.echo(line, err=True)
@@ -238,4 +245,4 @@ def _progress() -> Iterator[Callable[["Case", str], None]]:
             tasks[case] = bar.add_task(line, total=STAGES)
 
     with bar:
-        yield told
+        yield on_stage

@@ -24,7 +24,7 @@ class Shares(click.ParamType):
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[float, ...]:
-        """Numbers of a text such as 0.25,0.5; a tuple is what it is."""
+        """The numbers of a text such as 0.25,0.5; a tuple is returned unchanged."""
         if isinstance(value, tuple):
             return value
         try:
@@ -50,7 +50,7 @@ class Shares(click.ParamType):
     "--until",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Leave out what was measured after more updates.  [default: take all]",
+    help="Leave out measurements after more updates.  [default: take all]",
 )
 @click.option(
     "--alignment",
@@ -124,7 +124,7 @@ def compare(
 
     Runs of one recipe are a method: its configurations are strengths, its seeds repetitions. Each
     method is compared with the baseline at equal alignment and at equal diversity; intervals are
-    at 95 %, over seeds and prompts. What a method does not reach is never extrapolated.
+    at 95 %, over seeds and prompts. A level that a method does not reach is never extrapolated.
     """
     from common.comparison import summary as summaries
     from common.console import console, say
@@ -150,7 +150,7 @@ def compare(
         return
     _show(comparison.tables(done.summary))
     if len(done.summary.seeds) == 1:
-        say("one seed: no interval is claimed; how much runs differ by chance is unknown\n")
+        say("one seed: no intervals, because the spread between runs is unknown\n")
     for path in reversed(done.files):
         say(str(path))
 

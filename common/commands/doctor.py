@@ -1,4 +1,4 @@
-"""`drift doctor`: what this machine can run, what it cannot, and what to do about it."""
+"""`drift doctor`: what this machine can run, what it cannot run, and how to change that."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import click
 from common.errors import RequestError
 
 
-@click.command(short_help="Say what each backend can do here, or why not.")
+@click.command(short_help="Say which backends work here, and why others do not.")
 @click.option("--bench", "measured", is_flag=True, help="Measure how fast this machine is.")
 @click.option(
     "--backend",
@@ -44,11 +44,11 @@ def doctor(
     changes: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Say what each backend can do here, or why not and what to install.
+    """Say which backends work here, and for the others the reason and what to install.
 
-    With --bench, measure it instead and print a block of Markdown: seconds of a forward pass and of
-    an update, images a second and memory. Real models have their full size and random weights, so
-    nothing is downloaded; one that would not fit is refused before it is made.
+    With --bench, measure this machine and print a block of Markdown: seconds of a forward pass and
+    of an update, images per second and memory. Real models have their full size and random weights,
+    so nothing is downloaded; a model that does not fit is refused before it is made.
     """
     if measured:
         from common.commands.bench import bench
@@ -66,7 +66,7 @@ def doctor(
 
 
 def examine() -> dict[str, Any]:
-    """Everything that `drift doctor` knows, as plain values."""
+    """The findings of `drift doctor` as plain values."""
     from common import backends, machine
     from common.backends import BackendUnavailableError
     from common.backends.registry import DIFFUSIONKIT
@@ -75,11 +75,11 @@ def examine() -> dict[str, Any]:
         auto, verdict = (name := backends.best()), f"drift run takes {name}"
     except BackendUnavailableError as error:
         auto, verdict = None, f"drift run does not work here: {error}"
-    found = [_backend(name) for name in backends.names()]
-    packages = {name: each for backend in found for name, each in backend["packages"].items()}
+    examined = [_backend(name) for name in backends.names()]
+    packages = {name: each for backend in examined for name, each in backend["packages"].items()}
     return {
         "machine": machine.facts(),
-        "backends": found,
+        "backends": examined,
         "auto": auto,
         "verdict": verdict,
         "diffusionkit": {
@@ -96,7 +96,7 @@ def _backend(name: str) -> dict[str, Any]:
 
     try:
         backend = backends.load(name)
-    except Exception as error:  # a broken library may raise anything; the others still count
+    except Exception as error:  # a broken library may raise anything; examine the others too
         return {"name": name, "works": False, "reason": str(error), "packages": {}}
     return {
         "name": name,
@@ -126,7 +126,7 @@ def _extras() -> list[dict[str, Any]]:
     return [
         {"name": extra, "missing": [name for name in names if installed(name) is None]}
         for extra, names in packages.items()
-        if not base.issuperset(names)  # such an extra adds nothing
+        if not base.issuperset(names)  # an extra without packages of its own adds nothing
     ]
 
 

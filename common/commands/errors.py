@@ -1,7 +1,7 @@
-"""What an error means to the user of the command: an exit code and one line.
+"""Maps an error to the exit code and the one line that the command prints.
 
-Exit codes: 0 fine; 1 the work failed; 2 the request was wrong (in what it names or asks for);
-130 and 143 stopped by Ctrl-C or SIGTERM after saving, as a shell reports those signals.
+Exit codes: 0 success; 1 the work failed; 2 the request was wrong; 130 and 143 stopped by Ctrl-C or
+SIGTERM after saving, as a shell reports those signals.
 """
 
 from common import reading

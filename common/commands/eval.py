@@ -80,13 +80,13 @@ STRENGTHS = click.FloatRange(0.0, 10.0)
 @click.option(
     "--backend",
     metavar="auto|mlx|cuda|cpu",
-    help="Where to draw; auto: the best here.  [default: the run's if it works here, else auto]",
+    help="Where to compute; auto: the best here.  [default: the run's if it works here, else auto]",
 )
 @click.option(
     "--cache",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Where runs share their base model's images.  [default: evaluation-cache beside RUN]",
+    help="Folder of base model images that runs share.  [default: evaluation-cache beside RUN]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 def evaluate(
@@ -105,9 +105,9 @@ def evaluate(
 ) -> None:
     """Measure checkpoints of each RUN: alignment, diversity and degradation.
 
-    Every run gets the same initial noise. What was measured goes to RUN/evaluation, one JSON line
-    for each checkpoint and split, with a picture; the same command again measures only what is
-    missing. A run may still be training: its complete checkpoints are read, nothing else.
+    Every run gets the same initial noise. The results go to RUN/evaluation: one JSON line and one
+    picture for each checkpoint and split. The same command again measures only what is missing. A
+    run may still be training: only its complete checkpoints are read.
     """
     from common.workflows import evaluate as workflow, options
 
@@ -165,7 +165,7 @@ def _print_tables(measurement: "Measurement") -> None:
 def _fitting(rows: list[dict[str, str]]) -> list[list[dict[str, str]]]:
     """The rows as one table, or as two where a terminal is too narrow for all columns.
 
-    Scale and noise are left out where they are the same in every row and so say nothing.
+    Scale and noise are left out where every row has the default.
     """
     from common.console import console
 
@@ -181,7 +181,7 @@ def _fitting(rows: list[dict[str, str]]) -> list[list[dict[str, str]]]:
 
 
 def _row(record: "Record", base: "Record") -> dict[str, str]:
-    mean, variant = record.mean, record.variant
+    mean, variant, base_diversity = record.mean, record.variant, base.mean("diversity")
     return {
         "update": str(variant.update) if variant.update else "base",
         "scale": f"{variant.scale:g}",
@@ -189,7 +189,7 @@ def _row(record: "Record", base: "Record") -> dict[str, str]:
         "held-out": f"{mean('alignment_heldout'):.2f}",
         "reward": f"{mean('reward'):.2f}",
         "diversity": f"{mean('diversity'):.3f}",
-        "of base": f"{mean('diversity') / of:.0%}" if (of := base.mean("diversity")) else "-",
+        "of base": f"{mean('diversity') / base_diversity:.0%}" if base_diversity else "-",
         "Vendi": f"{mean('vendi'):.2f}",
         "modes": f"{mean('modes'):.2f}",
         "Frechet": f"{record.frechet:.3f}",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     type=click.Choice(["diffusers"]),
     default="diffusers",
     show_default=True,
-    help="Who is to load it.",
+    help="The program that will load the file.",
 )
 @click.option(
     "--checkpoint",
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 def export(directory: Path, target: str, which: str, out: Path | None) -> None:
     """Write the adapter of a checkpoint of RUN as a file that plain diffusers loads.
 
-    `pipe.load_lora_weights(DIR)` then gives the images that `drift sample` draws: the strength
-    that the adapter was trained at is in the file. The moving average is taken where there is one.
+    `pipe.load_lora_weights(DIR)` then gives the images that `drift sample` draws: the file has
+    the strength at which the adapter was trained. It has the moving average where there is one.
     """
     from common.adapters import diffusers_file
     from common.runs import checkpoint, files
@@ -52,10 +52,8 @@ def export(directory: Path, target: str, which: str, out: Path | None) -> None:
         if which == "base":
             raise RequestError("--checkpoint base: the model before tuning has no adapter")
         path = checkpoint_path(run, which)
-        snapshot = checkpoint.load(path)
-    arrays, metadata = diffusers_file.encode(
-        snapshot.ema or snapshot.parameters, run.config.adapter, component
-    )
+        weights = checkpoint.load(path).weights
+    arrays, metadata = diffusers_file.encode(weights, run.config.adapter, component)
     file = (out or run.path / target) / diffusers_file.FILE
     with files.os_errors_as(f"write {file}"):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -64,18 +62,18 @@ def export(directory: Path, target: str, which: str, out: Path | None) -> None:
 
 
 def _component(run: "RunDirectory") -> str:
-    """Which part of a pipeline the run tuned. RequestError where there is nothing to export."""
+    """The part of a pipeline that the run tuned. RequestError where there is nothing to export."""
     from common.adapters.diffusers_file import COMPONENTS
 
     family, kind = run.config.model.family, run.config.adapter.kind
     if family not in COMPONENTS:
         raise RequestError(
-            f"{run.path} tunes model.family = '{family}', which diffusers does not know; "
+            f"{run.path} tunes model.family = '{family}', which diffusers does not support; "
             f"valid: {', '.join(COMPONENTS)}"
         )
     if kind != "lora":
         raise RequestError(
             f"{run.path} trained all weights (adapter.kind = '{kind}'): there is no adapter to "
-            "export; its checkpoints hold the weights under the names of diffusers"
+            "export; its checkpoints contain the weights under the names of diffusers"
         )
     return COMPONENTS[family]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     "overrides",
     multiple=True,
     metavar="TABLE.KEY=VALUE",
-    help="Of --model: change one key of what is done with it; as often as you like.",
+    help="Of --model: change one key of its settings; more than once for more.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
@@ -42,7 +42,7 @@ def parity(
     With --model the stages are those of a diffusers folder, in float32, and the backends are
     compared with each other. The exit code is 1 when a stage is over its tolerance.
     """
-    # MLX reads it when it loads; with TF32 a matrix product is a thousand times less exact.
+    # MLX reads the variable when it loads; with TF32 a matrix product is 1,000 times less exact.
     os.environ["MLX_ENABLE_TF32"] = "0"
     from common import backends
     from common.console import console
@@ -74,7 +74,7 @@ def parity(
 
 
 def _plain(stage: "StageResult") -> dict[str, Any]:
-    """A stage for JSON, which has no word for an error that is not finite."""
+    """A stage for JSON; an error that is not finite becomes null."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in asdict(stage).items()

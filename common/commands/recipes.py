@@ -1,4 +1,4 @@
-"""`drift recipes`: what can be run, and a recipe with every key resolved."""
+"""`drift recipes`: the recipes that ship, and one of them with every key resolved."""
 
 import json
 
@@ -11,8 +11,8 @@ import click
 def recipes(name: str | None, as_json: bool) -> None:
     """List the recipes, or print the one called NAME with every key resolved.
 
-    NAME may also be a TOML file of your own. A recipe may extend another one; what it extends is
-    named first, and its settings are among those printed.
+    NAME may also be a TOML file of your own. A recipe may extend another one: its name is printed
+    first, and its settings are among those printed.
     """
     from common import config
 
@@ -23,17 +23,17 @@ def recipes(name: str | None, as_json: bool) -> None:
         text = json.dumps(tables, indent=2) if as_json else _heading(name) + tomli_w.dumps(tables)
         click.echo(text, nl=as_json)
         return
-    found = [describe(name) for name in config.recipe_names()]
+    rows = [describe(name) for name in config.recipe_names()]
     if as_json:
-        click.echo(json.dumps({"recipes": found}, indent=2))
+        click.echo(json.dumps({"recipes": rows}, indent=2))
         return
     from common.console import table
 
-    table(found, right=("images_per_update", "updates"))
+    table(rows, right=("images_per_update", "updates"))
 
 
 def describe(name: str) -> dict[str, str | int]:
-    """A recipe's name, what it says of itself, and its size."""
+    """A recipe's name, description, source and size."""
     from common import config
 
     recipe, settings = config.read_recipe(name), config.load(name)
@@ -48,7 +48,7 @@ def describe(name: str) -> dict[str, str | int]:
 
 
 def _heading(name: str) -> str:
-    """What a recipe says of itself, as comments over its tables."""
+    """Description, source and parents of a recipe, as comments above its tables."""
     from common import config
 
     recipe = config.read_recipe(name)

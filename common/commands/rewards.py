@@ -1,4 +1,4 @@
-"""`drift rewards`: what can be maximised here, and serving it to others."""
+"""`drift rewards`: the rewards that work here, and a server for one of them."""
 
 import json
 import os
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from common.rewards import RewardInfo
 
 
-class _Names(click.Group):
-    """A group whose unknown commands are names of rewards."""
+class _RewardGroup(click.Group):
+    """A group of commands that takes any other word as the name of a reward."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -30,20 +30,20 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group(
-    cls=_Names,
+    cls=_RewardGroup,
     invoke_without_command=True,
-    short_help="List what can be maximised; serve it.",
+    short_help="List the rewards; serve one over HTTP.",
     subcommand_metavar="[NAME | serve NAME] [OPTIONS]",
 )
 @_features
 @_json
 @click.pass_context
 def rewards(ctx: click.Context, features: bool, as_json: bool) -> None:
-    """List the rewards by name, with their range and what is missing where one does not work.
+    """List the rewards by name, with their range; for one that does not work, what is missing.
 
-    With a NAME: all about that one: its scalings, options, weights and their licence. A recipe
-    names rewards under [reward.terms], with a weight; so does --set reward.terms.NAME=WEIGHT. A
-    reward may also be any importable module:function.
+    With a NAME: everything about that one: its scalings, options, weights and their licence. A
+    recipe names rewards under [reward.terms], with a weight; so does --set
+    reward.terms.NAME=WEIGHT. A reward may also be any importable module:function.
     """
     if ctx.invoked_subcommand is None:
         _list(None, features, as_json)
@@ -54,7 +54,7 @@ def rewards(ctx: click.Context, features: bool, as_json: bool) -> None:
 @_features
 @_json
 def show(name: str, features: bool, as_json: bool) -> None:
-    """All about one reward."""
+    """Print everything about one reward."""
     _list(name, features, as_json)
 
 
@@ -75,7 +75,7 @@ def show(name: str, features: bool, as_json: bool) -> None:
     type=click.IntRange(min=1),
     default=16,
     show_default=True,
-    help="Requests that may wait; others are told to come again.",
+    help="Requests that may wait; the server refuses more with status 503.",
 )
 @click.option(
     "--timeout",
@@ -155,16 +155,16 @@ def _token(host: str, variable: str | None) -> str:
 def _options(overrides: tuple[str, ...]) -> dict[str, object]:
     import tomllib
 
-    found: dict[str, object] = {}
+    options: dict[str, object] = {}
     for text in overrides:
         key, equals, raw = text.partition("=")
         if not equals or not key:
             raise RequestError(f"--set {text}: write KEY=VALUE")
         try:
-            found[key.strip()] = tomllib.loads(f"value = {raw}")["value"]
+            options[key.strip()] = tomllib.loads(f"value = {raw}")["value"]
         except tomllib.TOMLDecodeError:
-            found[key.strip()] = raw.strip()
-    return found
+            options[key.strip()] = raw.strip()
+    return options
 
 
 def _list(name: str | None, features: bool, as_json: bool) -> None:
@@ -172,19 +172,19 @@ def _list(name: str | None, features: bool, as_json: bool) -> None:
     from common.rewards import FEATURES, REWARDS
 
     registry = FEATURES if features else REWARDS
-    found = {info.name: info for info in registry.available()}
-    if name is not None and name not in found:
-        raise RequestError(f"no {registry.kind} '{name}'{closest(name, found)}")
-    chosen = [*found.values()] if name is None else [found[name]]
+    infos = {info.name: info for info in registry.available()}
+    if name is not None and name not in infos:
+        raise RequestError(f"no {registry.kind} '{name}'{closest(name, infos)}")
+    chosen = [*infos.values()] if name is None else [infos[name]]
     if as_json:
         click.echo(json.dumps({"rewards": [asdict(info) for info in chosen]}, indent=2))
     elif name is not None:
-        _tell_all(found[name])
+        _print_reward(infos[name])
     else:
-        _tell(chosen)
+        _print_table(chosen)
 
 
-def _tell(infos: "list[RewardInfo]") -> None:
+def _print_table(infos: "list[RewardInfo]") -> None:
     from common.console import table
 
     table(
@@ -200,7 +200,7 @@ def _tell(infos: "list[RewardInfo]") -> None:
     )
 
 
-def _tell_all(info: "RewardInfo") -> None:
+def _print_reward(info: "RewardInfo") -> None:
     from common.console import pairs, say, table
 
     pairs(

@@ -1,4 +1,4 @@
-"""`drift run`: fine-tune, watch, stop and go on."""
+"""`drift run`: fine-tune a model, show the progress, stop and resume."""
 
 import shlex
 from pathlib import Path
@@ -16,7 +16,7 @@ from common.errors import RequestError
     "overrides",
     multiple=True,
     metavar="TABLE.KEY=VALUE",
-    help="Change one key of the recipe; as often as you like.",
+    help="Change one key of the recipe; more than once for more.",
 )
 @click.option(
     "--out",
@@ -41,7 +41,7 @@ def run(
     """Fine-tune a model as RECIPE says: a name that `drift recipes` lists, or a TOML file.
 
     Without RECIPE it is the embedded emoji model, which needs no download. The run ends with a
-    report. Ctrl-C and SIGTERM finish the update at hand and save; a second one aborts at once.
+    report. Ctrl-C and SIGTERM finish the current update and save; a second one aborts at once.
     --resume goes on with the stored configuration, or with RECIPE and --set where they fit it.
     """
     if backend:

@@ -1,4 +1,4 @@
-"""`drift sample`: a picture of what a run's model makes of a prompt."""
+"""`drift sample`: images of prompts from a checkpoint of a run."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from common.errors import RequestError
     default="latest",
     show_default=True,
     metavar="N|base|latest",
-    help="After which update; base: the model before tuning.",
+    help="The update of the checkpoint; base: the model before tuning.",
 )
 @click.option(
     "--seed",

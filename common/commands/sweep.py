@@ -1,4 +1,4 @@
-"""`drift sweep`: run what is missing of recipes x values x seeds, several at a time."""
+"""`drift sweep`: train every recipe with every value and seed that has no finished run yet."""
 
 import os
 import shlex
@@ -30,7 +30,7 @@ class Seeds(click.ParamType):
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, ...]:
-        """Numbers of a text such as 0,1,2 or 0-2: at most 1,000 a range."""
+        """The numbers of a text such as 0,1,2 or 0-2; a range has at most 1,000."""
         seeds: list[int] = []
         for part in str(value).split(","):
             first, dash, last = (word.strip() for word in part.partition("-"))
@@ -58,7 +58,7 @@ class Seeds(click.ParamType):
     "overrides",
     multiple=True,
     metavar="TABLE.KEY=VALUE",
-    help="Change one key of all recipes; as often as you like.",
+    help="Change one key of all recipes; more than once for more.",
 )
 @click.option(
     "--out",
@@ -75,9 +75,9 @@ class Seeds(click.ParamType):
 @click.option(
     "--eval-options",
     metavar="WORDS",
-    help="What --eval passes on, as '--split validation --images 24'; implies --eval.",
+    help="Options that --eval passes on, as '--split validation --images 24'; implies --eval.",
 )
-@click.option("--dry-run", is_flag=True, help="Print what would be done and do nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the commands and do nothing.")
 @click.pass_context
 def sweep(
     ctx: click.Context,
@@ -97,8 +97,8 @@ def sweep(
     A run is named after its recipe, the keys of --over and its seed, as
     emoji-kl-kl_weight=0.04-seed0. Finished runs are skipped and unfinished ones go on, so the
     same command again continues a sweep, and one with more values or seeds extends it. Each run
-    is a process with its share of the cores; it writes to DIR/logs/NAME.log. A run that fails is
-    told and the others go on. Ctrl-C and SIGTERM let all running ones save; once more aborts.
+    is a process with its share of the cores; it writes to DIR/logs/NAME.log. A failed run is
+    reported, and the others go on. Ctrl-C and SIGTERM let all runs save; a second one aborts.
     """
     from common.rewards import hosts
     from common.sweep import jobs as pool, plan as planning
@@ -113,13 +113,13 @@ def sweep(
         measured = _eval_words(backend, eval_options) if evaluate or eval_options else None
     tasks = _tasks(runs, states, out, backend=backend, measured=measured)
     if dry_run:
-        _tell_plan(runs, states, tasks)
+        _print_plan(runs, states, tasks)
         return
     board = Board(tasks, {run.name: run.config.run.updates for run in runs}, out)
     ctx.with_resource(hosts.named_in(text for run in runs for text in run.overrides))
     with _signals(board) as received, board:
         outcomes = pool.run(tasks, at_once=jobs, observer=board, asked=received.__len__)
-    _tell_results(runs, states, outcomes, board, out)
+    _print_results(runs, states, outcomes, board, out)
     if received:
         click.echo(f"stopped; go on with\n  {shlex.join(_words(ctx.params))}")
         ctx.exit(128 + received[0])
@@ -137,7 +137,7 @@ def _check_backend(backend: str | None) -> None:
 
 
 def _eval_words(backend: str | None, options: str | None) -> list[str]:
-    """Options of `drift eval`, looked through by itself before hours are spent on runs."""
+    """Options of `drift eval`, checked before any run starts."""
     from common.commands.eval import evaluate
 
     try:
@@ -162,9 +162,9 @@ def _tasks(
     backend: str | None,
     measured: Sequence[str] | None,
 ) -> list["Task"]:
-    """What is left to do: a task for each run that has any step left.
+    """A task for each run that has a step left.
 
-    measured: options of `drift eval`; None: it is not asked for.
+    measured: options of `drift eval`; None: do not evaluate.
     """
     from common.sweep.board import EVALUATING
     from common.sweep.jobs import Step, Task
@@ -185,7 +185,7 @@ def _tasks(
 
 @contextmanager
 def _signals(board: "Board") -> Iterator[list[int]]:
-    """Within it Ctrl-C and SIGTERM are only written down. Gives the list of those received."""
+    """A context that records Ctrl-C and SIGTERM; yields the list of those received."""
     received: list[int] = []
 
     def ask(number: int, _: FrameType | None) -> None:
@@ -202,7 +202,7 @@ def _signals(board: "Board") -> Iterator[list[int]]:
             signal.signal(each, handler)
 
 
-def _tell_plan(
+def _print_plan(
     runs: Sequence["Planned"], states: dict[str, "Progress"], tasks: Sequence["Task"]
 ) -> None:
     from common.console import say, table
@@ -223,7 +223,7 @@ def _tell_plan(
             say(shlex.join(["drift", *step.words]))
 
 
-def _tell_results(
+def _print_results(
     runs: Sequence["Planned"],
     states: Mapping[str, "Progress"],
     outcomes: Mapping[str, "Outcome"],

@@ -1,20 +1,19 @@
 """Methods against a baseline: gains at equal alignment and at equal diversity, with intervals.
 
 A method is an array [S seeds, P prompts, N points, C measures], the first two measures being
-alignment and diversity, the others what is compared at matched alignment. Means over seeds and
-prompts come first; what follows is about the curve of the means.
+alignment and diversity, the others measures to compare at matched alignment. Everything is
+computed on the curve of the means over seeds and prompts.
 
-Two readings of a curve are offered.
+A curve can be read in two ways.
 
 * `front`, the default: the Pareto front over all checkpoints and strengths, linear between its
-  points. It is chosen anew in each replica of the bootstrap, so that its choice is part of the
-  uncertainty; but a front chosen among points with noise is biased upwards, the more so the more
-  points a method has.
-* `path`: each strength is read along its checkpoints in the order of training, dominated ones
-  too, and a level counts where the path first gets there, as when training is stopped early.
-  Nothing is chosen within a strength, so nothing is biased; among strengths the best is taken.
+  points. Each replica of the bootstrap chooses its own front, so the intervals include the
+  choice; but a front of noisy points is biased upwards, and more so with more points.
+* `path`: the checkpoints of each strength in the order of training, dominated ones included; a
+  level counts where the path first reaches it, as with early stopping. There is no choice within a
+  strength, so no bias; of several strengths the best one counts.
 
-A level that a curve does not have is "not reached": nothing is extrapolated.
+A level outside a curve is "not reached": nothing is extrapolated.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +29,7 @@ from common.choices import Reading
 STATISTICS = {
     "diversity": "D/D_b - 1 where the baseline has made that share of its gain in alignment",
     "alignment": "(A - A_0)/(A_b - A_0) - 1 at that share of the base model's diversity A_0, D_0",
-    "alignment_units": "A - A_b there, in units of alignment",
+    "alignment_units": "A - A_b at that diversity, in units of alignment",
     "hypervolume": "area above (A_0, 0) in units of (highest A_b - A_0) D_0",
     "hypervolume_gain": "that area against the baseline's: H/H_b - 1",
     "degradation": "X/X_b - 1 of a measure X that rises when images degrade, as for diversity",
@@ -38,7 +37,7 @@ STATISTICS = {
 
 
 class Name(NamedTuple):
-    """What a number is: of which method, which statistic, at which share, of which measure."""
+    """The key of a number: method, statistic, share and measure."""
 
     method: str
     statistic: str
@@ -56,7 +55,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Levels:
-    """Where curves are compared.
+    """The levels at which curves are compared.
 
     gains: shares of the baseline's gain in alignment. diversities: shares of the base model's
     diversity. degradation: names of the measures after the first two.
@@ -69,30 +68,30 @@ class Levels:
 
 @dataclass(frozen=True)
 class Curves:
-    """One method's curve, or one for each strength: what levels are read from.
+    """The curve of a method, or one curve for each strength.
 
-    points: [N, C], all of them. lines: each [M, C] in order.
+    points: [N, C], all points. lines: each [M, C] in order.
     """
 
     points: np.ndarray
     lines: tuple[np.ndarray, ...]
 
     @classmethod
-    def of(cls, mean: np.ndarray, curves: Sequence[range], reading: Reading) -> "Curves":
+    def from_means(cls, mean: np.ndarray, curves: Sequence[range], reading: Reading) -> "Curves":
         """The curves of means [N, C] of all points."""
         if reading == "front":
             return cls(mean, (pareto.front(mean),))
         return cls(mean, tuple(mean[curve.start : curve.stop] for curve in curves))
 
     def at(self, level: float, axis: int) -> np.ndarray | None:
-        """The point [C] at a level; of several strengths the one that is best on the other axis."""
-        found = [pareto.crossing(line, level, axis=axis) for line in self.lines]
-        reached = [point for point in found if point is not None]
+        """The point [C] at a level; of several strengths the best one on the other axis."""
+        crossings = [pareto.crossing(line, level, axis=axis) for line in self.lines]
+        reached = [point for point in crossings if point is not None]
         return max(reached, key=lambda point: point[1 - axis], default=None)
 
 
 def alignment_level(baseline: np.ndarray, share: float) -> float:
-    """Where the baseline [N, C], base model first, has made that share of its gain."""
+    """The alignment at which the baseline [N, C], base model first, has that share of its gain."""
     base, most = baseline[0, ALIGNMENT], baseline[:, ALIGNMENT].max()
     return float((1 - share) * base + share * most)
 
@@ -110,28 +109,28 @@ def gains(means: Mapping[str, Curves], baseline: str, levels: Levels) -> dict[Na
     b_diversity = {share: b.at(level, DIVERSITY) for share, level in at_diversity.items()}
     unit = float((b.points[:, ALIGNMENT].max() - base[ALIGNMENT]) * base[DIVERSITY])
     area_b = pareto.hypervolume(b.points, (base[ALIGNMENT], 0.0))
-    found: dict[Name, float | None] = {}
+    statistics: dict[Name, float | None] = {}
     for method, m in means.items():
         area = pareto.hypervolume(m.points, (base[ALIGNMENT], 0.0))
-        found[Name(method, "hypervolume")] = area / unit if unit > 0 else None
+        statistics[Name(method, "hypervolume")] = area / unit if unit > 0 else None
         if method == baseline:
             continue
-        found[Name(method, "hypervolume_gain")] = pareto.relative(area, area_b)
+        statistics[Name(method, "hypervolume_gain")] = pareto.relative(area, area_b)
         for share, level in at_gain.items():
             ours, theirs = m.at(level, ALIGNMENT), b_gain[share]
-            found[Name(method, "diversity", share)] = _ratio(ours, theirs, DIVERSITY)
+            statistics[Name(method, "diversity", share)] = _ratio(ours, theirs, DIVERSITY)
             for column, measure in enumerate(levels.degradation, start=2):
                 name = Name(method, "degradation", share, measure)
-                found[name] = _ratio(ours, theirs, column)
+                statistics[name] = _ratio(ours, theirs, column)
         for share, level in at_diversity.items():
             ours, theirs = m.at(level, DIVERSITY), b_diversity[share]
-            found[Name(method, "alignment", share)] = _ratio(
+            statistics[Name(method, "alignment", share)] = _ratio(
                 ours, theirs, ALIGNMENT, float(base[ALIGNMENT])
             )
-            found[Name(method, "alignment_units", share)] = (
+            statistics[Name(method, "alignment_units", share)] = (
                 None if ours is None or theirs is None else float(ours[0] - theirs[0])
             )
-    return found
+    return statistics
 
 
 def compare(
@@ -164,7 +163,7 @@ def compare(
 
     def statistics(*means: np.ndarray) -> dict[Name, float | None]:
         curves = {
-            name: Curves.of(mean, sample.curves, reading)
+            name: Curves.from_means(mean, sample.curves, reading)
             for (name, sample), mean in zip(samples.items(), means, strict=True)
         }
         return gains(curves, baseline, levels)

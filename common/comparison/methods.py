@@ -1,4 +1,4 @@
-"""Measured runs as methods: which runs are seeds of one strength, and which may be compared.
+"""Measured runs as methods: seeds, strengths, and the check that methods can be compared.
 
 A method is a recipe. Its strengths are its distinct configurations, its seeds the runs of each.
 Weights measured with another adapter scale or with CADS at inference are methods of their own.
@@ -20,16 +20,15 @@ from common.evaluation.records import Protocol, Record, Split, Variant
 from common.runs.directory import MAY_CHANGE
 
 IDENTITY = frozenset({"run.seed", "run.backend"})
-"""Keys that tell runs of one configuration apart, besides those that change no numbers."""
+"""Keys that may differ between runs of one configuration, besides those that change no numbers."""
 
 
 @dataclass(frozen=True)
 class Strength:
     """One curve of a method: the same variants of runs that differ only in their seed.
 
-    label: what sets it apart from the method's other strengths; "" when it is the only one.
-    runs: in the order of their seeds. variants: in the order in which the curve runs through
-    them, the base model first.
+    label: its difference from the method's other strengths; "" when it is the only one. runs: in
+    the order of their seeds. variants: in the order of the curve, the base model first.
     """
 
     label: str
@@ -38,13 +37,13 @@ class Strength:
 
     @property
     def config(self) -> Config:
-        """Of the run with the lowest seed."""
+        """The configuration of the run with the lowest seed."""
         return self.runs[0].directory.config
 
 
 @dataclass(frozen=True)
 class Method:
-    """A name and the strengths that go by it."""
+    """A method: its name and its strengths."""
 
     name: str
     strengths: tuple[Strength, ...]
@@ -74,14 +73,14 @@ class Method:
 
 @dataclass(frozen=True)
 class Study:
-    """Methods that may be compared: measured alike, with the same seeds."""
+    """Methods that can be compared: the same protocol and the same seeds."""
 
     protocol: Protocol
     seeds: tuple[int, ...]
     methods: tuple[Method, ...]
 
     def method(self, name: str) -> Method:
-        """The method of that name. Raises StudyError listing the names there are."""
+        """The method of that name. Raises StudyError with the valid names."""
         for method in self.methods:
             if method.name == name:
                 return method
@@ -103,26 +102,26 @@ def gather(paths: Iterable[Path], split: Split, until: int | None = None) -> Stu
     for same in _same_configuration(runs):
         for family in _families(same):
             by_name.setdefault(family.method, []).append((same, family))
-    methods = tuple(_method(name, found) for name, found in by_name.items())
+    methods = tuple(_method(name, curves) for name, curves in by_name.items())
     return Study(protocol, _common_seeds(methods), methods)
 
 
 def plain(study: Study) -> Method:
-    """The baseline when none is named: the only method that trains with GRPO and nothing else.
+    """The default baseline: the only method that trains with plain GRPO.
 
     Raises StudyError when there is none or several.
     """
-    found = [
+    candidates = [
         method
         for method in study.methods
         if all(_is_plain(strength.config) for strength in method.strengths)
         and all(v.scale == 1 and v.prompt_noise == 0 for v in method.strengths[0].variants)
     ]
-    if len(found) != 1:
-        names = ", ".join(method.name for method in found or study.methods)
-        many = "several methods are" if found else "no method is"
+    if len(candidates) != 1:
+        names = ", ".join(method.name for method in candidates or study.methods)
+        many = "several methods are" if candidates else "no method is"
         raise StudyError(f"{many} plain GRPO: say which is the baseline, --baseline NAME ({names})")
-    return found[0]
+    return candidates[0]
 
 
 def _by_prompt(record: Record, measures: Sequence[str]) -> list[tuple[float, ...]]:
@@ -139,7 +138,7 @@ def _by_prompt(record: Record, measures: Sequence[str]) -> list[tuple[float, ...
 
 @dataclass(frozen=True)
 class Family:
-    """Variants of one configuration that make one curve of one method; `detail` labels it."""
+    """The variants of one configuration on one curve of one method; `detail` labels the curve."""
 
     method: str
     detail: str
@@ -147,17 +146,17 @@ class Family:
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """What a run computes, by dotted key: all but its seed, its backend and the free keys."""
+    """The settings that determine a run's numbers, by dotted key; without seed and backend."""
     flat = configuration.flatten(configuration.to_tables(config))
     free = MAY_CHANGE | IDENTITY
     schedules = {config.drift.noise.training_schedule, config.drift.shaping.training_schedule}
-    if schedules != {"constant"}:  # the others span all updates of a run
+    if schedules != {"constant"}:  # the other schedules depend on the length of the run
         free -= {"run.updates"}
     return {key: value for key, value in flat.items() if key not in free}
 
 
 def _same_configuration(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs of one recipe that differ in nothing but their seed, in the order of the seeds."""
+    """Groups of runs of one recipe that differ only in their seed, in the order of the seeds."""
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         config = run.directory.config
@@ -182,24 +181,24 @@ def _same_configuration(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def words(variant: Variant) -> str:
-    """A variant as a reader would say it."""
-    said = [f"update {variant.update}" if variant.update else "the base model"]
+    """A variant in words."""
+    parts = [f"update {variant.update}" if variant.update else "the base model"]
     if variant.scale != 1:
-        said.append(f"adapter scale {variant.scale:g}")
+        parts.append(f"adapter scale {variant.scale:g}")
     if variant.prompt_noise:
-        said.append(f"CADS {variant.prompt_noise:g}")
-    return ", ".join(said)
+        parts.append(f"CADS {variant.prompt_noise:g}")
+    return ", ".join(parts)
 
 
 def _families(runs: Sequence[Run]) -> list[Family]:
-    """The curves that runs of one configuration draw.
+    """The curves of runs of one configuration.
 
-    As trained: over the updates. With another adapter scale: over the scales of one update, whose
-    own scale 1 belongs to it too. With CADS: over the updates at one strength.
+    As trained: over the updates. With another adapter scale: over the scales of one update, scale 1
+    included. With CADS: over the updates at one strength.
     """
-    recipe, found = runs[0].directory.config.run.recipe, sorted(runs[0].records)
+    recipe, variants = runs[0].directory.config.run.recipe, sorted(runs[0].records)
     curves: dict[tuple[str, str], list[Variant]] = {}
-    for variant in found:
+    for variant in variants:
         update, scale, noise = variant.update, variant.scale, variant.prompt_noise
         if scale != 1 and variant != BASE:
             noisy = f", CADS {noise:g}" if noise else ""
@@ -218,16 +217,16 @@ def _families(runs: Sequence[Run]) -> list[Family]:
     return families
 
 
-def _method(name: str, found: Sequence[tuple[list[Run], Family]]) -> Method:
-    """Put strengths together, each labelled by the settings in which they differ."""
-    each = [settings(runs[0].directory.config) for runs, _ in found]
+def _method(name: str, curves: Sequence[tuple[list[Run], Family]]) -> Method:
+    """A method from its curves, each labelled by the settings in which they differ."""
+    each = [settings(runs[0].directory.config) for runs, _ in curves]
     varied = [
         key for key in sorted(set().union(*each)) if len({repr(one.get(key)) for one in each}) > 1
     ]
     strengths = []
-    for (runs, family), one in zip(found, each, strict=True):
+    for (runs, family), one in zip(curves, each, strict=True):
         parts = [f"{key.rpartition('.')[2]} {_short(one.get(key))}" for key in varied]
-        if family.detail and len({other.detail for _, other in found}) > 1:
+        if family.detail and len({other.detail for _, other in curves}) > 1:
             parts.append(family.detail)
         strengths.append(Strength(", ".join(parts), tuple(runs), family.variants))
     return Method(name, tuple(strengths))

@@ -1,7 +1,7 @@
-"""A comparison as data: all numbers of its page, and what the page is drawn from.
+"""A comparison as data: all numbers of its page and plots.
 
-`drift compare --json` prints it and `compare.json` holds it. It names no folders and carries no
-pictures, so that it can be stored with a project and the tables and plots be made from it again.
+`drift compare --json` prints it and `compare.json` contains it. It has no paths and no pictures, so
+it can be stored with a project, and tables and plots can be made from it again.
 """
 
 import json
@@ -39,11 +39,11 @@ MATCHED = 0.75
 
 
 class SummaryError(RequestError):
-    """A file that is no comparison; one line that says why."""
+    """A file that is no comparison; one line with the reason."""
 
 
 class Part(BaseModel):
-    """Frozen, without unknown keys."""
+    """A frozen part of the summary; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -94,8 +94,8 @@ class Gain(Part):
 
     statistic: a key of `gains.STATISTICS`. share: of the baseline's gain or of the base model's
     diversity; null for hypervolumes. measure: for degradation. level: the alignment or diversity
-    at that share. value, baseline: what is compared there. estimate: null is "not reached", and
-    `why` then says what is missing. low, high: null with one seed. reached: share of the
+    at that share. value, baseline: the two values that are compared. estimate: null means "not
+    reached", and `why` has the reason. low, high: null with one seed. reached: share of the
     bootstrap's replicas in which the statistic exists.
     """
 
@@ -114,7 +114,7 @@ class Gain(Part):
 
 
 class Protocol(Part):
-    """How everything was measured; see `records.Protocol`."""
+    """The protocol of all measurements; see `records.Protocol`."""
 
     split: Split
     prompts: list[str]
@@ -128,7 +128,7 @@ class Summary(Part):
     """A whole comparison.
 
     base: every measure of the model before tuning. settings: of the baseline (its first
-    strength), by dotted key; other configurations are told by what they change.
+    strength), by dotted key; other configurations list only their changes.
     """
 
     format: Literal[1] = FORMAT
@@ -160,7 +160,7 @@ class Summary(Part):
         return {(g.method, g.statistic, g.share, g.measure): g for g in self.gains}[key]
 
     def axes(self, point: Point) -> tuple[float, float]:
-        """(alignment, diversity) of a point, by the chosen measures."""
+        """(alignment, diversity) of a point in the chosen measures."""
         return point.measures[self.alignment], point.measures[self.diversity]
 
     @property
@@ -182,12 +182,12 @@ class Summary(Part):
 
 
 def to_json(summary: Summary) -> str:
-    """As JSON: a line for each key, and in lists of objects a line for each of them."""
+    """The summary as JSON: one line per key, and one line per object of a list."""
     return _lines(summary.model_dump(mode="json")) + "\n"
 
 
 def from_json(text: str | bytes) -> Summary:
-    """Read what `to_json` gave. Raises SummaryError with one line."""
+    """The inverse of `to_json`. Raises SummaryError with one line."""
     try:
         return Summary.model_validate_json(text)
     except ValidationError as error:
@@ -210,11 +210,11 @@ def summarise(
     confidence: float = 0.95,
     replicas: int = 2000,
 ) -> Summary:
-    """Compare the methods of a study with one of them.
+    """Compare the methods of a study with one of them; StudyError without such a baseline.
 
     Args:
-        study: what was measured.
-        baseline: name of the method that the others are compared with.
+        study: the measured methods.
+        baseline: name of the method to compare the others with.
         alignment: one of ALIGNMENTS.
         diversity: one of DIVERSITIES.
         gain_shares: of the baseline's gain in alignment.
@@ -222,24 +222,12 @@ def summarise(
         reading: how levels are read from points; see `common.comparison.gains`.
         confidence: coverage of the intervals.
         replicas: of the bootstrap.
-
-    Raises:
-        StudyError: there is no such baseline.
     """
     first = study.method(baseline)
     methods = [first, *(method for method in study.methods if method is not first)]
     levels = Levels(tuple(gain_shares), tuple(diversity_shares), DEGRADATION)
     measures = (alignment, diversity, *DEGRADATION)
     samples = {m.name: Sample(m.values(measures), m.curves()) for m in methods}
-    size = len(study.seeds) + len(study.protocol.prompts)
-    draws = random.uniform(Key(0, Purpose.BOOTSTRAP), (replicas, size))
-    intervals = gains.compare(
-        samples, baseline, draws, levels=levels, reading=reading, confidence=confidence
-    )
-    curves = {
-        name: Curves.of(sample.values.mean(axis=(0, 1)), sample.curves, reading)
-        for name, sample in samples.items()
-    }
     config = first.strengths[0].config
     reference = settings(config)
     return Summary(
@@ -256,26 +244,24 @@ def summarise(
         baseline=baseline,
         base=_means(first)[0],
         methods=[_method(m, samples[m.name].values, reference) for m in methods],
-        gains=[
-            _gain(name, interval, curves, baseline, levels) for name, interval in intervals.items()
-        ],
+        gains=_gains(samples, baseline, levels, reading, confidence, replicas),
         settings=reference,
     )
 
 
 def _lines(value: Any, indent: str = "") -> str:
-    """JSON that breaks where objects begin and keeps lists of numbers and small objects whole."""
+    """JSON with line breaks between objects; lists of numbers and small objects stay on a line."""
     inner = indent + " "
-    if _holds_objects(value):
+    if _has_objects(value):
         parts = f",\n{inner}".join(_lines(part, inner) for part in value)
         return f"[\n{inner}{parts}\n{indent}]"
-    if isinstance(value, dict) and (not indent or any(map(_holds_objects, value.values()))):
+    if isinstance(value, dict) and (not indent or any(map(_has_objects, value.values()))):
         rows = (f"{json.dumps(key)}: {_lines(part, inner)}" for key, part in value.items())
         return f"{{\n{inner}" + f",\n{inner}".join(rows) + f"\n{indent}}}"
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def _holds_objects(value: Any) -> bool:
+def _has_objects(value: Any) -> bool:
     return isinstance(value, list) and any(isinstance(part, dict) for part in value)
 
 
@@ -334,6 +320,27 @@ def _strength(strength: Strength, reference: Mapping[str, Any]) -> StrengthSumma
 # --- gains ----------------------------------------------------------------------------------------
 
 
+def _gains(
+    samples: Mapping[str, Sample],
+    baseline: str,
+    levels: Levels,
+    reading: Reading,
+    confidence: float,
+    replicas: int,
+) -> list[Gain]:
+    """Every statistic of every method, with its interval and the two values behind it."""
+    seeds, prompts = samples[baseline].values.shape[:2]
+    draws = random.uniform(Key(0, Purpose.BOOTSTRAP), (replicas, seeds + prompts))
+    intervals = gains.compare(
+        samples, baseline, draws, levels=levels, reading=reading, confidence=confidence
+    )
+    curves = {
+        name: Curves.from_means(sample.values.mean(axis=(0, 1)), sample.curves, reading)
+        for name, sample in samples.items()
+    }
+    return [_gain(name, interval, curves, baseline, levels) for name, interval in intervals.items()]
+
+
 def _gain(
     name: Name, interval: Interval, curves: Mapping[str, Curves], baseline: str, levels: Levels
 ) -> Gain:
@@ -350,9 +357,9 @@ def _gain(
             else float(name.share * base[DIVERSITY])
         )
         column = 1 - axis if name.measure is None else 2 + levels.degradation.index(name.measure)
-        found = {"value": ours.at(level, axis), "baseline": theirs.at(level, axis)}
+        points = {"value": ours.at(level, axis), "baseline": theirs.at(level, axis)}
         numbers |= {"level": level} | {
-            key: None if point is None else float(point[column]) for key, point in found.items()
+            key: None if point is None else float(point[column]) for key, point in points.items()
         }
         if interval.estimate is None:
             why = _why(ours, theirs, level, axis)
@@ -364,14 +371,14 @@ def _gain(
 
 def _why(ours: Curves, theirs: Curves, level: float, axis: int) -> str:
     """Why there is no ratio at a level, in words."""
-    for who, curves in (("", ours), ("the baseline ", theirs)):
+    for subject, curves in (("", ours), ("the baseline ", theirs)):
         if curves.at(level, axis) is None:
             what = ("aligned", "diverse")[axis]
             above = min(line[:, axis].min() for line in curves.lines) > level
-            return f"{who}{'stays more' if above else 'is never as'} {what}"
+            return f"{subject}{'stays more' if above else 'is never as'} {what}"
     return "the baseline gained nothing over the base model there"
 
 
 def _rounded(value: float) -> float:
-    """To the digits that are stored."""
+    """Rounded to DIGITS significant digits."""
     return float(f"{value:.{DIGITS}g}")

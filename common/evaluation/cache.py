@@ -1,7 +1,7 @@
-"""Arrays that siblings share: kept by what they were made from, verified before they are used.
+"""A cache of arrays that several runs share, keyed by their description and verified before use.
 
-A file is the SHA-256 of its content, then the content. One that is cut, changed or of another
-format counts as not there and is made again.
+A file is the SHA-256 of its content, then the content. A file that is damaged or has another
+format is ignored and written again.
 """
 
 import hashlib
@@ -26,20 +26,20 @@ class Cache:
         self.folder = folder
 
     def array(self, made_from: Mapping[str, Any], make: Callable[[], np.ndarray]) -> np.ndarray:
-        """The array of that description, or what `make` gives, which is then kept.
+        """The stored array of that description; if there is none, `make()`, which is then stored.
 
-        made_from: everything that decides the array, as JSON values. Raises files.WriteError when
-        the folder cannot be written.
+        made_from: everything that determines the array, as JSON values. Raises files.WriteError
+        when the folder cannot be written.
         """
         address = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
         path = self.folder / address[:2] / address
-        found = _read(path)
-        if found is None:
-            found = make()
+        array = _read(path)
+        if array is None:
+            array = make()
             with files.os_errors_as(f"write to the cache {self.folder}"):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                files.write_whole(path, _packed(found))
-        return found
+                files.write_whole(path, _packed(array))
+        return array
 
 
 def _packed(array: np.ndarray) -> bytes:
@@ -51,7 +51,7 @@ def _packed(array: np.ndarray) -> bytes:
 def _read(path: Path) -> np.ndarray | None:
     try:
         packed = reading.content(path, reading.LOG)
-    except OSError:  # not there, or not to be read: made again, and writing it tells why not
+    except OSError:  # missing or unreadable: the caller writes it again, and that reports an error
         return None
     digest, content = packed[:DIGEST_BYTES], packed[DIGEST_BYTES:]
     if hashlib.sha256(content).digest() != digest:

@@ -1,4 +1,4 @@
-"""Measuring a policy: the same prompts and the same initial noise every time, along the ODE."""
+"""Measures a policy during a run: always the same prompts and initial noise, along the ODE."""
 
 import time
 from collections.abc import Callable, Sequence

@@ -1,8 +1,8 @@
-"""Measuring the checkpoints of a run: the same prompts, noise and measures for every method.
+"""Measures the checkpoints of a run: the same prompts, noise and measures for every method.
 
-`Measurer` makes one record of one variant under one protocol; `evaluate` makes those of a list
-that the run does not have yet. What siblings share, images and features of the base model, is
-kept in a cache.
+`Measurer` makes the record of one variant under one protocol; `evaluate` makes all records of a
+list that the run does not have yet. Images and features of the base model are in a cache that
+several runs share.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ NEIGHBOURS = 3
 """k of recall and coverage, this toolkit's choice: of 16 images the base model covers 0.90."""
 
 COLUMNS = 8
-"""Images of each prompt in the picture."""
+"""Images of each prompt in a record's picture."""
 
 CACHE = "evaluation-cache"
 """The folder of the cache, beside the run."""
@@ -43,14 +43,14 @@ CACHE = "evaluation-cache"
 def protocol(
     run: RunDirectory, split: Split, *, prompts: int, images: int, steps: int, seed: int
 ) -> Protocol:
-    """How a run's images of one split are made.
+    """The protocol of a run for one split: prompts and sampling settings.
 
     train: the run's own training prompts. validation, test: prompts of the run's source that
-    belong to the split and that the run was never trained on. Of each the first `prompts` (0 =
-    all) in the order of their text's SHA-256.
+    belong to the split and that the run was never trained on. At most `prompts` of them
+    (0 = all), the first by the SHA-256 of their text.
 
     Raises PromptError when there are none, RunError when the run tunes another model than the
-    embedded one, whose images the scorers and styles here are made for, and ValueError when its
+    embedded one, for which the held-out scorer and the styles are made, and ValueError when its
     weights cannot be read.
     """
     if (family := run.config.model.family) != "embedded":
@@ -69,16 +69,8 @@ def protocol(
     )
 
 
-def checkpoints(run: RunDirectory) -> list[int]:
-    """Updates after which there is a complete checkpoint, rising."""
-    if not run.checkpoints.is_dir():
-        return []
-    complete = run.checkpoints.glob(f"[0-9]*/{checkpoint.MANIFEST}")
-    return sorted(int(path.parent.name) for path in complete if path.parent.name.isdecimal())
-
-
 def digest(arrays: Mapping[str, np.ndarray], *before: str) -> str:
-    """SHA-256 of named arrays, and of any text that belongs to them; their order is no matter."""
+    """SHA-256 of arrays by name and of texts that belong to them; the order of names is free."""
     whole = hashlib.sha256("\n".join(before).encode())
     for name in sorted(arrays):
         array = arrays[name]
@@ -94,13 +86,13 @@ def evaluate(
     variants: Sequence[Variant],
     *,
     cache: Path,
-    measured: Callable[[Record, bool], None],
+    on_record: Callable[[Record, bool], None],
 ) -> None:
-    """Measure what the run has no record of: every variant under every protocol, in that order.
+    """Measure every variant under every protocol, in that order, if the run has no record of it.
 
-    Each record is on disk before the next one begins, so a kill loses at most one; the same call
-    again goes on, and ends with the same bytes. measured: told of each record, and whether it is
-    new.
+    Each record is on disk before the next one starts, so a kill loses at most one; the same call
+    again continues, and ends with the same bytes. on_record: called with each record, old or new,
+    and with whether it is new.
 
     Raises:
         RecordError: the run's records are damaged, or of other weights than the checkpoint's.
@@ -118,12 +110,12 @@ def evaluate(
                     raise RecordError(
                         f"{run.path / records.FILE}: update {variant.update} was measured with "
                         "other weights than its checkpoint has now; remove the folder "
-                        f"{run.path / records.FILE.parent} to measure the run anew"
+                        f"{run.path / records.FILE.parent} to measure the run again"
                     )
                 if is_new := record is None:
                     record = measurer.measure(variant, how, weights, parameters)
                     records.append(run, record)
-                measured(record, is_new)
+                on_record(record, is_new)
 
 
 class Measurer:
@@ -152,8 +144,7 @@ class Measurer:
         """
         if variant.update == 0 or variant.scale == 0.0:
             return self._model, self._base
-        snapshot = checkpoint.load(self._run.checkpoints / f"{variant.update:06d}")
-        tuned = snapshot.ema or snapshot.parameters
+        tuned = checkpoint.load(self._run.checkpoints / f"{variant.update:06d}").weights
         kind = self._run.config.adapter
         parameters = low_rank.scaled(tuned, self._base, kind, variant.scale)
         return digest(parameters, self._model, str(kind.alpha)), parameters
@@ -226,8 +217,8 @@ class Measurer:
     def _compared_with(self, how: Protocol) -> tuple[np.ndarray, np.ndarray]:
         """Held-out features of the base model's images, [P, n, F], and of real ones, [M, F].
 
-        The base model's come from another seed than those that are measured, so that the base
-        model itself is measured as fairly as any other.
+        The base model's images have another seed than the images that are measured; so the base
+        model itself can be measured like any other.
         """
         if how not in self._compared:
             other = Protocol(**{**vars(how), "seed": (how.seed + 1) % 2**63})
@@ -250,7 +241,7 @@ class Measurer:
         parameters: Mapping[str, np.ndarray],
         prompt_noise: float,
     ) -> np.ndarray:
-        """Images uint8 [P, n, H, W, 3]; those of the base model's weights come from the cache."""
+        """Images uint8 [P, n, H, W, 3]; for the base model's weights from the cache."""
         if weights != self._model:
             return self._sample(how, parameters, prompt_noise)
         made_from = self._made_from(how, weights, prompt_noise) | {"what": "images"}
@@ -279,7 +270,7 @@ class Measurer:
         return features.reshape(*images.shape[:2], -1)
 
     def _made_from(self, how: Protocol, weights: str, prompt_noise: float) -> dict[str, Any]:
-        """All that decides the images, for the cache."""
+        """Everything that determines the images, for the cache."""
         process = FlowProcess.from_config(self._run.config.rollout, how.steps)
         facts = self._backend.describe()
         return {
@@ -309,9 +300,9 @@ class Measurer:
 
 
 def real_images(prompts: Sequence[str]) -> np.ndarray:
-    """The real emoji of the prompts, uint8 [M, 32, 32, 3]; of all names where a prompt is none.
+    """The real emoji of the prompts, uint8 [M, 32, 32, 3].
 
-    Prompts of a file need not be names of emoji; the real images then stand for the domain.
+    All real emoji if any prompt is no name of one, as in a prompt file.
     """
     known = emoji.drawn()
     with np.load(FOLDER / "emoji32.npz") as data:
@@ -343,7 +334,7 @@ def _prompts(run: RunDirectory, split: Split, limit: int) -> PromptSet:
 
 
 def _locked(folder: Path) -> AbstractContextManager[None]:
-    """Within it no other process measures this run; RecordError when one does already."""
+    """A context in which this process alone measures the run; RecordError when another does."""
     action = f"write to {folder}"
     with files.os_errors_as(action):
         folder.mkdir(exist_ok=True)

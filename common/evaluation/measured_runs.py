@@ -1,4 +1,4 @@
-"""Measured runs: found, read, and refused where they cannot be compared with each other."""
+"""Finds and reads measured runs, and refuses runs that cannot be compared with each other."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -12,14 +12,14 @@ from common.runs import checkpoint
 from common.runs.directory import CONFIG, DIGESTS, RunDirectory
 
 BASE = Variant(update=0)
-"""The model before tuning, which every curve starts from."""
+"""The model before tuning, the start of every curve."""
 
-Ways = dict[Protocol, dict[Variant, Record]]
-"""The measurements of a run, by how they were made."""
+ByProtocol = dict[Protocol, dict[Variant, Record]]
+"""The measurements of a run by protocol and variant."""
 
 
 class StudyError(RequestError):
-    """Runs that cannot be compared; one line that says which, why and what would help."""
+    """Runs that cannot be compared; one line with the runs, the reason and what to do."""
 
 
 @dataclass(frozen=True)
@@ -36,33 +36,36 @@ class Run:
 
     @property
     def path(self) -> Path:
-        """Where it is."""
+        """The run directory."""
         return self.directory.path
 
 
 def read(
     paths: Iterable[Path], split: Split, until: int | None = None
 ) -> tuple[Protocol, list[Run]]:
-    """The runs at these paths, or in folders below them, and how all of them were measured.
+    """The runs at these paths or in folders below them, and the protocol that they have in common.
 
-    Of runs that were measured in several ways, the way that all share counts; of several such the
-    one with the most images. until: what later updates gave is left out.
+    Of several common protocols the one with the most images counts. until: measurements after
+    later updates are left out.
 
     Raises StudyError for runs that cannot be compared, RunError and RecordError for damaged ones.
     """
-    found = {directory: _measurements(directory, split) for directory in find(paths)}
-    if not found:
+    measurements = {directory: _measurements(directory, split) for directory in find(paths)}
+    if not measurements:
         raise StudyError("nothing to compare: name at least one run")
-    protocol = _common_protocol(found)
-    runs = [_run(directory, ways[protocol], until) for directory, ways in found.items()]
+    protocol = _common_protocol(measurements)
+    runs = [
+        _run(directory, by_protocol[protocol], until)
+        for directory, by_protocol in measurements.items()
+    ]
     for run in runs[1:]:
         _check_comparable(runs[0], run)
     return protocol, runs
 
 
 def find(paths: Iterable[Path]) -> list[RunDirectory]:
-    """The runs at the paths; of a folder that is none, those anywhere below it, by name."""
-    found: dict[Path, RunDirectory] = {}
+    """The runs at the paths; for a folder that is no run, all runs below it, by name."""
+    runs_by_path: dict[Path, RunDirectory] = {}
     for path in paths:
         if (path / CONFIG).exists() or not path.is_dir():
             runs = [path]
@@ -71,14 +74,14 @@ def find(paths: Iterable[Path]) -> list[RunDirectory]:
             if not runs:
                 raise StudyError(f"no run in {path}: a run has a {CONFIG}")
         for run in runs:
-            found.setdefault(run.resolve(), RunDirectory.open(run))
-    return list(found.values())
+            runs_by_path.setdefault(run.resolve(), RunDirectory.open(run))
+    return list(runs_by_path.values())
 
 
 # --- reading one run ------------------------------------------------------------------------------
 
 
-def _measurements(directory: RunDirectory, split: Split) -> Ways:
+def _measurements(directory: RunDirectory, split: Split) -> ByProtocol:
     """The records of a run on a split, by protocol and variant."""
     path = directory.path
     everything = records.load(directory)
@@ -89,17 +92,17 @@ def _measurements(directory: RunDirectory, split: Split) -> Ways:
                 f"`drift run --resume --out {path}`, then `drift eval {path}`"
             )
         raise StudyError(f"{path} was not measured: run `drift eval {path}`")
-    ways: Ways = {}
+    by_protocol: ByProtocol = {}
     for record in everything:
         if record.protocol.split == split:
-            ways.setdefault(record.protocol, {})[record.variant] = record
-    if not ways:
+            by_protocol.setdefault(record.protocol, {})[record.variant] = record
+    if not by_protocol:
         there = ", ".join(sorted({record.protocol.split for record in everything}))
         raise StudyError(
             f"{path} was measured on {there} prompts, not on {split}: run `drift eval {path}` "
             f"for that split, or compare with --split"
         )
-    return ways
+    return by_protocol
 
 
 def _run(directory: RunDirectory, everything: Mapping[Variant, Record], until: int | None) -> Run:
@@ -121,10 +124,10 @@ def _run(directory: RunDirectory, everything: Mapping[Variant, Record], until: i
 # --- which runs may be compared -------------------------------------------------------------------
 
 
-def _common_protocol(found: Mapping[RunDirectory, Ways]) -> Protocol:
-    """The way in which all runs were measured, of several the one with the most images."""
-    (first, ways), *others = found.items()
-    shared = dict.fromkeys(ways)
+def _common_protocol(measurements: Mapping[RunDirectory, ByProtocol]) -> Protocol:
+    """The protocol that all runs have in common; of several the one with the most images."""
+    (first, by_protocol), *others = measurements.items()
+    shared = dict.fromkeys(by_protocol)
     for directory, other in others:
         left = {protocol: None for protocol in shared if protocol in other}
         if not left:
@@ -141,7 +144,7 @@ def _common_protocol(found: Mapping[RunDirectory, Ways]) -> Protocol:
 
 
 def _difference(one: Protocol, other: Protocol) -> str:
-    """The first thing in which two protocols differ, in words."""
+    """The first difference of two protocols, in words."""
     name = next(
         field.name
         for field in fields(Protocol)
@@ -170,7 +173,7 @@ def _rewards(run: Run) -> dict[str, Any]:
 
 
 def _prompts(run: Run) -> dict[str, Any]:
-    """What a run was trained on; a file of prompts by its content, wherever it lay."""
+    """The training prompts of a run; a file of prompts is compared by its content."""
     prompts = run.directory.config.prompts.model_dump()
     digest = run.directory.environment().get(DIGESTS, {}).get("prompts.source")
     return prompts | ({"source": digest} if digest else {})

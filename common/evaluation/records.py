@@ -1,7 +1,6 @@
-"""What `drift eval` measured: one JSON line for each checkpoint and prompt split of a run.
+"""The records of `drift eval`: one JSON line for each checkpoint and prompt split of a run.
 
-`drift eval` writes these lines, `drift compare` and the results page read them; nothing else is
-exchanged between measuring and comparing.
+`drift eval` writes these lines; `drift compare` and the results page read them, and nothing else.
 """
 
 import json
@@ -17,7 +16,7 @@ from common.runs import files, line_log
 from common.runs.directory import RunDirectory
 
 FILE = Path("evaluation") / "records.jsonl"
-"""Within a run directory; pictures lie beside it."""
+"""Path within a run directory; the pictures are beside it."""
 
 MEASURES = {
     "reward": "what was maximised",
@@ -29,18 +28,18 @@ MEASURES = {
     "modes": "icon styles that the images fall into",
     "high_frequency": "share of energy at high frequencies",
     "recall": "share of the base model's images within the tuned images' neighbourhoods",
-    "coverage": "share of the base model's images whose neighbourhood holds a tuned image",
+    "coverage": "share of the base model's images with a tuned image in their neighbourhood",
 }
 """Measures of one prompt's images. All but `high_frequency` are better when larger."""
 
 
 class RecordError(RequestError):
-    """Measurements that cannot be read or used; one line that names the file and the line."""
+    """Measurements that cannot be read or used; one line with the file and the line number."""
 
 
 @dataclass(frozen=True, order=True)
 class Variant:
-    """Which weights were measured and how they were sampled.
+    """The weights that were measured, and how they were sampled.
 
     update: 0 is the base model. scale: factor on the adapter; 1 is as trained. prompt_noise:
     strength of CADS at inference; 0 is none.
@@ -53,7 +52,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How images were made: runs are compared only where all of this is the same.
+    """How images were made: runs are compared only if all of this is the same.
 
     images: of each prompt. steps: of the ODE. seed: of the initial noise. model: digest of the
     base model's weights. prompts: of the split, in order.
@@ -72,8 +71,8 @@ class Record:
     """One measured point.
 
     by_prompt: for each name of MEASURES one value per prompt of the protocol. frechet: distance
-    of held-out features to those of the real images of the same prompts. weights: digest of what
-    was sampled, the key of the cache. grid: file of the picture beside the records.
+    of held-out features to those of the real images of the same prompts. weights: digest of the
+    sampled weights, the key of the cache. grid: file of the picture beside the records.
     """
 
     variant: Variant
@@ -92,15 +91,15 @@ class Record:
 def load(run: RunDirectory) -> list[Record]:
     """The records of a run, oldest first; [] when it was not evaluated.
 
-    A last line that was cut off by a kill does not count. Raises RecordError for any other line
-    that is not a record.
+    An incomplete last line after a kill does not count. Raises RecordError for any other line that
+    is not a record.
     """
     path = run.path / FILE
     return [record for _, record in line_log.read(path, _parser(path), RecordError)]
 
 
 def parse(line: bytes | str, where: str) -> Record:
-    """One line as a record. Raises RecordError, which says where it was."""
+    """Parse one line. Raises RecordError, which begins with `where`."""
     try:
         values = reading.json_document(line)
         protocol = Protocol(**values["protocol"])
@@ -124,7 +123,7 @@ def parse(line: bytes | str, where: str) -> Record:
 
 
 def append(run: RunDirectory, record: Record) -> None:
-    """Add a line. Raises files.WriteError (an OSError) and keeps what was there."""
+    """Add a line. Raises files.WriteError (an OSError); the old records then stay."""
     path = run.path / FILE
     with files.os_errors_as(f"write {path}"):
         path.parent.mkdir(exist_ok=True)

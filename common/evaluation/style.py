@@ -1,8 +1,8 @@
-"""Which icon set an emoji is drawn like: a small classifier, in plain numpy.
+"""A classifier of the drawing style (the icon set) of an emoji, in plain numpy.
 
-One prompt has a right answer in each of seven drawing styles, so the number of styles among its
-images counts the modes that are covered. It looks at pixels only: the same image has the same
-style on every backend. `scripts/train_style.py` trains it and tells how far to trust it.
+A prompt has a right image in each of seven drawing styles, so the number of styles among its images
+counts the modes that they cover. The input is pixels only: the same image has the same style on
+every backend. `scripts/train_style.py` trains the classifier and measures its accuracy.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ STYLES = (
     "emojione", "fluent-emoji", "fluent-emoji-flat", "fxemoji", "noto", "noto-v1", "twemoji"
 )  # fmt: skip
 """The classes, in the order of `emoji32.npz`. The two fluent sets draw the same shapes, but one of
-them shades: they are told apart 86 times in 100, so they count as two."""
+them has shading: the classifier separates them in 86 of 100 cases, so they count as two."""
 
 CLASSES = len(STYLES)
 
@@ -31,13 +31,14 @@ CHUNK = 64
 """Images convolved at once: bounds memory."""
 
 SURE = 0.6
-"""Probability from which an image counts for a style: below it a collapsed prompt, whose images
-are hard to tell, would seem to cover many (see the table in `scripts/train_style.py`)."""
+"""Least probability at which an image counts for a style. With a lower one a collapsed prompt with
+ambiguous images would seem to cover many styles (see the table in `scripts/train_style.py`)."""
 
 EDGES = (0.0, 0.03, 0.06, 0.1, 0.2, 0.3, np.inf)
 """Bounds of the histogram of luminance differences between neighbouring pixels.
 
-Drawings are flat where generated images waver a little: finer bounds would tell only that.
+Drawings have flat areas, generated images have slight noise there; finer bounds would only measure
+this difference.
 """
 
 NEARLY_WHITE = 240
@@ -47,7 +48,7 @@ SHADES = 8
 """Bins of the histograms of luminance and saturation over [0, 1]."""
 
 LIMIT = 4.0
-"""Standardised statistics are clipped to +- this: generated images are not quite like real ones."""
+"""Bound of the standardised statistics: those of generated images may be far outside real ones."""
 
 
 @cache
@@ -60,14 +61,14 @@ def load(path: Path = WEIGHTS) -> "StyleClassifier":
 
 
 class StyleClassifier:
-    """Four convolutions whose maps are pooled to their mean and maximum, and a linear layer.
+    """Four convolutions, with maps pooled to mean and maximum, and a linear layer.
 
-    A style is in the outlines and the shading, not in what is drawn, so every layer's pooled
-    maps go to the last one, beside statistics of the pixels.
+    The style is visible in outlines and shading, not in the object, so the last layer gets the
+    pooled maps of every layer and statistics of the pixels.
     """
 
     def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
-        """weights: as `scripts/train_style.py` writes them, float32; KeyError when one lacks."""
+        """weights: as `scripts/train_style.py` writes them, float32; KeyError without one."""
         self._layers = [(weights[f"{name}.weight"], weights[f"{name}.bias"]) for name in "abcd"]
         self._mean, self._std = weights["statistics.mean"], weights["statistics.std"]
         self._head = weights["head.weight"], weights["head.bias"]
@@ -101,7 +102,7 @@ class StyleClassifier:
 
 
 def statistics(images: np.ndarray) -> np.ndarray:
-    """What betrays a style without a look at the shapes: float32 [N, 99] of uint8 [N, 32, 32, 3].
+    """Statistics of the style, not of the shapes: uint8 [N, 32, 32, 3] to float32 [N, 99].
 
     Mean and standard deviation of the colours (6), share of near white in all, by column and by
     row (1 + 32 + 32), and histograms: of luminance differences across and down (6 each), of

@@ -60,7 +60,7 @@ STAGES = 5 + TIMED
 ROOM = 0.9
 """The share of a device's memory that an estimate may fill; the rest is everybody else's."""
 
-Told = Callable[[str], None]
+OnStage = Callable[[str], None]
 
 
 class RefusedError(RequestError):
@@ -107,10 +107,10 @@ class Measurement:
         return self.images / self.update
 
 
-def apart(case: Case, told: Told) -> Measurement:
-    """Measure in a process of its own, which ends with this call whatever ends it.
+def measure_in_subprocess(case: Case, on_stage: OnStage) -> Measurement:
+    """Measure in a process of its own, which never outlives this call.
 
-    told: is given each stage as it begins. Raises RefusedError and FailedError.
+    on_stage: called with each stage when it starts. Raises RefusedError and FailedError.
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
@@ -118,13 +118,13 @@ def apart(case: Case, told: Told) -> Measurement:
     process.start()
     there.close()
     try:
-        told("starting")
+        on_stage("starting")
         while True:
             kind, value = here.recv()
             if kind == "measured":
                 return value
-            if kind == "told":
-                told(value)
+            if kind == "stage":
+                on_stage(value)
             else:
                 text, trace = value
                 error = (RefusedError if kind == "refused" else FailedError)(text)
@@ -142,7 +142,7 @@ def apart(case: Case, told: Told) -> Measurement:
         here.close()
 
 
-def measure(case: Case, told: Told) -> Measurement:
+def measure(case: Case, on_stage: OnStage) -> Measurement:
     """Measure in this process. Raises RefusedError before it allocates what would not fit."""
     from common import backends
     from common.runs.directory import RunDirectory
@@ -151,22 +151,22 @@ def measure(case: Case, told: Told) -> Measurement:
     backend = backends.load(case.backend)
     with tempfile.TemporaryDirectory(prefix="drift-bench-") as folder:
         config = configured(case, Path(folder), gpu=backend.gpu)
-        told("estimating memory")
+        on_stage("estimating memory")
         refuse_too_large(backend, config, case.model)
-        told("making the model")
+        on_stage("making the model")
         policy = _policy(backend, config)
         run = RunDirectory.create(Path(folder) / "run", config, {})
         trainer = Trainer(
             config, backend, run, observer=NullObserver(), stop=threading.Event(), policy=policy
         )
-        told("forward passes")
+        on_stage("forward passes")
         batch = min(config.rollout.batch_size, config.rollout.prompts * config.rollout.group_size)
         forward = _forward(backend, policy, config, batch)
-        told("an update, to warm up")
+        on_stage("an update, to warm up")
         trainer.step()
         records = []
         for number in range(TIMED):
-            told(f"update {number + 1} of {TIMED}")
+            on_stage(f"update {number + 1} of {TIMED}")
             records.append(trainer.step())
     (image,) = policy.decode(backend.asarray(np.zeros((1, *policy.latent_shape))))
     return Measurement(
@@ -234,11 +234,12 @@ def _forward(backend: "Backend", policy: "Policy", config: "Config", batch: int)
     seconds = []
     with backend.inference():
         x = backend.asarray(normal(Key(0, Purpose.DATA), (batch, *policy.latent_shape)))
-        when, told = policy.embed_time(process.times[[0] * batch]), policy.encode([prompt] * batch)
+        times = policy.embed_time(process.times[[0] * batch])
+        conditioning = policy.encode([prompt] * batch)
         for _ in range(1 + TIMED):
             backend.synchronize()
             start = time.perf_counter()
-            backend.evaluate(policy.predict(x, when, told))
+            backend.evaluate(policy.predict(x, times, conditioning))
             backend.synchronize()
             seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[1:])
@@ -252,7 +253,7 @@ def _work(there: Connection, case: Case) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     warnings.simplefilter("ignore")
     try:
-        there.send(("measured", measure(case, lambda text: there.send(("told", text)))))
+        there.send(("measured", measure(case, lambda text: there.send(("stage", text)))))
     except ValueError as error:
         there.send(("refused", (" ".join(str(error).split()), traceback.format_exc())))
     except OutOfMemoryError as error:

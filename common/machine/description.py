@@ -39,8 +39,8 @@ def chip() -> str:
     with suppress(OSError, subprocess.SubprocessError):
         if platform.system() == "Darwin":
             asked = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
-            found = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10)
-            return found.stdout.strip()
+            process = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10)
+            return process.stdout.strip()
         said = Path("/proc/cpuinfo").read_text(encoding="utf-8")
         if named := re.search(r"^model name\s*: *(.+)$", said, re.MULTILINE):
             return named[1].strip()

@@ -1,4 +1,4 @@
-"""Prompts: sets of them, and the ones that an update asks for."""
+"""Prompts: prompt sets, and the prompts of each update."""
 
 from common.prompts.sets import (
     NAMED,

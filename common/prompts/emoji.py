@@ -1,4 +1,4 @@
-"""The names of emoji as prompts: all that the embedded model knows, and the animals among them."""
+"""The names of emoji as prompts: all names that the embedded model knows, and the animals."""
 
 import json
 
@@ -20,13 +20,13 @@ tropical fish, turkey, turtle, two hump camel, unicorn, water buffalo, whale, wo
     .strip()
     .split(", ")
 )
-"""A domain small enough that what is learned on some prompts carries over to the others."""
+"""A small domain: training on some of its prompts also improves the others."""
 
 
 def drawn() -> dict[str, int]:
     """Every name that has images, in the order of its id: text -> id.
 
-    The two names that have none are no prompts, but keep their ids.
+    The two names without images are no prompts, but keep their ids.
     """
     names = json.loads((FOLDER / "names.json").read_text(encoding="utf-8"))["names"]
     with np.load(FOLDER / "emoji32.npz") as data:

@@ -1,7 +1,7 @@
-"""Prompt sets that code writes from lists of words: animals, what they do, counts, written text.
+"""Prompt sets generated from lists of words: animals, activities, counts and written text.
 
-The order in which a set is generated is part of its interface: a prompt's id is its position, and
-the id is the key of the prompt's noise. New prompts go behind the last one of a set, or nowhere.
+The order of a set is part of its interface: a prompt's id is its position, and the id is part of
+the key of the prompt's noise. New prompts may only be added at the end of a set.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +27,7 @@ ACTIVITIES = ("riding a bike", "playing chess", "washing dishes")
 
 NUMBERS = ("one", "two", "three", "four", "five", "six")
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
-# Things that a detector trained on everyday photographs knows by these names.
+# Names of objects that a detector trained on everyday photographs knows.
 OBJECTS = _words(
     "apple backpack bench bicycle bird boat book bottle bowl bus car cat chair clock couch cow cup "
     "dog handbag horse kite knife motorcycle mouse sheep skateboard suitcase train truck umbrella "
@@ -58,7 +58,7 @@ PLACES = _words(
 
 @dataclass(frozen=True)
 class Generated:
-    """A set that code writes: what it is for, the names of its metadata, and how it is made."""
+    """A generated set: its description, the names of its metadata, and its generator."""
 
     description: str
     metadata: tuple[str, ...]
@@ -66,9 +66,9 @@ class Generated:
 
 
 def article(phrase: str) -> str:
-    """The indefinite article in front of a phrase, which the sound of its first word decides."""
+    """The indefinite article of a phrase, by the sound of its first word."""
     word = phrase.split()[0].lower()
-    if word.startswith(("uni", "use", "eu", "one")):  # a "you" or a "w" is spoken first
+    if word.startswith(("uni", "use", "eu", "one")):  # the first sound is "you" or "w"
         return "a"
     return "an" if word[0] in "aeiou" or word.startswith(("hour", "honest", "heir")) else "a"
 
@@ -85,20 +85,20 @@ def plural(noun: str) -> str:
 
 
 def animals() -> Iterator[Worded]:
-    """Bare names, as DDPO asks for them: "camel"."""
+    """Bare names, as in DDPO: "camel"."""
     for animal in ANIMALS:
         yield animal, {"animal": animal}
 
 
 def animal_activities() -> Iterator[Worded]:
-    """An animal that does what animals do not: "an ant playing chess"."""
+    """An animal with an unusual activity: "an ant playing chess"."""
     for animal, activity in product(ANIMALS, ACTIVITIES):
         text = f"{article(animal)} {animal} {activity}"
         yield text, {"animal": animal, "activity": activity}
 
 
 def counting() -> Iterator[Worded]:
-    """A number of things of one colour, which a detector can check: "three red apples"."""
+    """A number of objects of one colour, for a detector to check: "three red apples"."""
     for noun, color, count in product(OBJECTS, COLORS, range(1, len(NUMBERS) + 1)):
         things = noun if count == 1 else plural(noun)
         text = f"{NUMBERS[count - 1]} {color} {things}"
@@ -108,7 +108,7 @@ def counting() -> Iterator[Worded]:
 def text_to_render() -> Iterator[Worded]:
     """One to three words to write on something: 'A neon sign that says "Quiet Harbor Cafe"'.
 
-    No two prompts ask for the same words, so those of a held-out prompt are held out too.
+    No two prompts ask for the same words, so the words of a held-out prompt are held out too.
     """
     for position, words in enumerate(_phrases()):
         surface = SURFACES[position % len(SURFACES)]

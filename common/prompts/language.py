@@ -1,7 +1,7 @@
-"""Asking a causal language model: the question as tokens, the answers drawn token by token.
+"""Answers of a causal language model, sampled token by token.
 
-A backend gives the logits of the next token (`LanguageModel`) and nothing else: what is asked and
-what is drawn is decided here, so that the same weights give the same answers on every backend.
+A backend only computes the logits of the next token (`LanguageModel`). The question and the
+sampling are here, so that the same weights give the same answers on every backend.
 """
 
 import hashlib
@@ -17,25 +17,25 @@ from safetensors import SafetensorError
 from common.errors import NotFiniteError, RequestError
 
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
-"""What of a repository makes the model: configuration, weights and tokenizer."""
+"""The files of a repository that define the model: configuration, weights and tokenizer."""
 
 
 class LanguageModelError(RequestError):
-    """A language model that cannot be had from its name; one line that says why."""
+    """A language model that cannot be loaded; one line with the reason."""
 
 
 class LanguageModel(Protocol):
-    """A causal language model that goes on with several answers to one question at once."""
+    """A causal language model that continues several answers to one question at once."""
 
     folder: Path
-    """Where its files are."""
+    """The folder of its files."""
     tokenizer: Any
     """The tokenizer of that folder, of the transformers library."""
 
     def start(self, context: Sequence[int], rows: int) -> np.ndarray:
         """Read a context, the same in every row: logits of the token after it, float32 [rows, V].
 
-        What an earlier context left is forgotten.
+        The state of an earlier context is dropped.
         """
         ...
 
@@ -44,7 +44,7 @@ class LanguageModel(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back the memory of the device; nothing may be asked afterwards."""
+        """Free the memory of the device; the model cannot be used afterwards."""
         ...
 
 
@@ -86,7 +86,7 @@ def _downloaded(model: str) -> Path:
 
 @contextmanager
 def load_errors_as_one_line(model: str) -> Iterator[None]:
-    """Within it a library loads the model; its errors become a LanguageModelError of one line."""
+    """A context in which errors of loading a model become a LanguageModelError of one line."""
     try:
         yield
     except ImportError as error:
@@ -112,7 +112,7 @@ def draw(logits: np.ndarray, uniforms: np.ndarray, *, temperature: float) -> np.
     """Tokens of softmax(logits / temperature), by the inverse of their cumulative distribution.
 
     Args:
-        logits: [rows, V]; minus infinity is a token that never comes.
+        logits: [rows, V]; minus infinity is a token that is never drawn.
         uniforms: draws in [0, 1), float64 [rows].
         temperature: above 0; below 1 sharpens.
 
@@ -137,7 +137,7 @@ def ask(
     """Answers to a question, up to the end of their first line.
 
     Args:
-        model: who is asked; its chat template, if it has one, is put around the question.
+        model: the language model; its chat template, if it has one, is put around the question.
         question: plain text.
         uniforms: draws in [0, 1), float64 [rows, most tokens]: one row for each answer.
         temperature: see `draw`.
@@ -174,17 +174,17 @@ def _context(tokenizer: Any, question: str) -> list[int]:
         [{"role": "user", "content": question}],
         add_generation_prompt=True,
         tokenize=False,
-        enable_thinking=False,  # of templates that know it; the others ignore it
+        enable_thinking=False,  # for templates that have this switch; the others ignore it
     )
     return list(tokenizer.encode(asked, add_special_tokens=False))
 
 
 def _ends(model: LanguageModel) -> frozenset[int]:
     """The tokens that end an answer: the tokenizer's, and those of the model's configuration."""
-    found = {model.tokenizer.eos_token_id}
+    ends = {model.tokenizer.eos_token_id}
     for name in ("config.json", "generation_config.json"):
         file = model.folder / name
         if file.is_file():
             ids = json.loads(file.read_bytes()).get("eos_token_id")
-            found |= set(ids if isinstance(ids, list) else [ids])
-    return frozenset(found - {None})
+            ends |= set(ids if isinstance(ids, list) else [ids])
+    return frozenset(ends - {None})

@@ -1,9 +1,9 @@
-"""Variants of prompts: other wordings that a language model writes ahead of a run.
+"""Variants of prompts: other wordings, written by a language model before a run.
 
-They widen what the policy is conditioned on: part of each group is drawn for a variant of its
-prompt. Rewards keep seeing the prompt itself. What is written is kept, by its content address, in
-a folder that sibling runs share, and in the run's own directory, which is all that a resumed run
-reads: it needs no language model.
+They give the policy more diverse conditioning: part of each group is sampled for a variant of its
+prompt. Rewards always get the prompt itself. The variants are stored by content address in a folder
+that the runs beside it share, and in the run's own directory. A resumed run only reads the latter,
+so it needs no language model.
 """
 
 import hashlib
@@ -27,13 +27,13 @@ from common.runs import files
 
 CACHE = "prompt-variants"
 """The folder that runs share, beside the run."""
-KEPT = "variants.json"
+RUN_FILE = "variants.json"
 """The file in the run directory."""
 
 ATTEMPTS = 3
-"""Questions for one variant, until an answer can be used."""
+"""Most questions for one variant, until an answer is usable."""
 MOST_WORDS = 60
-"""Words of a variant: about what the 77 tokens of CLIP's text encoder hold."""
+"""Words of a variant: about as many as fit into the 77 tokens of CLIP's text encoder."""
 
 INSTRUCTION = (
     "Here is a prompt for an image generator. Write it in other words, for the same image: keep "
@@ -45,13 +45,13 @@ _LABEL = re.compile(r"^(?:(?:new|rewritten|rephrased)\s+)?prompt\s*:\s*", re.IGN
 _QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»"}
 _QUOTED = re.compile(r'"[^"]+"')
 
-Told = Callable[[int, int], None]
-"""(prompts that are done, prompts in all)"""
+OnProgress = Callable[[int, int], None]
+"""(finished prompts, all prompts)"""
 
 
 @dataclass(frozen=True)
 class Variants:
-    """Usable variants of each prompt, and which samples of a group see one.
+    """Usable variants of each prompt, and the share of a group that is sampled for them.
 
     by_text: from a prompt's text to its variants, possibly none; share: see RewriterConfig.
     """
@@ -60,10 +60,10 @@ class Variants:
     share: float = 0.0
 
     def texts(self, prompt: Prompt, size: int, *, seed: int, update: int) -> list[str]:
-        """What each of the G samples of a group is drawn for in an update: [G].
+        """The text that each of the G samples of a group is sampled for in an update: [G].
 
-        round(share G) samples, drawn from a key, take the variants in a drawn order, so that none
-        comes twice before all have come once.
+        round(share G) samples, drawn from a key, take the variants in a random order; every variant
+        is used once before any is used twice.
         """
         texts = [prompt.text] * size
         if variants := self.by_text.get(prompt.text):
@@ -75,15 +75,15 @@ class Variants:
         return texts
 
     def all_texts(self) -> list[str]:
-        """Every variant there is, for a policy to check that it can read them."""
+        """All variants, for a policy to check that it can read them."""
         return [text for variants in self.by_text.values() for text in variants]
 
     def metrics(
         self, texts: Sequence[Sequence[str]], prompts: Sequence[Prompt]
     ) -> dict[str, float]:
-        """Of the samples of an update, texts [P][G]: the part that is drawn for a variant.
+        """The share of an update's samples, texts [P][G], that are sampled for a variant.
 
-        Nothing where a run has no variants at all.
+        {} for a run without variants.
         """
         if not self.by_text:
             return {}
@@ -100,9 +100,9 @@ def prepare(
     seed: int,
     load: Callable[[str], LanguageModel],
     run: Path,
-    told: Told = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> Variants:
-    """The variants of a run's prompts: those kept in its directory, or written now.
+    """The variants of a run's prompts: those in its directory, or new ones.
 
     Args:
         prompts: all prompts of the run.
@@ -110,33 +110,37 @@ def prepare(
         seed: the run's.
         load: a backend's `language_model`; called only where something must be written.
         run: the run directory; `keep` puts the variants into it.
-        told: called after each prompt that is written now.
+        on_progress: called after each prompt that the model has rewritten.
 
     Raises:
-        LanguageModelError: the model cannot be had.
+        LanguageModelError: the model cannot be loaded.
         files.WriteError: the cache cannot be written.
     """
     if settings.model is None:
         return Variants()
     wanted = {"seed": seed, **settings.model_dump(mode="json", exclude={"share"})}
-    found = _read(run / KEPT, wanted)
-    if found is None or any(prompt.text not in found for prompt in prompts):
+    by_text = _read(run / RUN_FILE, wanted)
+    if by_text is None or any(prompt.text not in by_text for prompt in prompts):
         cache = run.absolute().parent / CACHE
-        found = _write_all(prompts, settings, seed, load, cache, told)
-    return Variants({prompt.text: found[prompt.text] for prompt in prompts}, settings.share)
+        by_text = _write_all(prompts, settings, seed, load, cache, on_progress)
+    return Variants({prompt.text: by_text[prompt.text] for prompt in prompts}, settings.share)
 
 
 def keep(variants: Variants, settings: RewriterConfig, *, seed: int, run: Path) -> None:
-    """Put the variants into the run directory, from where a resumed run takes them."""
+    """Write the variants into the run directory, where a resumed run reads them."""
     if settings.model is None:
         return
     wanted = {"seed": seed, **settings.model_dump(mode="json", exclude={"share"})}
-    with files.os_errors_as(f"write {run / KEPT}"):
-        _save(run / KEPT, wanted, {text: list(found) for text, found in variants.by_text.items()})
+    with files.os_errors_as(f"write {run / RUN_FILE}"):
+        _save(
+            run / RUN_FILE,
+            wanted,
+            {text: list(written) for text, written in variants.by_text.items()},
+        )
 
 
 def clean(answer: str, prompt: str) -> str | None:
-    """The variant that an answer holds: its first line without label and quotation marks.
+    """The variant in an answer: its first line without label and quotation marks.
 
     None when it cannot be used: empty, longer than MOST_WORDS, the prompt itself but for case and
     punctuation, or without a text that the prompt has in double quotes.
@@ -151,7 +155,7 @@ def clean(answer: str, prompt: str) -> str | None:
 
 
 def _unquoted(line: str) -> str:
-    """A line without quotation marks around the whole of it."""
+    """The line without the quotation marks that enclose it."""
     for opening, closing_mark in _QUOTES.items():
         inner = line[1:-1]
         whole = len(line) > 1 and line.startswith(opening) and line.endswith(closing_mark)
@@ -170,9 +174,9 @@ def _write_all(
     seed: int,
     load: Callable[[str], LanguageModel],
     cache: Path,
-    told: Told,
+    on_progress: OnProgress,
 ) -> dict[str, list[str]]:
-    """Variants from the cache, the others from the model, which is loaded only then."""
+    """Variants from the cache; the missing ones from the model, which is loaded only if needed."""
     name = str(settings.model)
     about = {
         "instruction": INSTRUCTION,
@@ -180,7 +184,7 @@ def _write_all(
         "seed": seed,
         **settings.model_dump(mode="json", exclude={"model", "share"}),
     }
-    found: dict[str, list[str]] = {}
+    by_text: dict[str, list[str]] = {}
     with ExitStack() as until_written:
         model: LanguageModel | None = None
         for done, prompt in enumerate(prompts, start=1):
@@ -195,21 +199,21 @@ def _write_all(
                 with files.os_errors_as(f"write to the cache {cache}"):
                     path.parent.mkdir(parents=True, exist_ok=True)
                     _save(path, made_from, known)
-                told(done, len(prompts))
-            found |= known
-    return found
+                on_progress(done, len(prompts))
+            by_text |= known
+    return by_text
 
 
 def write(prompt: str, model: LanguageModel, settings: RewriterConfig, seed: int) -> list[str]:
-    """Variants of one prompt, all different: as many as are wanted, or fewer.
+    """Different variants of one prompt: `settings.variants` of them, or fewer.
 
-    The draws of a variant are addressed by the prompt's text, the variant's number and the
-    attempt, so they are the same whichever prompts a run has.
+    The random draws of a variant are keyed by the prompt's text, the variant's number and the
+    attempt, so they do not depend on the other prompts of the run.
     """
     root = Key(seed, Purpose.REWRITE, prompt=random.address(prompt))
-    found: dict[int, str] = {}
+    variants: dict[int, str] = {}
     for attempt in range(ATTEMPTS):
-        missing = [number for number in range(settings.variants) if number not in found]
+        missing = [number for number in range(settings.variants) if number not in variants]
         if not missing:
             break
         keys = [root.at(sample=number, step=attempt) for number in missing]
@@ -218,9 +222,9 @@ def write(prompt: str, model: LanguageModel, settings: RewriterConfig, seed: int
         answers = language.ask(model, question, uniforms, temperature=settings.temperature)
         for number, answer in zip(missing, answers, strict=True):
             variant = None if answer is None else clean(answer, prompt)
-            if variant and _letters(variant) not in map(_letters, found.values()):
-                found[number] = variant
-    return [found[number] for number in sorted(found)]
+            if variant and _letters(variant) not in map(_letters, variants.values()):
+                variants[number] = variant
+    return [variants[number] for number in sorted(variants)]
 
 
 def _save(path: Path, made_from: Mapping[str, Any], variants: Mapping[str, list[str]]) -> None:
@@ -230,12 +234,12 @@ def _save(path: Path, made_from: Mapping[str, Any], variants: Mapping[str, list[
 
 
 def _read(path: Path, made_from: Mapping[str, Any]) -> dict[str, list[str]] | None:
-    """The variants of a file made from just that; None when it is not there, or not whole."""
+    """The variants in a file; None when it is missing, damaged or made from other settings."""
     try:
         content = reading.json_document(reading.content(path))
         same = content["made_from"] == made_from
         return (
-            {str(text): list(found) for text, found in content["variants"].items()}
+            {str(text): list(written) for text, written in content["variants"].items()}
             if same
             else None
         )

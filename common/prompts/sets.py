@@ -1,4 +1,4 @@
-"""Prompt sets: where prompts come from, which ones an update asks for, and held-out splits."""
+"""Prompt sets: their sources, the prompts of each update, and the held-out splits."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -20,16 +20,16 @@ NAMED = ("emoji", "emoji-animals", *GENERATED)
 Shares = tuple[float, float]
 
 HELD_OUT: Shares = PromptsConfig().held_out
-"""Shares of validation and test where nothing else is said."""
+"""Default shares of validation and test."""
 
 
 class PromptError(RequestError):
-    """Prompts that cannot be used; one line that names the file and the line or the prompt."""
+    """Prompts that cannot be used; one line with the file and the line or the prompt."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What one group of images is asked for. id: position in the source, the key of its noise."""
+    """The prompt of one group. id: position in the source, part of the key of its noise."""
 
     id: int
     text: str
@@ -40,10 +40,10 @@ class PromptSet(Sequence[Prompt]):
     """Prompts in the order of their source, with distinct ids and texts."""
 
     def __init__(self, prompts: Sequence[Prompt], source: str):
-        """Source: what an error message calls the set. Raises PromptError for a duplicate."""
+        """Source: its name in error messages. Raises PromptError for a duplicate."""
         self._prompts, self.source = tuple(prompts), source
         if not self._prompts:
-            raise PromptError(f"{source} holds no prompts")
+            raise PromptError(f"{source} has no prompts")
         seen: set[str] = set()
         for prompt in self._prompts:
             if prompt.text in seen:
@@ -103,9 +103,9 @@ def load(config: PromptsConfig) -> PromptSet:
             f"prompts.source = '{config.source}': no set of prompts, and no .txt or .jsonl file"
             f"{closest(config.source, NAMED)}"
         )
-    found = PromptSet(prompts, config.source)
-    chosen = found.only(config.names) if config.names else found
-    if config.names:  # a name of another split is a mistake, never a prompt left out in silence
+    everything = PromptSet(prompts, config.source)
+    chosen = everything.only(config.names) if config.names else everything
+    if config.names:  # a name of another split is an error, never silently left out
         _check_names(chosen, config.split, config.held_out)
     return of_split(chosen, config.split, config.limit, config.held_out)
 
@@ -122,12 +122,12 @@ def of_split(
         prompts: what to choose from.
         split: "all" of them, or those that `split` says belong to it.
         limit: 0 keeps all in their order; N > 0 keeps the first N (or as many as there are) in
-            the order of the SHA-256 of their text. That order has nothing to do with what the
-            prompts mean or where they stand, and those of a smaller limit come first in a larger.
+            the order of the SHA-256 of their text. That order is independent of the
+            prompts' meaning and position, and a larger limit begins with the prompts of a smaller.
         held_out: shares of validation and test, as `split` takes them.
 
     Raises:
-        PromptError: the split holds none of the prompts, or limit is below 0.
+        PromptError: no prompt belongs to the split, or limit is below 0.
     """
     if limit < 0:
         raise PromptError(f"prompts.limit = {limit} must be at least 0")
@@ -146,7 +146,7 @@ def batch(prompts: Sequence[Prompt], *, count: int, seed: int, update: int) -> l
 
     An epoch is the N // count updates in which no prompt comes twice; where count does not
     divide N, each epoch leaves out N mod count prompts, others each time. The order is drawn
-    from a key, so a resumed run asks for the same prompts.
+    from a key, so a resumed run gets the same prompts.
 
     Args:
         prompts: N prompts.
@@ -169,9 +169,10 @@ def batch(prompts: Sequence[Prompt], *, count: int, seed: int, update: int) -> l
 
 
 def split(prompt_text: str, held_out: Shares = HELD_OUT) -> Split:
-    """The split of a prompt: from its text alone, so it never moves to another.
+    """The split of a prompt, from its text alone: it never changes.
 
-    held_out: shares of validation and test. Test prompts of a share are also those of a larger one.
+    held_out: shares of validation and test. Test prompts stay test prompts when the
+    share of the test grows.
     """
     validation, test = held_out
     share = int.from_bytes(_digest(prompt_text)[:8], "big") / 2**64
@@ -180,7 +181,7 @@ def split(prompt_text: str, held_out: Shares = HELD_OUT) -> Split:
     )
 
 
-_split_of = split  # where an argument is called split
+_split_of = split  # for functions with an argument called split
 
 
 def _digest(text: str) -> bytes:
@@ -189,9 +190,9 @@ def _digest(text: str) -> bytes:
 
 def _check_names(named: PromptSet, wanted: str, held_out: Shares) -> None:
     for prompt in named:
-        if wanted not in ("all", found := split(prompt.text, held_out)):
+        if wanted not in ("all", own := split(prompt.text, held_out)):
             raise PromptError(
-                f"prompts.names: '{prompt.text}' is a {found} prompt, but prompts.split = "
+                f"prompts.names: '{prompt.text}' is a {own} prompt, but prompts.split = "
                 f"'{wanted}'; leave it out, or set prompts.names=[] to take the whole split"
             )
 
@@ -222,6 +223,6 @@ def _read(source: Path) -> str:
 
 
 def _nearest(text: str, texts: Mapping[str, Prompt]) -> str:
-    """A hint at the nearest prompt; never the whole list, which may hold thousands."""
+    """A hint at the nearest prompt; never the whole list, which may have thousands."""
     hint = closest(text, texts)
     return hint if "did you mean" in hint else ""

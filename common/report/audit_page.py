@@ -1,4 +1,4 @@
-"""An audit as one HTML page, with pictures inside; no number is made here."""
+"""The page of an audit: one HTML file with its pictures; it computes no numbers."""
 
 import math
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from common.audit.verdict import LOW_IS_BAD, RULES, Finding
 from common.report import words
 
 PICTURES = 12
-"""Images that are shown."""
+"""Number of images on the page."""
 
 SIDE = 128
-"""Pixels: smaller images are enlarged to about this size."""
+"""Smaller images are enlarged to about this many pixels on a side."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Threshold:
-    """One rule beside what was found. level: how bad that is."""
+    """One rule beside the value that was measured. level: the verdict on it."""
 
     name: str
     meaning: str
-    found: str
+    value: str
     suspicious: str
     alarming: str
     level: str
@@ -94,13 +94,13 @@ def _threshold(finding: Finding) -> Threshold:
     low = next(key for key, each in RULES.items() if each is rule) in LOW_IS_BAD
     side = "below" if low else "above"
 
-    def bound(value: float) -> str:
-        return f"{side} {words.number(value, 2)}" if math.isfinite(value) else "–"
+    def bound(limit: float) -> str:
+        return f"{side} {words.number(limit, 2)}" if math.isfinite(limit) else "–"
 
-    found = words.number(finding.value, 2) if not math.isnan(finding.value) else "not told"
+    value = words.number(finding.value, 2) if not math.isnan(finding.value) else "not defined"
     about = f" ({finding.about})" if finding.about and not math.isnan(finding.value) else ""
     return Threshold(
-        rule.name, rule.meaning, found + about, bound(rule.suspicious), bound(rule.alarming),
+        rule.name, rule.meaning, value + about, bound(rule.suspicious), bound(rule.alarming),
         finding.level,
     )  # fmt: skip
 
@@ -122,7 +122,7 @@ def _calibration(audit: Audit) -> dict[str, object]:
 
 
 def _pictures(audit: Audit) -> list[Picture]:
-    """Tuned images that the reward likes most beyond what the held-out scorers do."""
+    """The tuned images that the reward scores highest relative to the held-out scorers."""
     names = _held_out(audit)
     if not names:
         return []
@@ -132,8 +132,8 @@ def _pictures(audit: Audit) -> list[Picture]:
     shown = []
     for place in order.tolist():
         p, i = divmod(place, gap.shape[1])
-        told = [("reward", tuned.reward), *((name, tuned.heldout[name]) for name in names)]
-        scores = [f"{name} {_scored(values, p, i)}" for name, values in told]
+        scorers = [("reward", tuned.reward), *((name, tuned.heldout[name]) for name in names)]
+        scores = [f"{name} {_scored(values, p, i)}" for name, values in scorers]
         uris = [_uri(side.images[p, i]) for side in (tuned, audit.base)]
         shown.append(Picture(audit.prompts[p].text, uris[0], uris[1], ", ".join(scores)))
     return shown

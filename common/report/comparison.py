@@ -1,6 +1,6 @@
-"""The page of a comparison: its summary and its pictures, arranged for a reader.
+"""The page of a comparison: tables, plot and pictures.
 
-All numbers come from the summary; of the runs only the pictures are read.
+All numbers come from the summary; only the pictures are read from the runs.
 """
 
 from collections.abc import Mapping
@@ -17,15 +17,15 @@ from common.report.front import NAMES
 from common.runs import files
 
 MOST_PROMPTS = 6
-"""Prompts whose pictures are shown of each method."""
+"""Number of prompts with pictures for each method."""
 
 TRUSTED = 0.95
-"""Share of the replicas in which a gain must exist for its interval to stand alone."""
+"""Below this share of replicas in which a gain exists, its cell states the share."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A number of a table with what stands below it. missing: there is no number."""
+    """A number of a table and the line below it. missing: there is no number."""
 
     text: str
     detail: str
@@ -101,8 +101,8 @@ def render(summary: Summary, shown: list[Panel]) -> str:
         reading=_reading(summary),
         panels=shown,
         pictures_lead=(
-            "The same prompts from the same initial noise. Of each method the point nearest to the "
-            f"alignment at which {summary.baseline} has made {MATCHED:.0%} of its gain."
+            "The same prompts from the same initial noise. For each method the point nearest to "
+            f"the alignment at which {summary.baseline} has {MATCHED:.0%} of its gain."
         ),
         setups=_setups(summary),
     )
@@ -124,7 +124,7 @@ def _facts(summary: Summary) -> list[str]:
 
 def _caption(summary: Summary) -> str:
     curve = (
-        "Lines join the points of each method that none of its others beats; the others are pale."
+        "Lines join the Pareto front of each method; its other points are pale."
         if summary.reading == "front"
         else "Lines follow each strength through its checkpoints."
     )
@@ -141,16 +141,15 @@ def _reading(summary: Summary) -> str:
         f"Below each number its {summary.confidence:.0%} interval: {count:,} bootstrap draws of "
         "seeds, then prompts, the same for every method, widened for the small number of seeds. "
         if len(summary.seeds) > 1
-        else "One seed: how much runs differ by chance is unknown, so no interval is claimed. "
+        else "One seed: the spread between runs is unknown, so there are no intervals. "
     )
     choice = (
-        "Values are read from the Pareto front, linear between its points. A front is chosen "
-        "among measurements with noise and so lies a little too high, the more so the more points "
-        "a method has."
+        "Values are read from the Pareto front, linear between its points. These points are the "
+        "best of noisy measurements, so a front is a little too high, and more so with more points."
         if summary.reading == "front"
         else "Values are read where the path over the checkpoints first reaches a level."
     )
-    return f"{intervals}{choice} What a curve does not reach is never extrapolated."
+    return f"{intervals}{choice} A level that a curve does not reach is never extrapolated."
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -223,20 +222,20 @@ def cell(gain: Gain) -> Cell:
         return Cell("not reached", gain.why or "", missing=True)
     relative = gain.statistic not in ("hypervolume", "alignment_units")
 
-    def told(value: float) -> str:
+    def number(value: float) -> str:
         if relative:
             return words.percent(value)
         signed = gain.statistic == "alignment_units"
         return words.number(value, 2, signed=signed)
 
     detail = (
-        f"{told(gain.low)} to {told(gain.high)}"
+        f"{number(gain.low)} to {number(gain.high)}"
         if gain.low is not None and gain.high is not None
         else ""
     )
     if gain.reached < TRUSTED:
         detail += f"{', ' if detail else ''}reached in {gain.reached:.0%} of draws"
-    return Cell(told(gain.estimate), detail, missing=False)
+    return Cell(number(gain.estimate), detail, missing=False)
 
 
 # --- pictures -------------------------------------------------------------------------------------
@@ -246,12 +245,12 @@ def panels(summary: Summary, study: Study) -> list[Panel]:
     """Pictures of the base model and of each method at matched alignment, of the first seed."""
     baseline = study.method(summary.baseline).strengths[0].runs[0]
     origin = f"before tuning: alignment {summary.origin[0]:.2f}, diversity {summary.origin[1]:.3f}"
-    found = [_panel("base model", origin, baseline, BASE)]
+    shown = [_panel("base model", origin, baseline, BASE)]
     for name, point in summary.matched().items():
         run = study.method(name).strengths[point.strength].runs[0]
         variant = Variant(point.update, point.scale, point.prompt_noise)
-        found.append(_panel(name, _detail(summary, name, point), run, variant))
-    return found
+        shown.append(_panel(name, _detail(summary, name, point), run, variant))
+    return shown
 
 
 def _detail(summary: Summary, name: str, point: Point) -> str:
@@ -271,7 +270,9 @@ def _panel(name: str, detail: str, run: Run, variant: Variant) -> Panel:
     except pictures.PictureError as error:
         return Panel(name, detail, [], f"The picture {record.grid} {error}.")
     except ValueError:
-        return Panel(name, detail, [], f"The picture {record.grid} has other rows than prompts.")
+        return Panel(
+            name, detail, [], f"The picture {record.grid} does not have one row per prompt."
+        )
     shown = list(zip(prompts, strips, strict=True))[:MOST_PROMPTS]
     return Panel(name, detail, [(prompt, words.data_uri(strip)) for prompt, strip in shown])
 
@@ -280,7 +281,7 @@ def _panel(name: str, detail: str, run: Run, variant: Variant) -> Panel:
 
 
 def _setups(summary: Summary) -> list[Setup]:
-    found = []
+    setups = []
     for method in summary.methods:
         for strength in method.strengths:
             label = f"{method.name}, {strength.label}" if strength.label else method.name
@@ -297,5 +298,5 @@ def _setups(summary: Summary) -> list[Setup]:
                 if key not in strength.changes
             ]
             text = f"{runs} · {backends} · {words.count(updates, 'update')}"
-            found.append(Setup(label, text, [*changed, *same]))
-    return found
+            setups.append(Setup(label, text, [*changed, *same]))
+    return setups

@@ -1,7 +1,7 @@
-"""Drawing for pages and files: one drawing, as inline SVG in a page's colours or as a file.
+"""Drawings as inline SVG of a page or as files.
 
 A drawing is a function of axes and colours. On a page its colours are CSS variables, so that it
-serves light, dark and print; in a file they are those of the light page.
+fits light, dark and print; in a file they are those of the light page.
 """
 
 import io
@@ -35,12 +35,12 @@ LIGHT: Colours = {
     "hue-6": "#7d6608",
     "hue-7": "#6b5b4f",
 }
-"""Of the page in the light, as in its style sheets."""
+"""The colours of the light page, as in its style sheets."""
 
 HUES = 8
-"""Colours that tell methods apart."""
+"""Number of colours for methods."""
 
-# Matplotlib wants real colours: these stand for the page's variables until `_inline` names them.
+# Matplotlib needs real colours: `_inline` replaces these by the page's variables.
 PAGE: Colours = {name: f"#0101{number:02x}" for number, name in enumerate(LIGHT, start=1)}
 
 Draw = Callable[["Axes"], None]
@@ -76,7 +76,7 @@ def style(colours: Colours) -> dict[str, Any]:
 
 
 def inline(name: str, alt: str, draw: Draw, *, size: tuple[float, float] = (4.4, 2.5)) -> str:
-    """One <svg> element of a page, spoken as `alt`; the same drawing gives the same text."""
+    """One <svg> element, with `alt` for screen readers; the same drawing gives the same text."""
     with _drawn(name, draw, size, PAGE) as figure:
         return _inline(_svg(figure, transparent=True), alt)
 
@@ -89,7 +89,7 @@ def inline_with_places(
     *,
     size: tuple[float, float],
 ) -> tuple[str, list[tuple[float, float]]]:
-    """As `inline`, and where on the drawing points of its data are: (left, top) in [0, 1]."""
+    """As `inline`, and the places of data points in the drawing: (left, top) in [0, 1]."""
     with _drawn(name, draw, size, PAGE) as figure:
         svg = _inline(_svg(figure, transparent=True), alt)
         shown = figure.axes[0].transData.transform(points) if points else []
@@ -98,7 +98,7 @@ def inline_with_places(
 
 
 def files(name: str, draw: Draw, *, size: tuple[float, float]) -> dict[str, bytes]:
-    """The drawing, made with LIGHT, as the content of a file by its ending: svg and png."""
+    """The drawing in the colours LIGHT as file contents, by suffix: svg and png."""
     with _drawn(name, draw, size, LIGHT) as figure:
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
@@ -109,7 +109,7 @@ def files(name: str, draw: Draw, *, size: tuple[float, float]) -> dict[str, byte
 def _drawn(
     name: str, draw: Draw, size: tuple[float, float], colours: Colours
 ) -> "Iterator[Figure]":
-    """A figure with the drawing on its only axes, in our style and not in the user's."""
+    """A figure with the drawing on its only axes, in this module's style."""
     from matplotlib import style as styles
     from matplotlib.figure import Figure
 
@@ -127,18 +127,18 @@ def _svg(figure: "Figure", *, transparent: bool) -> str:
 
 
 def _inline(svg: str, alt: str) -> str:
-    """Make a stand-alone SVG document one element of the page, in the page's colours.
+    """Turn an SVG document into one element of the page, in the page's colours.
 
-    A group that the drawing named "class-..." keeps that name, as its class.
+    A group with an id "class-NAME" gets the class NAME.
     """
     svg = svg[svg.index("<svg") :].rstrip()
-    # The date, a style for every element of the page, names that other plots use too.
+    # Remove the date, global styles, and ids that other plots use too.
     svg = re.sub(
         r"<metadata>.*?</metadata>|<defs>\s*<style.*?</defs>|<!--.*?-->", "", svg, flags=re.S
     )
     svg = re.sub(r'<g id="class-([^"]*)"', r'<g class="\1"', svg)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r"font-family: [^;\"]*;?", "", svg)  # the page chooses
+    svg = re.sub(r"font-family: [^;\"]*;?", "", svg)  # the page sets the font
     box = re.search(r'viewBox="[^"]*"', svg)
     assert box is not None, "matplotlib's SVG has a view box"
     svg = f'<svg {box[0]} role="img" aria-label="{escape(alt)}">' + svg[svg.index(">") + 1 :]

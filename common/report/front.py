@@ -1,6 +1,6 @@
 """The plot of a comparison: alignment against diversity, a curve for each method.
 
-Drawn from a summary alone: as inline SVG for a page, as SVG and PNG files.
+It is drawn from a summary: as inline SVG for a page, and as SVG and PNG files.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ SHAPES = (
     ("^", "M14 1.5l4.7 8.5h-9.4Z"),
     ("v", "M14 10.5l-4.7-8.5h9.4Z"),
 )
-"""Markers: matplotlib's name, and the same in a 28 x 12 box for the page's legend."""
+"""Markers: matplotlib's name, and its path in a 28 x 12 box for the page's legend."""
 
 NAMES = {
     "alignment_heldout": "held-out alignment",
@@ -42,12 +42,12 @@ NAMES = {
     "recall": "recall",
     "coverage": "coverage",
 }
-"""Measures as a reader knows them."""
+"""Measures by their usual names."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """How a method is drawn. colour: a name of Colours. glyph: its marker for a legend."""
+    """The look of a method. colour: a name of Colours. glyph: its marker in the legend."""
 
     name: str
     colour: str
@@ -58,7 +58,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Spot:
-    """A point of the plot to hover or focus. left, top: in [0, 1]. method: None is the base."""
+    """A point of the plot with a tooltip. left, top: in [0, 1]. method: None is the base model."""
 
     left: float
     top: float
@@ -68,7 +68,7 @@ class Spot:
 
 @dataclass(frozen=True)
 class View:
-    """The plot for one width of screen."""
+    """The plot for one screen width."""
 
     kind: str
     svg: str
@@ -77,42 +77,42 @@ class View:
 
 def marks(summary: Summary) -> list[Mark]:
     """One for each method, in their order: the baseline in ink and dashed, the others in hues."""
-    found = []
+    drawn = []
     others = 0
     for method in summary.methods:
         if method.name == summary.baseline:
-            found.append(Mark(method.name, "ink", *SHAPES[0], dashed=True))
+            drawn.append(Mark(method.name, "ink", *SHAPES[0], dashed=True))
             continue
         shape = SHAPES[(others + others // HUES) % len(SHAPES)]
-        found.append(Mark(method.name, f"hue-{others % HUES}", *shape, dashed=False))
+        drawn.append(Mark(method.name, f"hue-{others % HUES}", *shape, dashed=False))
         others += 1
-    return found
+    return drawn
 
 
 def views(summary: Summary) -> list[View]:
-    """The plot as inline SVG for wide and for narrow screens, with its points to hover."""
+    """The plot as inline SVG for wide and for narrow screens, with the tooltips of its points."""
     places = [summary.origin]
-    spots: list[tuple[int | None, list[str]]] = [(None, _base_words(summary))]
+    spots: list[tuple[int | None, list[str]]] = [(None, _base_tooltip(summary))]
     for number, method in enumerate(summary.methods):
         for point in method.points:
             places.append(summary.axes(point))
-            spots.append((number, _words(summary, method, point)))
-    found = []
+            spots.append((number, _tooltip(summary, method, point)))
+    drawn = []
     for kind, size in (("wide", WIDE), ("narrow", NARROW)):
         svg, shown = figure.inline_with_places(
             f"front-{kind}",
-            spoken(summary),
+            alt_text(summary),
             lambda axes: _draw(axes, summary, PAGE),
             places,
             size=size,
         )
         pairs = zip(shown, spots, strict=True)
-        found.append(View(kind, svg, [Spot(*place, *spot) for place, spot in pairs]))
-    return found
+        drawn.append(View(kind, svg, [Spot(*place, *spot) for place, spot in pairs]))
+    return drawn
 
 
 def files(summary: Summary) -> dict[str, bytes]:
-    """The plot with a legend, by the ending of the file: svg and png."""
+    """The plot with a legend as file contents, by suffix: svg and png."""
 
     def draw(axes: "Axes") -> None:
         _draw(axes, summary, figure.LIGHT)
@@ -127,8 +127,8 @@ def files(summary: Summary) -> dict[str, bytes]:
     return figure.files("front", draw, size=FILE)
 
 
-def spoken(summary: Summary) -> str:
-    """What a reader who cannot see the plot should know of it."""
+def alt_text(summary: Summary) -> str:
+    """The content of the plot in words, for screen readers."""
     parts = [
         f"Plot of {NAMES[summary.diversity]} against {NAMES[summary.alignment]}. "
         f"Base model at alignment {summary.origin[0]:.3g}, diversity {summary.origin[1]:.3g}."
@@ -141,7 +141,7 @@ def spoken(summary: Summary) -> str:
 
 
 def point_name(method: MethodSummary, point: Point) -> str:
-    """Which point of a method it is: its strength and its checkpoint."""
+    """The name of a point: its strength and its checkpoint."""
     label = method.strengths[point.strength].label
     parts = [label] if label else []
     if f"update {point.update}" not in parts:
@@ -174,7 +174,9 @@ def _draw(axes: "Axes", summary: Summary, colours: Colours) -> None:
                 *zip(*line, strict=True),
                 ls=(0, (4, 2)) if mark.dashed else "-",
                 ms=4.5,
-                markevery=slice(int(line[0] == summary.origin), None),  # the base has its own
+                markevery=slice(
+                    int(line[0] == summary.origin), None
+                ),  # the base model has its own marker
                 label=method.name if i == 0 else None,
                 zorder=3,
                 **look,
@@ -192,7 +194,7 @@ def _draw(axes: "Axes", summary: Summary, colours: Colours) -> None:
 
 
 def _lines(summary: Summary, method: MethodSummary) -> Iterator[list[tuple[float, float]]]:
-    """What is read for gains: the front, or each strength's path from the base model."""
+    """The lines that gains are read from: the front, or each strength's path from the base."""
     if summary.reading == "path":
         for number in range(len(method.strengths)):
             path = [summary.axes(point) for point in method.points if point.strength == number]
@@ -204,19 +206,19 @@ def _lines(summary: Summary, method: MethodSummary) -> Iterator[list[tuple[float
 
 
 def _guides(axes: "Axes", summary: Summary, colours: Colours) -> None:
-    """Where gains are read: alignments of the baseline above, diversities of the base right."""
+    """Draw the levels: shares of the baseline's gain (top), of the base's diversity (right)."""
     levels = {(g.statistic, g.share): g.level for g in summary.gains if g.level is not None}
     line = {"color": colours["rule"], "lw": 0.9, "ls": (0, (1, 2)), "zorder": 1}
     text: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7.5}
     points = [summary.axes(point)[0] for method in summary.methods for point in method.points]
     inches = axes.figure.bbox.width / axes.figure.dpi
     label = 0.35 / inches * float(np.ptp(points))
-    told: list[float] = []
+    labelled: list[float] = []
     for (statistic, share), level in levels.items():
         if statistic == "diversity":
             axes.axvline(level, **line)
-            if all(abs(level - other) > label for other in told):  # else they would overlap
-                told.append(level)
+            if all(abs(level - other) > label for other in labelled):  # else the labels overlap
+                labelled.append(level)
                 above = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "bottom"}
                 axes.annotate(f"{share:.0%}", (level, 1.0), (0, 2), **text, **above)
         elif statistic == "alignment":
@@ -229,8 +231,8 @@ def _guides(axes: "Axes", summary: Summary, colours: Colours) -> None:
 # --- words ----------------------------------------------------------------------------------------
 
 
-def _words(summary: Summary, method: MethodSummary, point: Point) -> list[str]:
-    """What hovering a point says: method, point, the two values, what else was measured."""
+def _tooltip(summary: Summary, method: MethodSummary, point: Point) -> list[str]:
+    """The tooltip of a point: method, point, the two values, and the other measures."""
     alignment, diversity = summary.axes(point)
     values = [
         f"{NAMES[summary.alignment]} {_value(alignment)}{_between(point.by_seed['alignment'])}",
@@ -239,7 +241,7 @@ def _words(summary: Summary, method: MethodSummary, point: Point) -> list[str]:
     return [method.name, point_name(method, point), *values, *_others(summary, point.measures)]
 
 
-def _base_words(summary: Summary) -> list[str]:
+def _base_tooltip(summary: Summary) -> list[str]:
     values = [
         f"{NAMES[axis]} {_value(summary.base[axis])}"
         for axis in (summary.alignment, summary.diversity)

@@ -1,4 +1,4 @@
-"""The report's page: what a run's records say, arranged for a reader; no numbers are made here."""
+"""The report of a run: one HTML page of its records; it computes no new measures."""
 
 import math
 from collections.abc import Mapping
@@ -17,19 +17,19 @@ from common.runs import files
 from common.runs.directory import STARTS, RunDirectory
 
 MOST_ROWS = 24
-"""Prompts whose pictures are shown; the others are in the run's samples/."""
+"""Most prompts with pictures on the page; the others are in the run's samples/."""
 
 HEADLINE = (
-    ("reward", "Reward", "what was maximised", False),
+    ("reward", "Reward", "what training maximises", False),
     ("alignment_heldout", "Held-out alignment", "10 × cosine, by a scorer not trained on", False),
     ("diversity", "Diversity", "mean cosine distance between images of a prompt", True),
     ("high_frequency", "High-frequency energy", "rises when images degrade", True),
 )
-"""(key of an evaluation, name, meaning, whether the share of the base's value is of interest)."""
+"""(key of an evaluation, name, meaning, whether to show the share of the base's value)."""
 
 
 def build(run: RunDirectory) -> Path:
-    """Write the report of a run, whatever state it is in, and return its path.
+    """Write the report of a run in any state, and return its path.
 
     The same run gives the same bytes. Raises RunError when the run's logs are damaged, and
     files.WriteError when the report cannot be written.
@@ -63,16 +63,16 @@ def render(run: RunDirectory) -> str:
     )
 
 
-# --- what the records say -------------------------------------------------------------------
+# --- warnings ------------------------------------------------------------------------------
 
 
 def warnings(metrics: Records, evaluations: Records) -> list[str]:
-    """What a careful reader of the records would point out, one plain sentence or two each."""
+    """Warnings from the records, one or two sentences each."""
     return _outcome_warnings(evaluations) + _update_warnings(metrics)
 
 
 def _outcome_warnings(evaluations: Records) -> list[str]:
-    """What the first and the last evaluation say about the images."""
+    """Warnings about the images, from the first and the last evaluation."""
     if len(evaluations) < 2:
         return []
 
@@ -80,10 +80,10 @@ def _outcome_warnings(evaluations: Records) -> list[str]:
         values = column(evaluations, key)
         return float(values[0]), float(values[-1])
 
-    found = []
+    sentences = []
     before, after = ends("high_frequency")
     if after > 1.1 * before:
-        found.append(
+        sentences.append(
             f"High-frequency energy rose by {after / before - 1:.0%}: the images may be degrading. "
             "Look for grids or speckle; a smaller learning rate, a KL weight or averaged weights "
             "(EMA) help."
@@ -92,54 +92,54 @@ def _outcome_warnings(evaluations: Records) -> list[str]:
         )
     (reward, rewarded), (aligned, realigned) = ends("reward"), ends("alignment_heldout")
     if rewarded > reward and realigned < aligned:
-        found.append(
+        sentences.append(
             f"The reward rose by {rewarded - reward:.2f} while held-out alignment fell by "
             f"{aligned - realigned:.2f}: reward hacking. The images please the trained scorer, "
             "not the prompt."
         )
     if rewarded <= reward:
-        found.append(
+        sentences.append(
             f"The reward did not rise ({reward:.2f} to {rewarded:.2f}): a learning rate that is "
             "too high or too low, or too few samples for each prompt."
         )
     before, after = ends("diversity")
     if after < 0.5 * before:
-        found.append(
+        sentences.append(
             f"Diversity fell to {after / before:.0%} of the base model's: the images of a prompt "
             "are collapsing into one. More shaping weight or fewer updates help."
         )
-    return found
+    return sentences
 
 
 def _update_warnings(metrics: Records) -> list[str]:
-    """What the updates say about the computation."""
-    found = []
+    """Warnings about the computation, from the updates."""
+    sentences = []
     ratio, update = column(metrics, "objective/ratio_max"), column(metrics, "update")
     if (above := ratio > RATIO_TOLERANCE).any():
-        found.append(
+        sentences.append(
             f"Before the first optimizer step of {words.count(int(above.sum()), 'update')}, first "
             f"of update {update[above][0]:.0f}, ratios were up to {np.nanmax(ratio):.1e} away from "
             f"1 (float32 rounding stays below {RATIO_TOLERANCE:.0e}): rollout and update do not "
             "compute the same probabilities."
         )
     if (dropped := column(metrics, "group/invalid")).any() and np.nansum(dropped) > 0:
-        found.append(
+        sentences.append(
             f"{words.count(int(np.nansum(dropped)), 'sample')} had no finite reward or features "
             "and were left out."
         )
     if (column(metrics, "group/zero_std") == 1).any():
         silent = int((column(metrics, "group/zero_std") == 1).sum())
-        found.append(
-            f"In {words.count(silent, 'update')} every group had one and the same reward: nothing "
-            "could be learned from the task there."
+        sentences.append(
+            f"In {words.count(silent, 'update')} every group had equal rewards, so "
+            "nothing could be learned from them."
         )
     if (fallback := column(metrics, "subset/fallback")).size and np.nansum(fallback) > 0:
-        found.append(
+        sentences.append(
             f"The subset rule removed the signal of {np.nanmean(fallback):.0%} of the groups, "
             "which were used whole instead: the reward is probably discrete, and another rule "
             "fits it."
         )
-    return found
+    return sentences
 
 
 def _status(config: Config, metrics: Records) -> str:
@@ -150,7 +150,7 @@ def _status(config: Config, metrics: Records) -> str:
 
 
 def _effort(metrics: Records) -> str:
-    """Images sampled and time taken in training, as far as they were logged."""
+    """Images sampled and time spent in training, as far as logged."""
     images = int(np.nansum(column(metrics, "images")))
     seconds = float(np.nansum(column(metrics, "seconds")))
     minutes, rest = divmod(round(seconds), 60)
@@ -160,7 +160,7 @@ def _effort(metrics: Records) -> str:
 
 
 def _backend(run: RunDirectory) -> str:
-    """The backend of the latest start; where none was noted, the one that was asked for."""
+    """The backend of the latest start; if none was recorded, the configured one."""
     latest = run.starts()[-1] if run.starts() else {}
     return str(latest.get("backend", run.config.run.backend))
 
@@ -203,7 +203,7 @@ def _headline(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None) -
 
 @dataclass(frozen=True)
 class Cost:
-    """What one reward took, and how its raw value moved, as text."""
+    """The cost of one reward and its raw values, as text."""
 
     name: str
     weight: str
@@ -219,7 +219,7 @@ def _costs(
     base: Mapping[str, Any] | None,
     tuned: Mapping[str, Any] | None,
 ) -> list[Cost]:
-    """A line for each reward, and one for all where there are several."""
+    """A line for each reward, and one for their sum if there are several."""
     seconds = {
         name: np.nansum(column(metrics, f"time/reward/{name}")) for name in config.reward.terms
     }
@@ -256,7 +256,7 @@ def _costs(
 
 @dataclass(frozen=True)
 class Row:
-    """Pictures of one prompt (or of all, where they cannot be told apart), as data URIs."""
+    """Pictures of one prompt as data URIs; of all prompts if the picture has no equal rows."""
 
     label: str
     base: str | None
@@ -265,7 +265,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Gallery:
-    """rows: what is shown. notes: what is not, and why."""
+    """rows: the pictures. notes: the reason for each missing picture."""
 
     rows: list[Row]
     notes: list[str]
@@ -336,15 +336,15 @@ def _tables(table: Table, defaults: Table, name: str = "") -> list[tuple[str, li
 def _environments(run: RunDirectory) -> list[tuple[str, list[tuple[str, str]]]]:
     """(caption, facts) of each start, the latest first, then of the run as a whole.
 
-    Starts in a row with the same facts are one.
+    Consecutive starts with the same facts are merged.
     """
-    found: list[tuple[list[str], list[tuple[str, str]]]] = []
+    groups: list[tuple[list[str], list[tuple[str, str]]]] = []
     for start in run.starts():
         facts = _flat({key: value for key, value in start.items() if key != "update"})
-        if not found or found[-1][1] != facts:
-            found.append(([], facts))
-        found[-1][0].append(str(start.get("update", "?")))
-    tables = [(f"Started at update {', '.join(updates)}", facts) for updates, facts in found]
+        if not groups or groups[-1][1] != facts:
+            groups.append(([], facts))
+        groups[-1][0].append(str(start.get("update", "?")))
+    tables = [(f"Started at update {', '.join(updates)}", facts) for updates, facts in groups]
     whole = _flat({key: value for key, value in run.environment().items() if key != STARTS})
     return [table for table in (*reversed(tables), ("The whole run", whole)) if table[1]]
 

@@ -1,4 +1,4 @@
-"""The report's plots: records of a run in, inline SVG out. No files, no HTML around them."""
+"""The plots of a report: from records of a run to inline SVG."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ RATIO_FLOOR = 1e-9
 
 @dataclass(frozen=True)
 class Plot:
-    """A drawing with the words that go around it. svg: one inline <svg> element."""
+    """A plot with its title and caption. svg: one inline <svg> element."""
 
     name: str
     title: str
@@ -51,14 +51,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """Up to two curves over the updates of a run, in one unit. limit: a line not to cross."""
+    """Up to two curves over the updates of a run, in one unit. limit: drawn as a line."""
 
     name: str
     title: str
     caption: str
     curves: tuple[Curve, ...]
     floor: float | None = None
-    """On a logarithmic axis: what smaller values are drawn at. None: the axis is linear."""
+    """On a logarithmic axis smaller values are drawn at this one. None: the axis is linear."""
     limit: float | None = None
 
 
@@ -73,7 +73,7 @@ OUTCOMES = (
         "alignment",
         "Alignment",
         "Ten times the cosine of image and prompt, at evaluations. Only the first scorer is "
-        "trained on; the held-out one says whether the gain is real.",
+        "trained on; the held-out one shows whether the gain is real.",
         (
             Curve("alignment_train", "training scorer", evaluated=True),
             Curve("alignment_heldout", "held-out scorer", evaluated=True),
@@ -145,7 +145,7 @@ MECHANISMS = (
 
 
 def plots(metrics: Records, evaluations: Records) -> list[Plot]:
-    """Every plot that these records have finite values for, in the order of the page."""
+    """The plots for which the records have finite values, in the order of the page."""
     drawn = [_panel(panel, metrics, evaluations) for panel in OUTCOMES]
     drawn.append(_plane(evaluations))
     drawn += [_panel(panel, metrics, evaluations) for panel in MECHANISMS]
@@ -183,8 +183,8 @@ def _panel(panel: Panel, metrics: Records, evaluations: Records) -> Plot | None:
         if len(panel.curves) > 1:
             _legend(axes)
 
-    spoken = [f"{curve.label}: {_spoken(x, y)}" for curve, x, y, _ in lines]
-    alt = f"Line plot over the updates. {'; '.join(spoken)}."
+    alt_parts = [f"{curve.label}: {_in_words(x, y)}" for curve, x, y, _ in lines]
+    alt = f"Line plot over the updates. {'; '.join(alt_parts)}."
     return Plot(panel.name, panel.title, panel.caption, figure.inline(panel.name, alt, draw))
 
 
@@ -212,13 +212,13 @@ def _plane(evaluations: Records) -> Plot | None:
     alt = f"Path from alignment {x[0]:.3g}, diversity {y[0]:.3g} at update {update[0]:.0f}"
     if len(x) > 1:
         alt += f" to alignment {x[-1]:.3g}, diversity {y[-1]:.3g} at update {update[-1]:.0f}"
-    caption = "The trade that was made: right is better aligned, up is more diverse."
+    caption = "Right is better aligned, up is more diverse."
     svg = figure.inline("plane", alt + ".", draw)
     return Plot("plane", "Alignment against diversity", caption, svg)
 
 
 def _time(metrics: Records, evaluations: Records) -> Plot | None:
-    """Seconds of each part of an update, what is left of the update, and the evaluations."""
+    """Seconds of each part of an update, of the rest, and of the evaluations."""
 
     def seconds(records: Records, key: str) -> float:
         return float(np.nansum(column(records, key)))
@@ -229,7 +229,7 @@ def _time(metrics: Records, evaluations: Records) -> Plot | None:
     total = sum(parts.values())
     if total <= 0:
         return None
-    # Noise is drawn during rollout and update, which both count it: no part of the whole.
+    # Rollout and update both include the time of the noise: it is not added to the total.
     parts["noise"] = seconds(metrics, "time/noise")
     labels = [f"{part:,.1f} s, {part / total:.0%}" for part in parts.values()]
     colours = [ACCENT] * (len(parts) - 1) + [MUTED]
@@ -243,12 +243,12 @@ def _time(metrics: Records, evaluations: Records) -> Plot | None:
         axes.tick_params(bottom=False, labelbottom=False)
         axes.set_xlim(0, max(parts.values()) * 1.4)
 
-    spoken = "; ".join(f"{name} {label}" for name, label in zip(parts, labels, strict=True))
+    alt_parts = "; ".join(f"{name} {label}" for name, label in zip(parts, labels, strict=True))
     caption = (
-        "Wall-clock seconds of the whole run. Noise is drawn during rollout and update and "
-        "already counted there."
+        "Wall-clock seconds of the whole run. Rollout and update include the noise, "
+        "which is drawn during both."
     )
-    svg = figure.inline("time", f"Bar chart. {spoken}.", draw)
+    svg = figure.inline("time", f"Bar chart. {alt_parts}.", draw)
     return Plot("time", "Where the time went", caption, svg)
 
 
@@ -272,8 +272,8 @@ def _legend(axes: "Axes") -> None:
     )
 
 
-def _spoken(x: np.ndarray, y: np.ndarray) -> str:
-    """What a reader who cannot see the line should know of it."""
+def _in_words(x: np.ndarray, y: np.ndarray) -> str:
+    """A line in words, for screen readers."""
     known = np.isfinite(y)
     x, y = x[known], y[known]
     if len(y) == 1:

@@ -1,4 +1,4 @@
-"""Numbers, settings and pictures as a page shows them, and the templates that they go into."""
+"""The text form of numbers, settings and pictures of a page, and the page templates."""
 
 import base64
 import math
@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 
 
 def template(name: str) -> "Template":
-    """A page's template: what is put in is escaped, and what is missing is an error."""
+    """A page's template: values are escaped, and a missing value is an error."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -43,7 +43,7 @@ def places(value: float) -> int:
 
 
 def number(value: float, places: int, *, signed: bool = False) -> str:
-    """With so many decimals and a true minus; a dash for what is not finite."""
+    """A number with so many decimals and a true minus sign; a dash for NaN and infinity."""
     if not math.isfinite(value):
         return "–"
     return f"{value:{'+' if signed else ''}.{places}f}".replace("-", "−")
@@ -61,7 +61,7 @@ def count(number: int, noun: str) -> str:
 
 
 def plain(value: Any) -> str:
-    """A setting as a reader would write it."""
+    """A setting as plain text."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key} = {plain(part)}" for key, part in value.items())
     if isinstance(value, list | tuple):

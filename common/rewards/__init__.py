@@ -1,7 +1,7 @@
-"""Rewards: their names, the built-in ones, calling them safely and adding them up."""
+"""Rewards: the registry, the built-in rewards, safe calls, and their combination."""
 
 from common.algorithm.combine import combine, finite_mean
-from common.rewards import (  # they register the built-in rewards
+from common.rewards import (  # importing them registers the built-in rewards
     features as features,
     image as image,
     ocr as ocr,

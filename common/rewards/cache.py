@@ -1,4 +1,4 @@
-"""Scores that were computed before, by reward, version, image, prompt and metadata."""
+"""A cache of scores by reward, version, image, prompt and metadata."""
 
 import hashlib
 import json
@@ -13,18 +13,18 @@ import numpy as np
 from common.rewards.guard import RewardError
 
 LIMIT = 100_000
-"""Scores kept in memory; the oldest go first. One takes about 200 bytes."""
+"""Scores in memory; the oldest are dropped first. One takes about 200 bytes."""
 
 
 def address(
     identity: str, version: str, image: np.ndarray, prompt: str, metadata: Mapping[str, Any]
 ) -> str:
-    """SHA-256 over all that decides a score.
+    """SHA-256 over everything that determines a score.
 
     identity: the reward's name and options. image: uint8 [H, W, 3].
     """
-    told = json.dumps([identity, version, prompt, metadata], sort_keys=True, default=repr)
-    whole = hashlib.sha256(f"{told} {image.shape}\n".encode())
+    description = json.dumps([identity, version, prompt, metadata], sort_keys=True, default=repr)
+    whole = hashlib.sha256(f"{description} {image.shape}\n".encode())
     whole.update(np.ascontiguousarray(image).tobytes())
     return whole.hexdigest()
 
@@ -40,7 +40,7 @@ class ScoreCache:
         self._file, self._base = file, None
         if file is not None:
             try:
-                # Calls come from one thread at a time, but not always from the same one.
+                # Calls come from one thread at a time, but not always from the same thread.
                 self._base = sqlite3.connect(file, timeout=30, check_same_thread=False)
                 self._base.execute(
                     "CREATE TABLE IF NOT EXISTS scores (address TEXT PRIMARY KEY, score REAL)"
@@ -54,7 +54,7 @@ class ScoreCache:
         return np.array([self._one(address) for address in addresses], dtype=np.float64)
 
     def keep(self, addresses: Sequence[str], scores: np.ndarray) -> None:
-        """Remember the scores that are finite."""
+        """Store the finite scores."""
         known = {a: float(s) for a, s in zip(addresses, scores, strict=True) if np.isfinite(s)}
         self._memory.update(known)
         while len(self._memory) > LIMIT:
@@ -69,8 +69,8 @@ class ScoreCache:
                 raise RewardError(f"reward.cache = '{self._file}': {error}") from None
 
     def _one(self, address: str) -> float:
-        if (found := self._memory.get(address)) is not None:
-            return found
+        if (score := self._memory.get(address)) is not None:
+            return score
         if self._base is None:
             return np.nan
         try:

@@ -1,4 +1,4 @@
-"""The 1,000 classes of ImageNet (ILSVRC 2012) by name, and which of them a prompt names."""
+"""The 1,000 classes of ImageNet (ILSVRC 2012) by name, and the classes that a prompt names."""
 
 import re
 from collections.abc import Mapping
@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 FILE = Path(__file__).with_name("imagenet.txt")
-"""A line a class, in the order of their numbers: WordNet's names of its synset, with commas."""
+"""One line per class, in the order of their numbers: WordNet's names of the class, with commas."""
 
 COMMON: dict[str, str] = {"rooster": "cock"}
-"""Everyday words that WordNet's names of the classes lack."""
+"""Everyday words that are not among WordNet's names."""
 
 
 @cache
@@ -21,11 +21,12 @@ def names() -> tuple[tuple[str, ...], ...]:
 
 
 def named(prompt: str, metadata: Mapping[str, Any]) -> list[int]:
-    """The classes that a prompt asks for, rising: any of them will do.
+    """The numbers of the classes that a prompt asks for, rising; an image of any one is right.
 
     `class` of the metadata decides: a number, a name, or a list of either. Else the prompt's
-    words: the classes with the longest name that occurs in it ("a tabby cat" names one); failing
-    that, those whose names end with a word of it, as "red fox" and "kit fox" do with "fox".
+    words: the classes with the longest name that occurs in it ("a tabby cat" names one); if
+    there are none, the classes with a name that ends with a word of the prompt, as "red fox" and
+    "kit fox" do with "fox".
 
     Raises ValueError when it names none.
     """
@@ -34,28 +35,28 @@ def named(prompt: str, metadata: Mapping[str, Any]) -> list[int]:
         return sorted({number for each in listed for number in _given(each)})
     words = _words(prompt)
     whole = _longest(words)
-    found = whole or sorted({n for word in words for n in _by_last_word().get(word, ())})
-    if not found:
+    numbers = whole or sorted({n for word in words for n in _by_last_word().get(word, ())})
+    if not numbers:
         raise ValueError(
             f"the prompt '{prompt}' names no class of ImageNet, and its metadata has no 'class'"
         )
-    return found
+    return numbers
 
 
 def _given(value: Any) -> list[int]:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(names()):
         return [value]
-    if isinstance(value, str) and (found := _by_name().get(value.strip().lower())):
-        return found
+    if isinstance(value, str) and (numbers := _by_name().get(value.strip().lower())):
+        return numbers
     raise ValueError(f"class = {value!r} is no class of ImageNet: a number below 1000, or a name")
 
 
 def _longest(words: list[str]) -> list[int]:
-    """The classes whose name stands in the prompt, of the longest such names."""
+    """The classes with the longest name that the prompt contains; [] if it contains none."""
     for length in range(len(words), 0, -1):
         parts = (" ".join(words[i : i + length]) for i in range(len(words) - length + 1))
-        if found := {number for part in parts for number in _by_name().get(part, ())}:
-            return sorted(found)
+        if numbers := {number for part in parts for number in _by_name().get(part, ())}:
+            return sorted(numbers)
     return []
 
 

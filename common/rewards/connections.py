@@ -35,7 +35,7 @@ class LeftError(Exception):
 
 
 class RefusedError(Exception):
-    """A request that is not answered with scores: status, and one line that says why."""
+    """A request that gets no scores: status, and one line with the reason."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -120,7 +120,7 @@ class Exchange:
 
     @property
     def left(self) -> bool:
-        """Whether the client, whose body is there, has gone since `watch`."""
+        """Whether the client has closed the connection since `watch`."""
         return self._gone is not None and self._gone.done()
 
     async def body(self) -> bytearray:
@@ -159,7 +159,7 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def close(self) -> None:
-        """Give back what the request holds."""
+        """Release the memory of the request."""
         self._memory.give_back(self)
         if self._gone is not None:
             self._gone.cancel()
@@ -189,11 +189,11 @@ class Memory:
         self._taken: dict[Exchange, int] = {}
 
     def take(self, exchange: Exchange, count: int) -> None:
-        """Raises RefusedError when there are no more."""
+        """Reserve bytes; RefusedError when too few are left."""
         if sum(self._taken.values()) + count > self._most:
             raise RefusedError(503, "too many requests are being received")
         self._taken[exchange] = self._taken.get(exchange, 0) + count
 
     def give_back(self, exchange: Exchange) -> None:
-        """All that an exchange took."""
+        """Release the bytes of an exchange."""
         self._taken.pop(exchange, None)

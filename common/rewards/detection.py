@@ -1,6 +1,6 @@
-"""What GenEval asks of an image, answered from detected boxes: how much of it is there.
+"""The GenEval score of an image from detected boxes: the share of the request that is fulfilled.
 
-A detector gives boxes by name; everything here is arithmetic on them. Metadata is that of the set
+A detector returns boxes by name; this module only computes with them. Metadata is that of the set
 `counting` (count, object, color), or GenEval's: `include` and `exclude`, lists of {class, count,
 color, position: [relation, index of another]}.
 """
@@ -20,7 +20,7 @@ DEAD_ZONE = 0.1
 
 @dataclass(frozen=True)
 class Box:
-    """A thing that was found. corners: x0, y0, x1, y1 in pixels. color: one of COLORS."""
+    """A detected object. corners: x0, y0, x1, y1 in pixels. color: one of COLORS."""
 
     corners: tuple[float, float, float, float]
     confidence: float
@@ -29,7 +29,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Clause:
-    """One thing that was asked for. target: number of the clause that it stands beside."""
+    """One requested object. target: index of the clause that `relation` refers to."""
 
     name: str
     count: int = 1
@@ -40,24 +40,24 @@ class Clause:
 
 @dataclass(frozen=True)
 class Question:
-    """Everything that a prompt asks for, and what must not be there so often."""
+    """The objects that a prompt asks for, and those that must not appear so often."""
 
     include: tuple[Clause, ...]
     exclude: tuple[Clause, ...] = ()
 
     @property
     def names(self) -> list[str]:
-        """What to look for, each once."""
+        """The names of all objects, each once."""
         return list(dict.fromkeys(clause.name for clause in (*self.include, *self.exclude)))
 
     @property
     def counts(self) -> bool:
-        """Whether several of one thing are asked for."""
+        """Whether the prompt asks for several of one object."""
         return any(clause.count > 1 for clause in self.include)
 
 
 def question(prompt: str, metadata: Mapping[str, Any]) -> Question:
-    """What the metadata of a prompt asks for; ValueError in one line when it asks for nothing."""
+    """The question in the metadata of a prompt; ValueError in one line when there is none."""
     try:
         if "include" in metadata:
             include = tuple(_clause(part) for part in metadata["include"])
@@ -79,34 +79,34 @@ def question(prompt: str, metadata: Mapping[str, Any]) -> Question:
     return Question(include, exclude)
 
 
-def score(asked: Question, found: Mapping[str, Sequence[Box]]) -> float:
-    """Share of what was asked for, in [0, 1]: the mean over clauses of the mean over their checks.
+def score(asked: Question, boxes_by_name: Mapping[str, Sequence[Box]]) -> float:
+    """Share of the request that is fulfilled, in [0, 1]: mean over clauses of their mean check.
 
     A count of n instead of n* gives max(0, 1 - |n - n*| / n*) (Flow-GRPO's); a colour gives the
-    share min(n_color, n*) / n*; a position gives 1 when the surest of both things stand that way.
-    An excluded thing that is there too often counts as a clause of 0. How the checks are averaged
-    is this toolkit's choice.
+    share min(n_color, n*) / n*; a position gives 1 when the most confident box of each object has
+    that relation. An excluded object that appears too often counts as a clause of 0. The way the
+    checks are averaged is this toolkit's choice.
     """
     scores = []
     for clause in asked.include:
-        boxes = found.get(clause.name, ())
+        boxes = boxes_by_name.get(clause.name, ())
         checks = [max(0.0, 1.0 - abs(len(boxes) - clause.count) / clause.count)]
         if clause.color:
             right = sum(box.color == clause.color for box in boxes)
             checks.append(min(right, clause.count) / clause.count)
         if clause.relation:
-            others = found.get(asked.include[clause.target].name, ())
+            others = boxes_by_name.get(asked.include[clause.target].name, ())
             both = bool(boxes) and bool(others)
             checks.append(float(both and clause.relation in relations(boxes[0], others[0])))
         scores.append(sum(checks) / len(checks))
-    broken = [0.0 for c in asked.exclude if len(found.get(c.name, ())) >= c.count]
+    broken = [0.0 for c in asked.exclude if len(boxes_by_name.get(c.name, ())) >= c.count]
     return float(np.mean([*scores, *broken]))
 
 
 def relations(a: Box, b: Box) -> set[str]:
-    """How a stands to b: of the offset of centres, what exceeds DEAD_ZONE (w_a + w_b, h_a + h_b).
+    """Relations of a to b, from the offset of centres beyond DEAD_ZONE (w_a + w_b, h_a + h_b).
 
-    A direction counts when its part of that is above half of the offset's length (GenEval's rule).
+    A direction counts when its component is above half of the offset's length (GenEval's rule).
     """
     (centre_a, size_a), (centre_b, size_b) = (_centre(box) for box in (a, b))
     offset = centre_a - centre_b
@@ -118,8 +118,8 @@ def relations(a: Box, b: Box) -> set[str]:
     return {name for name, true in zip(RELATIONS, holds, strict=True) if true}
 
 
-def kept(boxes: Sequence[Box], *, threshold: float, overlap: float) -> list[Box]:
-    """Those above the threshold, the surest first, without those that overlap a surer one."""
+def without_overlaps(boxes: Sequence[Box], *, threshold: float, overlap: float) -> list[Box]:
+    """Boxes above the threshold, most confident first, minus those that overlap an earlier one."""
     chosen: list[Box] = []
     for box in sorted(boxes, key=lambda box: -box.confidence):
         if box.confidence > threshold and all(iou(box, other) <= overlap for other in chosen):

@@ -1,7 +1,7 @@
-"""Features that images are told apart by: for the potential of shaping, and for measuring.
+"""Image features: for the diversity potential of shaping, and for the measurement of diversity.
 
-They are named, registered and found as rewards are. What shapes the reward must not be what
-measures diversity: `same` tells when it is.
+They are named and registered like rewards. Shaping and measurement should use different features;
+`same` returns a warning when they do not.
 """
 
 from collections.abc import Mapping
@@ -25,23 +25,23 @@ EMBEDDED: dict[str, Any] = {
 
 @FEATURES.register("embedded", description="maps of the emoji model's training scorer", **EMBEDDED)
 def embedded(backend: Backend) -> Any:
-    """What the potential sees unless it is told otherwise."""
+    """The default features of the shaping potential."""
     return backend.scorer("train").features
 
 
 @FEATURES.register(
-    "embedded_heldout", description="maps of the scorer that nothing may train on", **EMBEDDED
+    "embedded_heldout", description="maps of the scorer that training never uses", **EMBEDDED
 )
 def embedded_heldout(backend: Backend) -> Any:
-    """What diversity is measured with unless it is told otherwise."""
+    """The default features for the measurement of diversity."""
     return backend.scorer("heldout").features
 
 
 class Features:
-    """A feature extractor by name, with what it returns checked."""
+    """A feature extractor by name; its result is checked at each call."""
 
     def __init__(self, name: str, backend: Backend, options: Mapping[str, Any]) -> None:
-        """name: a registered one, or `module:function` of images. Raises RewardNameError."""
+        """name: registered features, or `module:function` of images. Raises RewardNameError."""
         self.name = name
         made = FEATURES.create(name, backend, options)
         self._function, self._declared = made.function, made.spec is not None
@@ -49,13 +49,13 @@ class Features:
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Uint8 [N, H, W, 3] to unit-norm float32 [N, F]; RewardError for anything else."""
         call: Any = self._function
-        found = np.asarray(call(images))
-        if found.ndim != 2 or len(found) != len(images) or found.dtype.kind != "f":
+        features = np.asarray(call(images))
+        if features.ndim != 2 or len(features) != len(images) or features.dtype.kind != "f":
             raise RewardError(
-                f"features '{self.name}' returned {found.dtype} {list(found.shape)} for "
+                f"features '{self.name}' returned {features.dtype} {list(features.shape)} for "
                 f"{len(images)} images: expected floats [{len(images)}, F]"
             )
-        return found if self._declared else unit(found)
+        return features if self._declared else unit(features)
 
 
 def unit(values: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Calling a reward that somebody else wrote: whatever it does, a number or a clear error.
+"""Safe calls of a reward, which may be any code: the result is a number or a clear error.
 
-A score that silently became 0 would be a training signal. So nothing is replaced or guessed.
+A failed score that became 0 would be a training signal. So no score is replaced or guessed.
 """
 
 import queue
@@ -18,7 +18,7 @@ _Task = Callable[[], np.ndarray]
 
 
 class RewardError(DriftError, RuntimeError):
-    """A reward that failed: which one, how, and on which prompt and sample where that is known."""
+    """A reward failed; the message names the reward, the error and, where known, the image."""
 
 
 def score(
@@ -38,18 +38,18 @@ def score(
         images: uint8 [N, H, W, 3].
         prompts: N clean prompts.
         metadata: N mappings, one for each image.
-        timeout: seconds that the call may take. A call that takes longer is left behind in its
-            daemon thread, which cannot keep the process from ending.
+        timeout: seconds that the call may take. A call that takes longer stays in its
+            daemon thread, which does not keep the process alive.
         on_error: "fail" raises at a score that is not finite; "drop" returns NaN there.
         describe: index of an image -> "prompt 'x', sample 3".
 
     Returns:
-        float64 [N]; finite, but for NaN under "drop".
+        float64 [N]; finite, except for NaN under "drop".
 
     Raises:
         RewardError: the call raised (the cause is chained) or took too long; the result is not
             N real numbers; or one is not finite under "fail". Only the last depends on
-            `on_error`: a scorer that is dead is an error in any case.
+            `on_error`: a scorer that does not work is always an error.
     """
     with Calls() as calls:
         call = calls.start(reward, images, prompts, metadata)
@@ -59,8 +59,8 @@ def score(
 class Calls:
     """Calls of rewards that run one after another in a thread of their own.
 
-    A context manager: on leaving it, the thread is kept for others, unless one of its calls was
-    given up, which it then ends with.
+    A context manager. On exit the thread is kept for later calls; if a call timed out, the thread
+    ends after that call instead.
     """
 
     def __init__(self) -> None:
@@ -80,20 +80,20 @@ class Calls:
         prompts: Sequence[str],
         metadata: Sequence[Mapping[str, Any]],
     ) -> "Call":
-        """Begin a call, on a copy of the images, when those before it have ended."""
+        """Queue a call on a copy of the images; it runs after the calls before it."""
         copy = images.copy()
         self._pending += 1
-        # Reading the result may be the work itself (MLX arrays are lazy), so the worker does it.
+        # MLX arrays are lazy: the conversion may do the work, so it happens in the worker.
         reply = self._worker.start(lambda: np.asarray(reward(copy, prompts, metadata)))
         return Call(self, reward.name, len(images), reply)
 
     def ended(self) -> None:
-        """One call has come back."""
+        """Count one call as finished."""
         self._pending -= 1
 
 
 class Call:
-    """A call that was begun."""
+    """A call that was started."""
 
     def __init__(self, calls: Calls, name: str, count: int, reply: "queue.SimpleQueue[Any]"):
         self._calls, self._name, self._count, self._reply = calls, name, count, reply
@@ -124,8 +124,8 @@ class Call:
 class _Worker:
     """A daemon thread that runs one task after another.
 
-    It is used again because tensor libraries keep state for each thread that ever called them:
-    MLX a stream with a system thread of its own, which is never given back.
+    It is reused because tensor libraries keep state for each thread that ever called them: MLX has
+    a stream with a system thread of its own, which is never freed.
     """
 
     _idle: ClassVar[list["_Worker"]] = []
@@ -143,7 +143,7 @@ class _Worker:
         threading.Thread(target=self._run, name="reward", daemon=True).start()
 
     def start(self, task: "_Task") -> "queue.SimpleQueue[Any]":
-        """Run the task in the thread; its result, or what it raised, comes out of the queue."""
+        """Run the task in the thread; the returned queue receives its result or its exception."""
         reply: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._tasks.put((task, reply))
         return reply
@@ -166,7 +166,7 @@ class _Worker:
 
 
 def _checked(name: str, values: np.ndarray, count: int) -> np.ndarray:
-    if values.dtype.kind not in "fiub":  # numpy would read the string "1.5" as a number
+    if values.dtype.kind not in "fiub":  # numpy would convert the string "1.5" to a number
         raise RewardError(f"reward '{name}' returned values of type {values.dtype}, not numbers")
     if values.shape != (count,):
         shape = list(values.shape)

@@ -23,7 +23,7 @@ WRITE = "write http://HOST:PORT"
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens. port: None stands for any."""
+    """The address of a server. port: None means any."""
 
     host: str
     port: int | None
@@ -44,7 +44,7 @@ def is_loopback(host: str) -> bool:
 
 
 def parse(url: str) -> tuple[SplitResult, Address]:
-    """The parts of a server's URL, and its address; ValueError for what is none."""
+    """The parts of a server's URL, and its address. Raises ValueError for another URL."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -78,7 +78,7 @@ def named_in(overrides: Overrides) -> Iterator[None]:
 
 
 def check(address: Address) -> None:
-    """Raises ValueError, which says what to add, for a machine that the user has not named."""
+    """Raise ValueError, with the setting to add, for a machine that the user has not named."""
     if is_loopback(address.host):
         return
     for allowed in _in_environment():

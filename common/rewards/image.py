@@ -1,7 +1,7 @@
 """The built-in rewards: the embedded scorer's alignment, and the size of an image as JPEG.
 
-The second embedded scorer, "heldout", is deliberately not a reward: it measures whether an
-improvement is more than a trick on the scorer that was maximised, so nothing may train on it.
+The second embedded scorer, "heldout", is not a reward on purpose: it measures whether an
+improvement is real, so training never uses it.
 """
 
 import io

@@ -1,6 +1,6 @@
-"""Whether the words that a prompt asks for can be read in the image, by PP-OCR through rapidocr.
+"""How well the words that a prompt asks for can be read in the image: PP-OCR through rapidocr.
 
-The weights are inside rapidocr's wheel and run in ONNX Runtime; nothing is downloaded.
+The weights are in rapidocr's wheel and run in ONNX Runtime; nothing is downloaded.
 """
 
 import importlib.metadata
@@ -18,7 +18,7 @@ from common.rewards.registry import RewardFunction, register
 from common.rewards.spec import Options
 
 LONGEST_SIDE = 960
-"""Larger images are shrunk to it before text is looked for, smaller ones left as they are."""
+"""Larger images are reduced to it before text detection; smaller ones stay unchanged."""
 
 
 MatchRule = Literal["strict", "flow_grpo"]
@@ -26,7 +26,7 @@ MatchRule = Literal["strict", "flow_grpo"]
 
 
 class OcrOptions(Options):
-    """What the reading of text can be told."""
+    """Options of `ocr`."""
 
     rule: MatchRule = key(
         "strict", "flow_grpo: text that contains the words is perfect, whatever else is written"
@@ -52,7 +52,7 @@ def ocr(backend: Backend, options: OcrOptions) -> RewardFunction:
 
 
 class TextScorer:
-    """Reads images and compares; the version tells of rapidocr, whose wheel holds the weights."""
+    """Recognises text and compares it; the version includes that of rapidocr, for its weights."""
 
     def __init__(self, options: OcrOptions) -> None:
         from rapidocr import RapidOCR
@@ -64,7 +64,7 @@ class TextScorer:
         self._read = RapidOCR(
             params={
                 "Global.log_level": "critical",
-                "Global.use_cls": False,  # text that stands on its head is not what was asked for
+                "Global.use_cls": False,  # upside-down text is not what the prompt asks for
                 "Det.limit_type": "max",
                 "Det.limit_side_len": LONGEST_SIDE,
                 "EngineConfig.onnxruntime.intra_op_num_threads": threads,
@@ -87,14 +87,14 @@ class TextScorer:
         )
 
     def unfit(self, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> str:
-        """Why an audit should not ask it about these prompts; "" where it should."""
+        """Why an audit should leave this scorer out for these prompts; "" if it should not."""
         asked = any(wanted(p, about) for p, about in zip(prompts, metadata, strict=True))
         return "" if asked else "no prompt asks for words"
 
     def read(self, image: np.ndarray) -> str:
         """All text of an image uint8 [H, W, 3], in reading order; "" where there is none."""
-        found: Any = self._read(np.ascontiguousarray(image[..., ::-1]))  # it takes BGR
-        return " ".join(found.txts or ())
+        result: Any = self._read(np.ascontiguousarray(image[..., ::-1]))  # it takes BGR
+        return " ".join(result.txts or ())
 
     def _wanted(self, prompt: str, metadata: Mapping[str, Any]) -> str:
         words = wanted(prompt, metadata)
@@ -109,7 +109,7 @@ class TextScorer:
 
 
 def wanted(prompt: str, metadata: Mapping[str, Any]) -> str | None:
-    """The words to be written: `text` of the metadata, else those in the first double quotes."""
+    """The requested words: `text` of the metadata, else those in the first double quotes."""
     if isinstance(text := metadata.get("text"), str) and text.strip():
         return text
     quoted = re.search(r'"([^"]+)"|“([^”]+)”', prompt)
@@ -121,7 +121,7 @@ def similarity(read: str, target: str, *, rule: MatchRule) -> float:
 
     Letters are compared in lower case and without white space. `flow_grpo` counts a target inside
     the text that was read as d = 0, which pays for writing anything else around it (Flow-GRPO's
-    rule); `strict` counts what is too much.
+    rule); `strict` counts extra letters as errors.
 
     Raises ValueError for a target without letters.
     """

@@ -1,7 +1,7 @@
-"""Images as the field's scorers want them: resized by Pillow on the host, cropped, normalised.
+"""Image preprocessing of published scorers: resize by Pillow on the host, crop, normalise.
 
 Pillow's resampling on uint8 is what the published pipelines use; a resize of float tensors rounds
-differently and moves scores.
+differently and changes scores.
 """
 
 from typing import Literal
@@ -11,7 +11,7 @@ from PIL import Image
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-"""Of OpenAI's CLIP; the LAION models, BLIP and ImageReward took them over."""
+"""Of OpenAI's CLIP; the LAION models, BLIP and ImageReward use them too."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -71,5 +71,5 @@ def normalised(
 
 
 def clip_pixels(images: np.ndarray, size: int, *, resample: Filter = "bicubic") -> np.ndarray:
-    """What CLIP's image tower takes: float32 [N, 3, size, size]."""
+    """The input of CLIP's image encoder: float32 [N, 3, size, size]."""
     return normalised(cropped(images, size, resample=resample), CLIP_MEAN, CLIP_STD)

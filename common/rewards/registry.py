@@ -1,4 +1,4 @@
-"""Reward names: what can be maximised here, and how a name becomes a callable.
+"""The registry of rewards: their names, and how a name becomes a callable.
 
 A reward is registered with a factory, so that listing rewards loads no model. A name may also be
 `module:function`, any importable callable. Other distributions add rewards through entry points
@@ -27,7 +27,7 @@ RewardFunction = Callable[[np.ndarray, Sequence[str], Sequence[Mapping[str, Any]
 
 
 class RewardNameError(RequestError):
-    """A reward that cannot be made from its name; one line that says what is wrong with it."""
+    """A reward that cannot be made from its name; one line with the reason."""
 
 
 class Reward(Protocol):
@@ -35,7 +35,7 @@ class Reward(Protocol):
 
     @property
     def name(self) -> str:
-        """What the configuration calls it."""
+        """Its name in the configuration."""
         ...
 
     def __call__(
@@ -50,7 +50,7 @@ class Reward(Protocol):
 
 @dataclass(frozen=True)
 class RewardInfo:
-    """What is told of one scorer. works: here and now; needs: why not, or what it will fetch."""
+    """Facts about one scorer. works: here and now. needs: why it does not, or its download."""
 
     name: str
     description: str
@@ -82,11 +82,11 @@ class NamedReward:
     scale: Callable[[np.ndarray], np.ndarray] = _unscaled
     batch_size: int | None = None
     identity: str = ""
-    """What besides the version decides its scores: its options, for the cache."""
+    """What determines its scores besides the version: name and options, for the cache."""
 
     @property
     def groupwise(self) -> bool:
-        """Whether a call is one group; the function's own attribute overrules the declaration."""
+        """Whether a call is one group; an attribute of the function overrides the declaration."""
         return bool(self._declared("groupwise", False))
 
     @property
@@ -124,11 +124,11 @@ class Registry:
     def register(
         self, name: str, *, needs: Iterable[str] = (), range: str, description: str, **about: Any
     ) -> Callable[[Factory], Factory]:
-        """Decorate a factory to make it the one of that name; see the function `register`."""
+        """Decorate a factory to register it under a name; see the function `register`."""
 
         def decorate(factory: Factory) -> Factory:
             if ":" in name:
-                raise RewardNameError(f"{self.kind} '{name}': a ':' is kept for module:function")
+                raise RewardNameError(f"{self.kind} '{name}': ':' is only for module:function")
             if name in self.entries:
                 raise RewardNameError(f"{self.kind} '{name}' is registered twice")
             spec = Spec(name, description, range, needs=tuple(needs), **about)
@@ -161,7 +161,7 @@ class Registry:
     def create(
         self, name: str, backend: Backend, options: Mapping[str, Any] | None = None
     ) -> NamedReward:
-        """The scorer of a term: a registered name, a `module:function`, or an alias of either.
+        """The scorer of a term: a registered name, `module:function`, or an alias of either.
 
         Raises RewardNameError, see the function `create`.
         """
@@ -202,15 +202,15 @@ class Registry:
         self, name: str, function: Any, spec: Spec, options: Options, *, declared: bool
     ) -> NamedReward:
         scalings: dict[str, Affine] = {RAW: Affine(), **spec.scalings}
-        scalings |= getattr(function, "scalings", {})  # those that depend on the weights
+        scalings |= getattr(function, "scalings", {})  # scalings that depend on the weights
         if options.scaling not in scalings:
             raise RewardNameError(
                 f"reward.options.{name}.scaling = '{options.scaling}'"
                 f"{closest(options.scaling, scalings)}"
             )
-        told = options.model_dump(mode="json", exclude={"reward", "scaling", "batch_size"})
+        values = options.model_dump(mode="json", exclude={"reward", "scaling", "batch_size"})
         size = options.batch_size or spec.batch_size
-        scale, identity = scalings[options.scaling], f"{spec.name} {sorted(told.items())}"
+        scale, identity = scalings[options.scaling], f"{spec.name} {sorted(values.items())}"
         return NamedReward(name, function, spec if declared else None, scale, size, identity)
 
     def _plugins(self) -> dict[str, EntryPoint]:
@@ -244,15 +244,15 @@ def register(
     """Decorate `factory(backend) -> callable` to make it the reward of that name.
 
     Args:
-        name: what the configuration calls it; without ":".
+        name: its name in the configuration; without ":".
         needs: top-level modules that must be importable.
         range: the raw values it takes, in words and with their unit.
-        description: one line for people who choose.
+        description: one line for the list of rewards.
         about: the other fields of `Spec`. With `options`, a class derived from `Options`, the
             factory is called `factory(backend, options)`.
 
     Raises:
-        RewardNameError: when the name is taken by another factory, or holds a ":".
+        RewardNameError: when another factory has the name, or it contains a ":".
     """
     return REWARDS.register(name, needs=needs, range=range, description=description, **about)
 
@@ -262,7 +262,7 @@ def register_reward(
 ) -> None:
     """Make a function the reward of that name, in this process only.
 
-    A run stores the name and not the function: whoever resumes or measures the run registers the
+    A run stores the name and not the function: to resume or measure the run, register the
     same function first. A second call with a name that this function registered replaces the
     function, so that a notebook's cell can run again.
 
@@ -333,10 +333,10 @@ def _info(spec: Spec) -> RewardInfo:
 def _import(kind: str, name: str) -> RewardFunction:
     where = f"{kind} '{name}'"
     try:
-        found = imports.resolve(where, name, what="function", likely=callable)
+        function = imports.resolve(where, name, what="function", likely=callable)
     except ValueError as error:
         raise RewardNameError(str(error)) from error.__cause__
-    if not callable(found):
-        path, what = name.partition(":")[2], type(found).__name__
+    if not callable(function):
+        path, what = name.partition(":")[2], type(function).__name__
         raise RewardNameError(f"{where}: '{path}' is a {what}, not a function")
-    return found
+    return function

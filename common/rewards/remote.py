@@ -1,9 +1,9 @@
-"""A reward that runs elsewhere: the client of `drift rewards serve`.
+"""A reward in another process or on another machine: the client of `drift rewards serve`.
 
-A failure is told, never guessed: a connection that breaks, or half an answer, is tried again for
-a while, so that a server may be started anew in the middle of a run; a busy server is waited for;
-what the server says of a request or of its scorer is final. Every call has a deadline for the
-whole of it, and a limit for the size of its answer.
+After a broken connection or an incomplete answer the client tries again for a while, so that a
+server can be restarted during a run; it waits for a busy server; any other answer is final. A
+failure is an error, never a guessed score. Every call has a total deadline and a limit for the size
+of its answer.
 """
 
 import http.client
@@ -37,7 +37,7 @@ CONNECT = 10.0
 
 
 class RemoteOptions(Options):
-    """What a remote reward can be told."""
+    """Options of `remote`."""
 
     url: str = key("http://127.0.0.1:8765", "where `drift rewards serve` listens")
     token_env: str = key(
@@ -67,18 +67,18 @@ def remote(backend: Backend, options: RemoteOptions) -> "RemoteReward":
 
 
 class _Passing(Exception):  # noqa: N818  # never leaves this module
-    """A failure that another try may not meet."""
+    """A failure that may pass: worth another try."""
 
 
 class _Busy(Exception):  # noqa: N818
-    """The server has no place now."""
+    """The server has too many requests now."""
 
 
 class RemoteReward:
     """Calls a server; version, exactness and grouping are those of the reward it serves."""
 
     def __init__(self, options: RemoteOptions) -> None:
-        """Raises RewardError when there is no such server, or it may not be asked."""
+        """Raises RewardError when the server does not answer, or the user has not named it."""
         try:
             self._parts, self._address = hosts.parse(options.url)
             hosts.check(self._address)
@@ -103,7 +103,7 @@ class RemoteReward:
         return self._wire(lambda b: wire.read_response(b, len(images)), answer)
 
     def _ask(self, method: str, path: str, body: bytes, most: int, *, retry_for: float) -> bytes:
-        """The body of an answer, after as many tries as it takes and is allowed.
+        """The body of an answer, after one or several tries.
 
         most: bytes of the answer. retry_for: seconds to go on after a failure.
         """
@@ -133,7 +133,7 @@ class RemoteReward:
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _check_same(self) -> None:
-        """After a failure another reward may be served at the same address."""
+        """Raise RewardError when the server has another reward now, as after a restart."""
         info = self._info(self._once("GET", wire.INFO, b"", wire.ANSWER_BYTES))
         if info != self._served:
             before, now = (" ".join(filter(None, each[:2])) for each in (self._served, info))
@@ -141,7 +141,7 @@ class RemoteReward:
             raise RewardError(f"{self._options.url}: it served {detail}")
 
     def _info(self, body: bytes) -> tuple[str, str, bool, bool]:
-        """Name, version, exactness and grouping of what is served."""
+        """Name, version, exactness and grouping of the served reward."""
         info = self._wire(wire.read_info, body)
         name, version = str(info["name"]), str(info.get("version") or "")
         return name, version, bool(info.get("exact")), bool(info.get("groupwise"))
@@ -179,7 +179,7 @@ class RemoteReward:
         return {"Authorization": f"Bearer {token}"}
 
     def _failure(self, error: Exception, *, late: bool) -> Exception:
-        """What to raise for a connection that failed after it was made."""
+        """The exception for a connection that failed after it was made."""
         if late or isinstance(error, TimeoutError):
             seconds = self._options.timeout
             return RewardError(f"{self._options.url}: no answer in {seconds:g} s (timeout)")
@@ -210,7 +210,7 @@ class RemoteReward:
 
 
 class _Deadline:
-    """Ends a connection at a moment, however many bytes come until then; a context manager."""
+    """A context manager that closes a connection at a deadline, even while bytes still arrive."""
 
     def __init__(self, link: socket.socket, seconds: float) -> None:
         self.passed = False

@@ -1,8 +1,8 @@
-"""Serving a reward over HTTP, so that it may run on another machine or in another environment.
+"""Serves a reward over HTTP, so that it can run on another machine or in another environment.
 
-One request is scored at a time, in the order in which they came; few may wait, and others are
-told to come again: a client then waits, instead of the server's memory. A request that is still
-on its way takes no place among them.
+Requests are scored one at a time, in the order of their arrival. Few may wait; the others get
+status 503 and are sent again later, so the queue does not fill the server's memory. A request that
+is still being received does not count as waiting.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ STOP_SECONDS = 5
 
 
 class RewardServer:
-    """Listens as soon as it is made; `serve_forever` answers.
+    """The server: it listens once it is made; `serve_forever` answers.
 
     Raises ValueError for an address that others can reach without a token, and OSError when it
     cannot be listened at.
@@ -88,7 +88,7 @@ class RewardServer:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL of the server."""
         host, port = self._socket.getsockname()[:2]
         return f"http://{Address(host, port)}"
 
@@ -99,11 +99,11 @@ class RewardServer:
             runner.run(self._server.serve(sockets=[self._socket]))
 
     def shutdown(self) -> None:
-        """Stop listening, finish what is being scored or send it away; from any thread."""
+        """Stop listening, and finish or refuse the open requests; may be called from any thread."""
         self._server.should_exit = True
 
     def info(self) -> dict[str, Any]:
-        """What is told of the reward."""
+        """The description of the reward for clients."""
         spec = self.reward.spec
         return {
             "name": self.reward.name,
@@ -191,7 +191,7 @@ class RewardServer:
             self._places -= 1
 
     def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """What the event loop says of a connection that failed."""
+        """Handle a failed connection that the event loop reports."""
         error = context.get("exception")
         self.say(wire.one_line(f"connection: {context['message']} {error or ''}"))
 

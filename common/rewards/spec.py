@@ -1,4 +1,4 @@
-"""What a scorer says of itself: its range, scalings, device, batch, licence, version, options."""
+"""The declaration of a scorer: range, scalings, device, batch, licence, version and options."""
 
 import importlib.util
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from common.config import Table, errors, key
 from common.config.types import Precision
 
 RAW = "raw"
-"""The scaling that every reward has: its value as it is."""
+"""The scaling that every reward has: the raw value."""
 
 Device = Literal["host", "backend", "torch", "remote"]
 """Where a scorer computes: numpy or ONNX on the host; the policy's backend; PyTorch on a device
@@ -37,7 +37,7 @@ class Affine:
 
 
 class Options(Table):
-    """`[reward.options.NAME]`: what every reward can be told."""
+    """`[reward.options.NAME]`: the options of every reward."""
 
     reward: str | None = key(
         None, "the registered reward that this term is, where NAME is a name of your own"
@@ -49,7 +49,7 @@ class Options(Table):
 
 
 class TorchOptions(Options):
-    """What a scorer of PyTorch can be told besides."""
+    """The further options of a scorer in PyTorch."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = key(
         "auto", "where it computes, whatever the policy's backend is"
@@ -64,10 +64,10 @@ class Spec:
 
     range: the raw values it takes, in words and with their unit. needs: top-level modules that
     must be importable. version: changes whenever the same image and prompt would score otherwise;
-    without one nothing is cached. licence: of its weights. weights: where they come from.
+    without one nothing is cached. licence: of its weights. weights: their origin.
     batch_size: images of one call, or None for all at once. groupwise: scores the images of one
-    prompt together. exact: an image's score never depends on what else is in the call, to the last
-    bit. extra: what pip installs for it.
+    prompt together. exact: an image's score never depends on the other images of the call, to the
+    last bit. extra: the pip extra that installs its packages.
     """
 
     name: str
@@ -86,7 +86,7 @@ class Spec:
     extra: str = "rewards"
 
     def missing(self) -> str:
-        """Why it cannot work here: the packages that are not installed, or ""."""
+        """Why it does not work here: the packages that are not installed; "" if it works."""
         absent = [module for module in self.needs if importlib.util.find_spec(module) is None]
         if not absent:
             return ""
@@ -101,7 +101,7 @@ class Spec:
         return "" if cached(repository) else repository
 
     def parse(self, term: str, values: Mapping[str, Any]) -> Options:
-        """The options of a term; ValueError names the key that is wrong and what is valid."""
+        """The options of a term; ValueError names a wrong key and the valid ones."""
         try:
             return self.options.model_validate(dict(values))
         except ValidationError as error:

@@ -1,10 +1,10 @@
-"""The rewards of a run: made once, then called on every rollout, in full batches.
+"""The rewards of a run: made once, then called on every rollout in full batches.
 
-A batch is filled across prompts. Equal images of equal prompts are scored once. What an image's
-score depends on decides the rest: an exact reward (`Spec.exact`) gives the same bits whatever
-else is in the call, so it may be remembered between calls and may begin while later images are
-still being sampled; a remote one may begin early too, since the parts it is given are always the
-same. All others see the whole rollout at once, so that a resumed run repeats its bytes.
+A batch may contain several prompts. Equal images of equal prompts are scored once. An exact reward
+(`Spec.exact`) gives the same bits whatever the other images of the call are, so its scores may be
+cached, and it may start while later images are still sampled. A remote one may start early too,
+since it always gets the same parts. All others get the whole rollout in one call, so that a resumed
+run repeats its bytes.
 """
 
 import time
@@ -31,17 +31,17 @@ class RewardSuite:
     """Every term of `[reward]`, ready to score."""
 
     def __init__(self, terms: Mapping[str, float], backend: Backend, config: RewardConfig):
-        """Load every term; raises RewardNameError for the first that cannot be made."""
+        """Load every term. Raises RewardNameError for the first that cannot be made."""
         self.terms = dict(terms)
         self.weights = dict(terms)
-        """What training maximises now: `terms`, unless something has been weakened."""
+        """The weights that training uses now: `terms`, unless the audit has lowered one."""
         self.rewards = {
             name: create(name, backend, config.options.get(name)) for name in self.terms
         }
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        """Wall time that each term has taken so far, whether waited for or not."""
+        """Wall time of each term so far, also while other work was done."""
         self.counts: dict[str, int] = {"scored": 0, "cached": 0}
-        """Scores computed, and scores that were known already."""
+        """Numbers of scores computed and of scores from the cache."""
         self.config = config
         self.cache = cache.ScoreCache(Path(config.cache) if config.cache else None)
 
@@ -54,8 +54,8 @@ class RewardSuite:
     ) -> dict[str, np.ndarray]:
         """The raw values of each term: float64 [N] by name, before any weight or scaling.
 
-        Arguments and errors are those of `guard.score`; an image's NaN in one term is left to
-        `combine`, which carries it into the sum. Groups are runs of equal prompts.
+        Arguments and errors are those of `guard.score`; an image's NaN in one term stays;
+        `combine` makes the sum NaN. Groups are consecutive equal prompts.
         """
         with self.begin(prompts, metadata, describe) as scoring:
             scoring.add(images)
@@ -71,7 +71,7 @@ class RewardSuite:
         return Scoring(self, prompts, metadata, describe)
 
     def scaled(self, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What is maximised of the raw values, by each term's named scaling."""
+        """The raw values after each term's scaling."""
         return {name: self.rewards[name].scale(values) for name, values in scores.items()}
 
     def total(self, scores: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -79,7 +79,7 @@ class RewardSuite:
         return self._combined(scores, self.weights, self.config.combine)
 
     def reported(self, scores: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The reward as an evaluation tells it: by `terms`, and never relative to the group."""
+        """The reward of an evaluation: weighted by `terms`, and never relative to the group."""
         method = self.config.combine
         method = "weighted_sum" if method == "group_zscore" else method
         return self._combined(scores, self.terms, method)
@@ -108,7 +108,7 @@ class RewardSuite:
 
 
 class Scoring:
-    """One pass over N images, some of whose terms begin before all images are there."""
+    """One pass over N images; some terms start before all images have arrived."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class Scoring:
         self._open.close()
 
     def add(self, images: np.ndarray) -> None:
-        """The next images, uint8 [n, H, W, 3]."""
+        """Take the next images, uint8 [n, H, W, 3]."""
         start = sum(map(len, self._images))
         self._images.append(images)
         for name, parts in self._early.items():
@@ -142,20 +142,20 @@ class Scoring:
             parts.append(part)
 
     def result(self) -> dict[str, np.ndarray]:
-        """The raw values of each term, when all images are there: float64 [N] by name."""
+        """The raw values of each term, after all images were added: float64 [N] by name."""
         images = np.concatenate(self._images)
         if len(images) != len(self._prompts):
             raise ValueError(f"{len(images)} images but {len(self._prompts)} prompts")
-        found = {}
+        values = {}
         for name in self._suite.rewards:
             if name in self._early:
-                found[name] = np.concatenate([part.result() for part in self._early[name]])
+                values[name] = np.concatenate([part.result() for part in self._early[name]])
                 continue
             with guard.Calls() as calls:
                 part = self._part(name, images, 0)
                 part.begin(calls)
-                found[name] = part.result()
-        return found
+                values[name] = part.result()
+        return values
 
     def _part(self, name: str, images: np.ndarray, start: int) -> "_Part":
         rows = slice(start, start + len(images))
@@ -166,7 +166,7 @@ class Scoring:
 
 
 class _Part:
-    """One term on some images: which of them to call it on, in which batches, and what it said."""
+    """One term on some images: the images that need a call, their batches, and the scores."""
 
     def __init__(
         self,
@@ -211,7 +211,7 @@ class _Part:
         return self._values
 
     def _find(self) -> list[str] | None:
-        """The address of each image, of a reward that may be cached; fills in what is known."""
+        """Cache addresses of the images, with known scores filled in; None without a cache."""
         reward = self._reward
         if reward.spec is None or not reward.version or reward.groupwise:
             return None
@@ -242,7 +242,7 @@ class _Part:
 
 
 class _Timed:
-    """A reward whose wall time is added to its suite's."""
+    """A reward that adds its wall time to the suite's."""
 
     def __init__(self, reward: NamedReward, suite: RewardSuite) -> None:
         self.name, self._reward, self._suite = reward.name, reward, suite

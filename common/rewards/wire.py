@@ -1,7 +1,7 @@
-"""What client and server of a remote reward say to each other: JSON, with images as PNG.
+"""The messages between client and server of a remote reward: JSON, with images as PNG.
 
-PNG loses nothing, so a score is that of the very pixels; JSON runs nothing, unlike a pickle. A
-score that is not finite travels as null and is NaN again on the other side.
+PNG is lossless, so a score is that of the exact pixels; JSON cannot execute code, unlike a pickle.
+A score that is not finite is sent as null and becomes NaN on the other side.
 """
 
 import base64
@@ -56,7 +56,7 @@ _BAD_IMAGE = (
 
 
 class WireError(ValueError):
-    """A message that is not what it should be; one line that says why."""
+    """A message that is not valid; one line with the reason."""
 
 
 class TooLargeError(WireError):
@@ -173,7 +173,7 @@ def _object(body: bytes | bytearray) -> dict[str, Any]:
 
 
 def read_info(body: bytes) -> dict[str, Any]:
-    """What a server says of its reward; raises WireError."""
+    """The description that a server sends of its reward; raises WireError."""
     message = _object(body)
     if not isinstance(message.get("name"), str):
         raise WireError("this is no server of a reward")

@@ -1,8 +1,8 @@
-"""Checkpoints: a folder that appears whole or not at all, and is verified before it is used.
+"""Checkpoints: folders that are written completely or not at all, and verified before use.
 
-Everything in it is safetensors or JSON; nothing is unpickled. The same content gives the same
-bytes. A low-rank adapter is stored under PEFT's file and tensor names, so that PEFT loads the
-folder as it is.
+The files are safetensors or JSON; nothing is unpickled. The same content gives the same bytes. A
+low-rank adapter is stored under PEFT's file and tensor names, so that PEFT loads the folder
+unchanged.
 """
 
 import hashlib
@@ -45,15 +45,15 @@ _DTYPES = {
 
 
 class CheckpointError(RequestError):
-    """A checkpoint that cannot be written or trusted; one line that names the file and why."""
+    """A checkpoint that cannot be written or is damaged; one line with the file and the reason."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that a run needs to go on.
+    """Everything that a run needs to resume.
 
-    update: updates done. parameters, ema: arrays by parameter name. optimizer: what
-    `Optimizer.state` gave. state: the trainer's own JSON values.
+    update: number of finished updates. parameters, ema: arrays by parameter name. optimizer: the
+    value of `Optimizer.state`. state: the trainer's own JSON values.
     """
 
     update: int
@@ -62,11 +62,16 @@ class Snapshot:
     optimizer: dict[str, np.ndarray]
     state: dict[str, Any]
 
+    @property
+    def weights(self) -> dict[str, np.ndarray]:
+        """What evaluations and samples use: the moving average where there is one."""
+        return self.ema or self.parameters
+
 
 def save(checkpoints: Path, snapshot: Snapshot, *, adapter: AdapterConfig, keep: int) -> Path:
     """Write the snapshot as `checkpoints/NNNNNN` and remove all but the `keep` newest (0 = all).
 
-    Older checkpoints go only after the new one is in place; a checkpoint of the same update is
+    Older checkpoints are removed only after the new one is complete; one of the same update is
     replaced. Returns the folder. Raises, in one line, WriteError (an OSError) when the disk is
     full or the folder cannot be written, and CheckpointError when an array's type or the state
     cannot be stored; earlier checkpoints are then untouched.
@@ -85,7 +90,7 @@ def save(checkpoints: Path, snapshot: Snapshot, *, adapter: AdapterConfig, keep:
             raise
     older = [path for path in _complete(checkpoints) if int(path.name) < snapshot.update]
     for path in older[: len(older) - (keep - 1)] if keep else []:
-        # The new one is safe: an old one that cannot go now is tried again at the next save.
+        # The new one is complete; the next save tries again to remove an old one that is left.
         with suppress(OSError):
             _remove(path)
     return final
@@ -117,13 +122,18 @@ def load(path: Path) -> Snapshot:
 
 
 def latest(checkpoints: Path) -> Path | None:
-    """The complete checkpoint of the highest update, or None; only reads."""
+    """The complete checkpoint of the highest update, or None; changes nothing on disk."""
     complete = {int(path.name): path for path in _complete(checkpoints)}
-    # Killed while replacing a checkpoint: the replaced one, set aside, is still whole.
+    # After a kill in the middle of a replacement the old checkpoint, renamed, is still complete.
     for update, holder in _matching(checkpoints, _REPLACED):
         if _is_complete(replaced := holder / f"{update:06d}"):
             complete.setdefault(update, replaced)
     return complete[max(complete)] if complete else None
+
+
+def updates(checkpoints: Path) -> list[int]:
+    """The updates of the complete checkpoints in a folder, rising; [] without a folder."""
+    return [int(path.name) for path in _complete(checkpoints)]
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -155,7 +165,7 @@ def _write(folder: Path, snapshot: Snapshot, adapter: AdapterConfig) -> None:
 
 
 def _publish(temporary: Path, final: Path) -> None:
-    """Rename a complete folder into its place, setting aside what is there until it is in."""
+    """Rename a complete folder to its final name; an old one there is moved, then removed."""
     holder = files.beside(final, "old")
     if final.exists():
         holder.mkdir()
@@ -169,7 +179,7 @@ def _publish(temporary: Path, final: Path) -> None:
 def safetensors_bytes(
     arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> Iterator[bytes]:
-    """The safetensors format, by hand: the library writes its metadata in random order.
+    """The bytes of a safetensors file; the library itself writes metadata in random order.
 
     Eight bytes of header length, the JSON header padded to eight bytes, then the data; wider
     types first, as the library does, so that every array is aligned.
@@ -192,7 +202,7 @@ def safetensors_bytes(
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
     for array in ordered:
-        yield array.tobytes()  # in C order, whatever the array's own
+        yield array.tobytes()  # in C order
 
 
 def _json(document: Any, name: str) -> bytes:
@@ -269,11 +279,11 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _matching(checkpoints: Path, pattern: re.Pattern[str]) -> list[tuple[int, Path]]:
-    """(update, folder) of the folders of that name, rising; empty when there is no folder."""
+    """(update, folder) of the folders whose name matches, in rising order; [] without a folder."""
     if not checkpoints.is_dir():
         return []
-    found = [(pattern.fullmatch(path.name), path) for path in checkpoints.iterdir()]
-    return sorted((int(match[match.re.groups]), path) for match, path in found if match)
+    matches = [(pattern.fullmatch(path.name), path) for path in checkpoints.iterdir()]
+    return sorted((int(match[match.re.groups]), path) for match, path in matches if match)
 
 
 def _is_complete(path: Path) -> bool:
@@ -286,14 +296,14 @@ def _complete(checkpoints: Path) -> list[Path]:
 
 
 def _remove(path: Path) -> None:
-    """Remove a folder such that a kill halfway leaves a leftover, not half a checkpoint."""
+    """Remove a folder; it is renamed first, so that a kill never leaves half a checkpoint."""
     gone = files.beside(path, "gone")
     path.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
 
 
 def _sweep(checkpoints: Path) -> None:
-    """Clear away what killed saves left; put back a replaced one whose successor is not in."""
+    """Remove the leftovers of killed saves; restore an old checkpoint that was not replaced."""
     for path in checkpoints.iterdir():
         if _LEFTOVER.fullmatch(path.name):
             shutil.rmtree(path, ignore_errors=True)

@@ -1,7 +1,6 @@
 """A run on disk: its configuration, its environment, its logs and its files."""
 
 import hashlib
-import io
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -10,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import tomli_w
-from PIL import Image
 
-from common import config as configuration, random, reading
+from common import config as configuration, pictures, random, reading
 from common.config import Config
 from common.errors import RequestError
 from common.runs import files, line_log, lock
@@ -122,7 +120,7 @@ class RunDirectory:
 
     @property
     def report(self) -> Path:
-        """Where the report goes."""
+        """The path of the report."""
         return self.path / "report.html"
 
     def environment(self) -> dict[str, Any]:
@@ -247,12 +245,10 @@ class RunDirectory:
             raise ValueError(f"picture name {name!r}: only letters, digits and _ . - are valid")
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"picture {name}: {image.dtype} {image.shape}, not uint8 [H, W, 3]")
-        content = io.BytesIO()
-        Image.fromarray(image).save(content, format="png")
         file = self.path / "samples" / f"{name}.png"
         with files.os_errors_as(f"write {file}"):
             file.parent.mkdir(exist_ok=True)
-            files.write_whole(file, content.getvalue())
+            files.write_whole(file, pictures.encode_png(image))
         return file
 
 

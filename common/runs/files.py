@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, synced, then renamed."""
+"""Files that are complete or absent: written under another name, synced, then renamed."""
 
 import errno
 import hashlib
@@ -26,13 +26,13 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def reason(error: OSError) -> str:
-    """Why the system refused, in plain words without the error number."""
+    """The reason of a system error in plain words, without its number."""
     known = _REASONS.get(error.errno) if error.errno is not None else None
     return known or (error.strerror or str(error) or type(error).__name__).lower()
 
 
 class WriteError(DriftError, OSError):
-    """A write that the system refused; `str` is one line with the path and the reason."""
+    """A write that the system refused; the message is one line with the path and the reason."""
 
     def __str__(self) -> str:
         return str(self.strerror)
@@ -40,7 +40,7 @@ class WriteError(DriftError, OSError):
 
 @contextmanager
 def os_errors_as(action: str, raises: type[Exception] = WriteError) -> Iterator[None]:
-    """Within it an OSError becomes `raises`, as the one line "cannot ACTION: REASON".
+    """A context in which an OSError becomes `raises`, with the line "cannot ACTION: REASON".
 
     A full disk is always a WriteError: the place that the user named is right.
     """
@@ -56,7 +56,7 @@ def os_errors_as(action: str, raises: type[Exception] = WriteError) -> Iterator[
 
 
 def beside(path: Path, label: str = "tmp") -> Path:
-    """A name that nothing has yet, hidden in the same folder: ".NAME.LABEL-xxxxxxxx"."""
+    """A new hidden name in the same folder: ".NAME.LABEL-xxxxxxxx"."""
     return path.with_name(f".{path.name}.{label}-{secrets.token_hex(4)}")
 
 
@@ -77,9 +77,9 @@ def write_new(path: Path, chunks: Iterable[bytes]) -> tuple[int, str]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Put `content` at `path`, replacing what is there; at no moment is a part of it visible.
+    """Write or replace the file at `path`; other processes never see a part of the content.
 
-    Raises OSError; the old content is then still in place and nothing is left beside it.
+    Raises OSError; the old content is then still there, and no temporary file is left.
     """
     temporary = beside(path)
     try:
@@ -95,7 +95,7 @@ def write_whole(path: Path, content: bytes) -> None:
 def append(path: Path, content: bytes) -> None:
     """Add `content` to the end of a file, made when it is not there, and sync it to the disk.
 
-    Raises OSError; the file is then cut back to what it was.
+    Raises OSError; the file then has its old content again.
     """
     # Unbuffered: closing a buffered file after a failure would write the rest of its buffer.
     with path.open("ab", buffering=0) as file:
@@ -121,7 +121,7 @@ def sync_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Network and FUSE file systems refuse to sync a folder: the rename itself still holds.
+        # Network and FUSE file systems refuse to sync a folder: the rename itself is still valid.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
             raise
     finally:

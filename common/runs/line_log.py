@@ -1,7 +1,7 @@
-"""Logs of JSON lines: one record a line, and a line is whole or does not count.
+"""Logs of JSON lines, one record per line; a line counts only if it is complete.
 
 A process that is killed while it writes leaves a last line without its newline. That line counts
-if it holds a whole record; otherwise it is skipped by readers and cut off by the next writer.
+if it is a complete record; otherwise readers skip it and the next writer removes it.
 """
 
 import json
@@ -21,10 +21,10 @@ __all__ = ["Parse", "append", "encode", "newest", "nulls_as_nan", "read"]
 T = TypeVar("T")
 
 Parse = Callable[[bytes, int], T]
-"""(line, its number from 1) -> its record; a ValueError that says so for a line that is none."""
+"""(line, its number from 1) -> its record. Raises ValueError for a line that is no record."""
 
 TAIL = 65_536
-"""Bytes at the end of a log that hold its last whole line."""
+"""Bytes at the end of a log that contain its last complete line."""
 
 
 def read(file: Path, parse: Parse[T], refused: type[Exception]) -> list[tuple[bytes, T]]:
@@ -44,10 +44,10 @@ def read(file: Path, parse: Parse[T], refused: type[Exception]) -> list[tuple[by
 
 
 def append(file: Path, line: bytes, parse: Parse[Any]) -> None:
-    """Add one line, its newline included, and sync it. A torn line before it is cut off first.
+    """Add one line with its newline and sync it; an incomplete line before it is removed.
 
-    parse: what `read` takes; it tells a torn line from one that lacks only its newline. Raises
-    files.WriteError (an OSError); what was in the file before is then still there.
+    parse: as in `read`; it separates an incomplete line from one that only lacks its newline.
+    Raises files.WriteError (an OSError); the old content of the file is then still there.
     """
     with files.os_errors_as(f"write {file}"):
         if last := _without_newline(file):
@@ -59,7 +59,7 @@ def append(file: Path, line: bytes, parse: Parse[Any]) -> None:
 
 
 def newest(file: Path) -> dict[str, Any]:
-    """The record of the last whole line, {} before the first one; cheap enough to poll."""
+    """The record of the last complete line, {} before the first one; cheap enough to poll."""
     try:
         with file.open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)
@@ -71,7 +71,7 @@ def newest(file: Path) -> dict[str, Any]:
 
 
 def encode(value: Mapping[str, Any], indent: int | None = None) -> bytes:
-    """A record as JSON with a newline; numpy values as Python's, what is not finite as null."""
+    """A record as JSON with a newline: numpy values as Python's, NaN and infinity as null."""
     text = json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
     return text.encode() + b"\n"
 
@@ -107,7 +107,7 @@ def _is_record(line: bytes, parse: Parse[Any]) -> bool:
 
 
 def _without_newline(file: Path) -> bytes:
-    """What follows the last newline of a file: empty unless a write was cut short."""
+    """The bytes after the last newline of a file; empty unless a write was interrupted."""
     if not file.exists():
         return b""
     with file.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""One process at a time in a folder."""
+"""A lock on a folder for one process at a time."""
 
 import fcntl
 import os
@@ -15,15 +15,15 @@ __all__ = ["locked"]
 def locked(
     folder: Path, *, busy: Exception, opening: str, refused: type[Exception] = files.WriteError
 ) -> Iterator[None]:
-    """Within it no other process has the lock of this folder.
+    """A context in which this process alone has the lock of the folder.
 
-    The lock is the kernel's and ends with the process, however that ends. Where the file system
-    has none (some of Lustre and NFS), nothing guards the folder.
+    The kernel releases the lock when the process ends for any reason. Where the file system has no
+    locks (some Lustre and NFS mounts), the folder is not protected.
 
     Args:
-        folder: one that exists.
+        folder: an existing folder.
         busy: raised when another process has the lock.
-        opening: what is done when the folder is opened, for the error when it cannot be.
+        opening: the action, for the error message when the folder cannot be opened.
         refused: the class of that error.
     """
     with files.os_errors_as(opening, refused):
@@ -34,7 +34,7 @@ def locked(
         except BlockingIOError:
             raise busy from None
         except OSError:
-            pass  # no locks here: better unguarded than not at all
+            pass  # a file system without locks: go on unprotected
         yield
     finally:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""A sweep as it goes: a line for each event, and on a terminal a live table of what is running."""
+"""Shows a sweep: a line for each event, and on a terminal a live table of the running runs."""
 
 import time
 from collections import Counter
@@ -11,22 +11,22 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from common.console import UPDATE, Standing, clock, say
+from common.console import UPDATE, LivePanel, clock, say
 from common.sweep.jobs import Outcome, Step, Task
 from common.sweep.plan import latest_metrics
 
 EVALUATING = "evaluating"
 
 
-class Board(Standing):
-    """Shows a sweep; it fulfils the `Observer` of `jobs.run`. Use it as a context manager."""
+class Board(LivePanel):
+    """Shows a sweep; it implements the `Observer` of `jobs.run`. Use it as a context manager."""
 
-    STOPPING = "letting the running ones finish their update and save (once more aborts at once)"
+    STOPPING = "the running ones finish their update and save (a second signal aborts at once)"
 
     def __init__(self, tasks: Sequence[Task], updates: Mapping[str, int], out: Path) -> None:
-        """tasks: what is left to do; updates: of every run of the sweep, in its folder of `out`."""
+        """tasks: the open ones. updates: of every run, by name. out: the folder of the runs."""
         self.failures: dict[str, str] = {}
-        """Why each run that failed did."""
+        """The reason of each failure, by run."""
         self.stopping = False
         self._updates, self._out = updates, out
         self._waiting = {task.name for task in tasks}
@@ -37,7 +37,7 @@ class Board(Standing):
     def __enter__(self) -> Self:
         if self._done_before:
             say(f"{self._done_before} of {len(self._updates)} runs are done")
-        self.stand(per_second=2)
+        self.start(per_second=2)
         return self
 
     def __rich__(self) -> RenderableType:
@@ -55,13 +55,13 @@ class Board(Standing):
         return Group(*lines)
 
     def started(self, task: Task, step: Step) -> None:
-        """Say what begins."""
+        """Print the step that begins."""
         self._waiting.discard(task.name)
         self._running[task.name] = (step, time.monotonic())
         say(f"{step.verb} {task.name}")
 
     def ended(self, task: Task, outcome: Outcome, reason: str, seconds: float) -> None:
-        """Say how a task ended."""
+        """Print the outcome of a task."""
         del self._running[task.name]
         self._outcomes[outcome] += 1
         if outcome == "failed":
@@ -79,6 +79,6 @@ class Board(Standing):
 
 
 def _measures(record: Mapping[str, Any]) -> list[str]:
-    """What an update's row says in short; null, which stands for NaN, is left out."""
+    """The main measures of an update's row; null, which stands for NaN, is left out."""
     shown = ((name, record.get(key), form) for key, (name, form) in UPDATE.items())
     return [f"{name} {value:{form}}" for name, value, form in shown if value is not None]

@@ -1,8 +1,8 @@
 """Tasks as processes: a few at a time, each with its log and its share of the cores.
 
-A task is a chain of command lines, each started when the one before it has succeeded. A task
-that fails leaves the others alone. Processes run in sessions of their own, so that Ctrl-C in a
-terminal reaches only this one, which passes a request to stop on to each of them once.
+A task is a chain of command lines, each started after the success of the one before. A failed task
+does not stop the others. Each process has its own session, so that Ctrl-C in a terminal reaches
+only this process, which sends one signal to each of them.
 """
 
 import os
@@ -22,7 +22,7 @@ from common.machine import cores
 from common.runs import files
 
 DRIFT = (sys.executable, "-P", "-c", "from common.cli import main; main()")
-"""The `drift` command of this very installation, whatever is called `drift` or `common` here."""
+"""The `drift` command of this installation, whatever files named `drift` or `common` are here."""
 
 THREADS = "OMP_NUM_THREADS"
 
@@ -37,7 +37,7 @@ Outcome = Literal["done", "failed", "stopped"]
 
 @dataclass(frozen=True)
 class Step:
-    """verb: what it does, for people. words: after `drift`. log: appended to."""
+    """verb: a word for the output. words: the arguments of `drift`. log: the output is appended."""
 
     verb: str
     words: tuple[str, ...]
@@ -53,14 +53,14 @@ class Task:
 
 
 class Observer(Protocol):
-    """Who watches the tasks."""
+    """Receives the events of the tasks."""
 
     def started(self, task: Task, step: Step) -> None:
         """A step of a task begins."""
         ...
 
     def ended(self, task: Task, outcome: Outcome, reason: str, seconds: float) -> None:
-        """A task is over; reason: what the log of a failure says last, else ""."""
+        """A task has ended; reason: the last line of the log of a failure, else ""."""
         ...
 
 
@@ -73,9 +73,9 @@ class _Running:
 
 
 def threads_each(at_once: int) -> int:
-    """Threads of each of so many processes at once: a share of the cores, at least 1.
+    """Threads of each of `at_once` processes: a share of the cores, at least 1.
 
-    Where the user already limits them by OMP_NUM_THREADS, no more than that.
+    If the user has set OMP_NUM_THREADS, at most that.
     """
     share = max(cores() // at_once, 1)
     given = os.environ.get(THREADS, "")
@@ -85,11 +85,11 @@ def threads_each(at_once: int) -> int:
 def run(
     tasks: Sequence[Task], *, at_once: int, observer: Observer, asked: Callable[[], int]
 ) -> dict[str, Outcome]:
-    """Run tasks in their order, `at_once` of them at a time; gives the outcome of each that began.
+    """Run tasks in order, `at_once` at a time; returns the outcome of each that was started.
 
-    asked: how often a stop was asked for so far. Each time every process gets one SIGTERM: the
-    first makes `drift run` save and end, the second ends it at once. Whatever ends this function,
-    no process is left behind. Raises files.WriteError when a log cannot be written.
+    asked: the number of stop requests so far. For each request every process gets one SIGTERM: the
+    first makes `drift run` save and end, the second ends it at once. No process is left when this
+    function returns or raises. Raises files.WriteError when a log cannot be written.
     """
     environment = _environment(threads_each(at_once))
     waiting, running = deque(tasks), list[_Running]()
@@ -100,13 +100,13 @@ def run(
         observer.started(task, task.steps[step])
 
     outcomes: dict[str, Outcome] = {}
-    told = 0
+    signalled = 0
     try:
         while running or (waiting and not asked()):
             while waiting and len(running) < at_once and not asked():
                 start(waiting.popleft(), 0, time.monotonic())
-            if (times := asked()) > told:
-                told = times
+            if (times := asked()) > signalled:
+                signalled = times
                 for each in running:
                     _terminate(each.process)
             for each in [each for each in running if each.process.poll() is not None]:
@@ -121,7 +121,7 @@ def run(
                 observer.ended(each.task, outcome, reason, time.monotonic() - each.since)
             time.sleep(POLL)
     finally:
-        for each in running:  # only after an error: a stop waits for them above
+        for each in running:  # only after an error: after a stop the loop waits for them
             _terminate(each.process)
         for each in running:
             _wait_or_kill(each.process)
@@ -129,7 +129,7 @@ def run(
 
 
 def last_line(log: Path) -> str:
-    """What a log says last; "" when it says nothing or is not there."""
+    """The last line of a log; "" when it is empty or missing."""
     with suppress(OSError):
         lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
@@ -156,10 +156,10 @@ def _outcome(ended: _Running, *, stopping: bool) -> tuple[Outcome, str]:
         return "done", ""
     if stopping and code in (-signal.SIGTERM, 128 + signal.SIGTERM):
         return "stopped", ""
-    said = last_line(ended.task.steps[ended.step].log) or f"exit code {code}, and an empty log"
+    last = last_line(ended.task.steps[ended.step].log) or f"exit code {code}, and an empty log"
     if code < 0:
-        return "failed", f"killed by {signal.Signals(-code).name}; its log ends with: {said}"
-    return "failed", said
+        return "failed", f"killed by {signal.Signals(-code).name}; its log ends with: {last}"
+    return "failed", last
 
 
 def _terminate(process: subprocess.Popen[bytes]) -> None:

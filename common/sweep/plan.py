@@ -1,7 +1,7 @@
-"""What a sweep runs: from recipes, a grid of values and seeds to named runs, and how far each is.
+"""The plan of a sweep: named runs from recipes, a grid of values and seeds, and their progress.
 
-Nothing is run here: `plan` is a function of its arguments and of the recipe files, `progress`
-reads one folder, `common.sweep.jobs` runs what they say is to be done.
+This module runs nothing: `plan` depends only on its arguments and the recipe files, `progress`
+reads one folder, and `common.sweep.jobs` runs the tasks.
 """
 
 import itertools
@@ -25,12 +25,12 @@ LONGEST_NAME = 200
 
 
 class SweepError(RequestError):
-    """A sweep that cannot be run as asked; one line that says why."""
+    """A sweep that cannot be run; one line with the reason."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One run: its folder's name, and the recipe and `--set` values that make its configuration."""
+    """One run: its name (and folder), its recipe and `--set` values, and its configuration."""
 
     name: str
     recipe: str
@@ -38,7 +38,7 @@ class Planned:
     config: Config
 
     def command(self, out: Path, *, backend: str | None, resume: bool) -> tuple[str, ...]:
-        """The words after `drift` that start this run in a folder, or go on with it."""
+        """The arguments of `drift` that start or resume this run in a folder."""
         words = ["run", self.recipe, "--out", str(out)]
         words += ["--resume"] if resume else []
         words += ["--backend", backend] if backend else []
@@ -47,7 +47,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is. done: updates in its newest checkpoint, from which it would go on."""
+    """The progress of a run. done: updates in its newest checkpoint, where a resume starts."""
 
     state: Literal["missing", "incomplete", "complete"]
     done: int = 0
@@ -63,10 +63,10 @@ def plan(
 ) -> list[Planned]:
     """All runs of a sweep: every recipe with every point of the grid, for every seed.
 
-    Seeds come outermost, so that a sweep that is cut short has compared all methods on some.
+    The loop over seeds is the outermost, so an interrupted sweep has all methods for some seeds.
     A run is named after its recipe, every key of the grid and the seed, for example
-    "emoji-kl-kl_weight=0.04-seed0": what a key is called does not depend on the other keys, so a
-    grid can be extended later and finds the runs that are there.
+    "emoji-kl-kl_weight=0.04-seed0": a key's name does not depend on the other keys, so an
+    extended grid finds the runs that exist already.
 
     Args:
         recipes: shipped names or TOML files.
@@ -100,7 +100,7 @@ def plan(
 
 
 def progress(planned: Planned, path: Path) -> Progress:
-    """How far a planned run is in its folder.
+    """The progress of a planned run in its folder.
 
     Raises SweepError when the folder holds a run of another configuration, or one that is past
     the planned number of updates, and RunError when it is damaged or cannot be resumed.
@@ -116,10 +116,8 @@ def progress(planned: Planned, path: Path) -> Progress:
     newest = checkpoint.latest(run.checkpoints)
     done, updates = 0 if newest is None else int(newest.name), planned.config.run.updates
     if done > updates:
-        raise SweepError(
-            f"{path} is at update {done} already; run.updates = {updates} lies behind it"
-        )
-    # The report is the last thing that a run writes; that of a shorter run is there before.
+        raise SweepError(f"{path} is at update {done} already; run.updates = {updates} is less")
+    # The report is written last; a report of a shorter run may exist, hence the other conditions.
     evaluated = [record["update"] for record in run.evaluations()]
     if done == updates and updates in evaluated and run.report.exists():
         return Progress("complete", done)
@@ -128,7 +126,7 @@ def progress(planned: Planned, path: Path) -> Progress:
 
 
 def latest_metrics(path: Path) -> dict[str, Any]:
-    """The newest whole row of a run's metrics, {} before its first; cheap enough to poll."""
+    """The newest complete row of a run's metrics, {} before the first; cheap enough to poll."""
     return line_log.newest(path / METRICS)
 
 
@@ -172,7 +170,7 @@ def _name(config: Config, keys: Sequence[str]) -> str:
     tables = configuration.to_tables(config)
     words = [config.run.recipe]
     words += [f"{_short(key)}={_shown(_lookup(tables, key))}" for key in keys]
-    # What a file system or a shell would stumble over becomes an underscore.
+    # Characters that are special to a file system or a shell become underscores.
     name = re.sub(r"[^\w.=+-]+", "_", "-".join([*words, f"seed{config.run.seed}"])).lstrip(".")
     if len(name) > LONGEST_NAME:
         raise SweepError(
@@ -183,7 +181,7 @@ def _name(config: Config, keys: Sequence[str]) -> str:
 
 
 def _short(key: str) -> str:
-    """The shortest end of a dotted key that no other key of a configuration has."""
+    """The shortest suffix of a dotted key that is unique among all keys."""
     parts = configuration.split_key(key)
     if parts[:2] == ["reward", "terms"] and len(parts) == 3:
         return parts[2]
@@ -202,7 +200,7 @@ def _lookup(tables: dict[str, Any], key: str) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """A value within a name: as short as it can be without becoming another value's."""
+    """A value in a name, as short as possible but still exact."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):

@@ -16,6 +16,7 @@ from common.console import console, say
 from common.errors import RequestError, preparing
 from common.evaluation import measure
 from common.evaluation.records import Protocol, Record, Variant, load
+from common.runs import checkpoint
 from common.runs.directory import RunDirectory
 from common.workflows import options
 from common.workflows.options import EvaluateOptions
@@ -126,7 +127,7 @@ def measure_all(planned: Sequence[Measurement], cache: Path | None, *, quiet: bo
                 each.protocols,
                 each.variants,
                 cache=cache or each.run.path.absolute().parent / measure.CACHE,
-                measured=progress.measured,
+                on_record=progress.measured,
             )
         counts.append(progress.new)
     return counts
@@ -141,7 +142,7 @@ def mean_rows(measurement: Measurement) -> list[dict[str, Any]]:
 def _variants(
     directory: Path, wanted: Sequence[str], scales: Sequence[float], strengths: Sequence[float]
 ) -> tuple[RunDirectory, list[Variant]]:
-    """The run, and what to measure of it in order; the unchanged base model always comes first."""
+    """The run and the variants to measure, in order; the unchanged base model comes first."""
     run = RunDirectory.open(directory)
     load(run)  # damage shows before the work, not after it
     chosen = {
@@ -154,8 +155,8 @@ def _variants(
 
 
 def _updates(run: RunDirectory, wanted: Sequence[str]) -> list[int]:
-    """The updates asked for, 0 for the base; all that exist where none is asked for."""
-    there = measure.checkpoints(run)
+    """The updates that `wanted` names, 0 for the base model; by default all of them."""
+    there = checkpoint.updates(run.checkpoints)
     if not there and set(wanted) != {"base"}:
         raise RequestError(
             f"{run.path} has no checkpoint yet; --checkpoint base measures the model before tuning"

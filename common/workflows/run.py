@@ -8,8 +8,9 @@ from typing import Any
 from common import pictures, report
 from common.config import Config
 from common.errors import RequestError
-from common.evaluation import measure, records
+from common.evaluation import records
 from common.evaluation.records import Protocol, Record
+from common.runs import checkpoint
 from common.runs.directory import METRICS, RunDirectory
 from common.workflows.images import Images
 
@@ -70,18 +71,18 @@ class Run:
 
     @property
     def measurements(self) -> list[dict[str, Any]]:
-        """What `drift.evaluate` measured: a row of means for each checkpoint and split."""
+        """The results of `drift.evaluate`: a row of means for each checkpoint and split."""
         return [mean_row(record) for record in sorted(records.load(self._directory), key=_order)]
 
     @property
     def checkpoints(self) -> dict[int, Path]:
         """The folder of each complete checkpoint, by update."""
         folder = self._directory.checkpoints
-        return {n: folder / f"{n:06d}" for n in measure.checkpoints(self._directory)}
+        return {n: folder / f"{n:06d}" for n in checkpoint.updates(folder)}
 
     @property
     def report(self) -> Path:
-        """The report, an HTML file; it is written where it is missing or older than the metrics."""
+        """The report, an HTML file; written again if it is missing or older than the metrics."""
         page, log = self._directory.report, self.path / METRICS
         if not page.exists() or (log.exists() and log.stat().st_mtime > page.stat().st_mtime):
             return report.build(self._directory)

@@ -93,7 +93,7 @@ def draw(
 def choose_backend(wanted: str | None, run: RunDirectory) -> Backend:
     """The backend asked for; without one the run's, or the best where the run's does not work here.
 
-    A run may have been trained on another machine, with a backend that this one lacks.
+    A run may have been trained on another machine, with a backend that does not work here.
     """
     own = run.config.run.backend
     if wanted is None and own in backends.names():
@@ -103,15 +103,11 @@ def choose_backend(wanted: str | None, run: RunDirectory) -> Backend:
 
 
 def _restore(policy: Policy, run: RunDirectory, which: str) -> str:
-    """Give the policy the weights of a checkpoint; returns the label of it.
-
-    A moving average is preferred where there is one: it is what the run's evaluations measure.
-    """
+    """Load the weights of a checkpoint into the policy; returns its label."""
     if which == "base":
         return which
     path = checkpoint_path(run, which)
-    snapshot = checkpoint.load(path)
-    policy.load_parameters(snapshot.ema or snapshot.parameters)
+    policy.load_parameters(checkpoint.load(path).weights)
     return path.name
 
 

@@ -61,7 +61,9 @@ class Detector:
                 Box((float(c[0]), float(c[1]), float(c[2]), float(c[3])), float(p), COLORS[k])
                 for c, p, k in zip(corners, sure, colors, strict=True)
             ]
-            found[name] = detection.kept(boxes, threshold=threshold, overlap=self._options.overlap)
+            found[name] = detection.without_overlaps(
+                boxes, threshold=threshold, overlap=self._options.overlap
+            )
         return found
 
     def _look(self, image: np.ndarray, queries: list[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import urllib.request
 import pytest
 
 
-def test_an_audit_makes_a_page_and_says_what_it_found(drift, finished):
+def test_an_audit_makes_a_page_and_prints_its_results(drift, finished):
     result = drift("audit", finished, "--images", 2, "--scorer", "jpeg_compressibility")
     assert result.exit_code == 0, result.output
     assert "embedded, held out" in result.output
@@ -22,15 +22,15 @@ def test_an_audit_makes_a_page_and_says_what_it_found(drift, finished):
     assert text.count("<img") == 2 * 4  # both sides of two images of two prompts
     again = drift("audit", finished, "--images", 2, "--scorer", "jpeg_compressibility", "--json")
     assert page.read_text() == text
-    found = json.loads(again.output)
-    assert found["verdict"] in ("fine", "suspicious", "alarming")
-    assert set(found["effects"]) >= {"reward", "embedded, held out", "jpeg_compressibility"}
+    document = json.loads(again.output)
+    assert document["verdict"] in ("fine", "suspicious", "alarming")
+    assert set(document["effects"]) >= {"reward", "embedded, held out", "jpeg_compressibility"}
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--scorer", "embedded"], "reward 'embedded' is what the run maximises"),
+        (["--scorer", "embedded"], "reward 'embedded' is maximised by the run"),
         (["--scorer", "jpeg_compresibility"], "did you mean 'jpeg_compressibility'"),
         (["--checkpoint", "7"], "no checkpoint after update 7"),
     ],
@@ -39,7 +39,7 @@ def test_a_wrong_request_is_one_line(refused, finished, words, says):
     assert says in refused(2, "audit", finished, *words)
 
 
-def test_one_reward_is_told_in_full(drift, refused):
+def test_one_reward_is_printed_in_full(drift, refused):
     text = drift("rewards", "ocr").output
     for words in ("strict", "Apache-2.0", "in the wheel of rapidocr", "flow_grpo: text that"):
         assert words in text

@@ -82,7 +82,7 @@ def test_the_options_offer_what_a_summary_knows():
 def test_one_seed_claims_no_interval(drift, runs):
     result = drift("compare", runs / "grpo-0", runs / "drift-0", *QUICK)
     assert result.exit_code == 0, result.output
-    assert "one seed: no interval is claimed" in result.stdout
+    assert "one seed: no intervals, because the spread between runs is unknown" in result.stdout
     assert " to " not in next(x for x in result.stdout.splitlines() if x.startswith("emoji"))
 
 

@@ -70,7 +70,7 @@ def test_it_loads_in_silence_and_fits(tab, page, width):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_every_point_tells_its_values_when_it_has_the_focus(tab, page, width):
+def test_every_point_shows_its_values_when_it_has_the_focus(tab, page, width):
     tab.show(page, width=width)
     count = tab.value(f"{SPOTS}.length")
     assert count == 1 + 10 * 3
@@ -105,7 +105,7 @@ def test_tab_goes_from_point_to_point(tab, page):
     assert labels[2].startswith("emoji-grpo, update 20")
 
 
-def test_the_pointer_on_a_point_tells_its_values_and_pales_the_others(tab, page):
+def test_the_pointer_on_a_point_shows_its_values_and_pales_the_others(tab, page):
     tab.show(page, width=1280)
     box = tab.value(f"{SPOTS}[6].getBoundingClientRect().toJSON()")
     middle = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
@@ -127,7 +127,7 @@ def test_points_lie_on_the_drawn_markers(tab, page):
     """The middle of the base model's spot is the middle of the ring that is drawn for it."""
     for width in (1280, 390):
         tab.show(page, width=width)
-        apart = tab.value(
+        gaps = tab.value(
             f"""(() => {{
               const spot = {SPOTS}[0], view = spot.parentElement;
               const rings = [...view.querySelectorAll('svg use, svg path')]
@@ -137,7 +137,7 @@ def test_points_lie_on_the_drawn_markers(tab, page):
               return [a[0] - b[0], a[1] - b[1]];
             }})()"""
         )
-        assert max(map(abs, apart)) < 2, (width, apart)
+        assert max(map(abs, gaps)) < 2, (width, gaps)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -26,9 +26,9 @@ def machine(monkeypatch):
     def made(gpus, errors=()):
         cases = []
 
-        def apart(case, told):
+        def measure_in_subprocess(case, on_stage):
             cases.append(case)
-            told("update 1 of 3")
+            on_stage("update 1 of 3")
             if error := dict(errors).get(case.model):
                 raise error
             return measurement(case.backend, case.model)
@@ -38,7 +38,7 @@ def machine(monkeypatch):
                 raise BackendUnavailableError(f"{name} is not here")
             return SimpleNamespace(name=name, gpu=gpus[name], describe=lambda: {"device": "a chip"})
 
-        monkeypatch.setattr(bench, "apart", apart)
+        monkeypatch.setattr(bench, "measure_in_subprocess", measure_in_subprocess)
         monkeypatch.setattr(backends, "load", load)
         monkeypatch.setattr(backends.registry, "load", load)  # which `probe` calls
         monkeypatch.setattr(backends, "names", lambda: ["cpu", "cuda", "mlx"])
@@ -47,7 +47,7 @@ def machine(monkeypatch):
     return made
 
 
-def test_without_a_gpu_the_embedded_model_alone_is_measured_and_why_is_told(drift, machine):
+def test_without_a_gpu_the_embedded_model_alone_is_measured_and_why_is_printed(drift, machine):
     cases = machine({"cpu": False, "mlx": False})
     result = drift("doctor", "--bench")
     assert result.exit_code == 0
@@ -76,11 +76,11 @@ def test_on_a_gpu_the_largest_model_that_fits_is_measured_too(drift, machine):
     result = drift("doctor", "--bench", "--json")
     assert result.exit_code == 0
     assert [case.model for case in cases] == ["embedded", "flux-schnell", "sd35m"]
-    found = json.loads(result.stdout)
-    assert [row["model"] for row in found["measurements"]] == ["embedded", "sd35m"]
-    assert found["measurements"][0]["images_per_second"] == 96 / 4.8
-    assert found["skipped"] == ["flux-schnell does not fit on mlx: 34.6 GB"]
-    assert {"system", "chip", "memory", "load", "mlx"} <= found["machine"].keys()
+    document = json.loads(result.stdout)
+    assert [row["model"] for row in document["measurements"]] == ["embedded", "sd35m"]
+    assert document["measurements"][0]["images_per_second"] == 96 / 4.8
+    assert document["skipped"] == ["flux-schnell does not fit on mlx: 34.6 GB"]
+    assert {"system", "chip", "memory", "load", "mlx"} <= document["machine"].keys()
 
 
 def test_what_is_asked_for_is_measured_and_nothing_else(drift, machine):
@@ -93,27 +93,27 @@ def test_what_is_asked_for_is_measured_and_nothing_else(drift, machine):
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "told"),
+    ("error", "code", "line"),
     [
         (RefusedError("sd15 does not fit on cpu: 9 GB"), 2, "sd15 does not fit on cpu: 9 GB"),
         (FailedError("out of memory, update"), 1, "sd15 broke on cpu: out of memory, update"),
     ],
 )
-def test_what_cannot_be_measured_is_told_beside_what_can(
-    drift, refused, machine, error, code, told
+def test_what_cannot_be_measured_is_reported_beside_what_can(
+    drift, refused, machine, error, code, line
 ):
     machine({"cpu": False}, {"sd15": error})
     result = drift("doctor", "--bench", "--model", "sd15", "--model", "embedded")
     assert result.exit_code == code
-    assert told in result.stdout.splitlines()
+    assert line in result.stdout.splitlines()
     assert "cpu       embedded" in result.stdout
     alone = drift("doctor", "--bench", "--model", "sd15")
     assert (alone.exit_code, alone.stdout) == (code, "")
-    assert alone.stderr.splitlines()[-1] == f"drift: {told}"
+    assert alone.stderr.splitlines()[-1] == f"drift: {line}"
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "line"),
     [
         (["--bench", "--model", "sd51"], "--model sd51; did you mean 'sd15'? (valid: embedded,"),
         (["--bench", "--backend", "cuda"], "cuda is not here"),
@@ -122,12 +122,12 @@ def test_what_cannot_be_measured_is_told_beside_what_can(
         (["--set", "model.compile=true"], "--set is for --bench"),
     ],
 )
-def test_a_wrong_request_is_one_line(refused, machine, words, told):
+def test_a_wrong_request_is_one_line(refused, machine, words, line):
     machine({"cpu": False})
-    assert told in refused(2, "doctor", *words)
+    assert line in refused(2, "doctor", *words)
 
 
-def test_settings_are_changed_and_told(drift, machine):
+def test_settings_are_changed_and_printed(drift, machine):
     cases = machine({"cpu": False})
     result = drift("doctor", "--bench", "--model", "sd15", "--set", "model.compile=true")
     assert cases == [Case("cpu", "sd15", ("model.compile=true",))]

@@ -29,8 +29,8 @@ def lines(run):
 def test_every_checkpoint_and_the_base_on_both_splits_by_default(drift, finished):
     result = drift("eval", finished, *FEW)
     assert result.exit_code == 0, result.output
-    found = [(line["variant"]["update"], line["protocol"]["split"]) for line in lines(finished)]
-    assert found == [(update, split) for update in (0, 1, 2) for split in ("train", "test")]
+    measured = [(line["variant"]["update"], line["protocol"]["split"]) for line in lines(finished)]
+    assert measured == [(update, split) for update in (0, 1, 2) for split in ("train", "test")]
     output = result.output
     assert "measured base model on train prompts: held-out " in output
     assert "measured update 2 on test prompts: held-out " in output
@@ -47,7 +47,7 @@ def test_every_checkpoint_and_the_base_on_both_splits_by_default(drift, finished
     assert any((finished.parent / "evaluation-cache").iterdir())
 
 
-def test_again_measures_nothing_and_tells_the_same(drift, finished):
+def test_again_measures_nothing_and_shows_the_same(drift, finished):
     first = drift("eval", finished, *TEST)
     before = {path: path.read_bytes() for path in (finished / "evaluation").iterdir()}
     again = drift("eval", finished, *TEST)
@@ -59,16 +59,20 @@ def test_again_measures_nothing_and_tells_the_same(drift, finished):
 
 def test_json_for_programs(drift, finished, tmp_path):
     words = (*TEST, "--checkpoint", "latest", "--cache", tmp_path / "elsewhere", "--json")
-    (told,) = json.loads(drift("eval", finished, *words).output)["runs"]
-    assert (told["run"], told["records"], told["new"]) == (str(finished), str(finished / FILE), 2)
-    base, latest = told["means"]
+    (first,) = json.loads(drift("eval", finished, *words).output)["runs"]
+    assert (first["run"], first["records"], first["new"]) == (
+        str(finished),
+        str(finished / FILE),
+        2,
+    )
+    base, latest = first["means"]
     assert (base["update"], latest["update"], latest["scale"], latest["split"]) == (0, 2, 1, "test")
     line = lines(finished)[1]
     assert latest["diversity"] == line["by_prompt"]["diversity"][0]
     assert latest["frechet"] == line["frechet"]
     assert any((tmp_path / "elsewhere").iterdir())
     (again,) = json.loads(drift("eval", finished, *words).output)["runs"]
-    assert (again["new"], again["means"]) == (0, told["means"])
+    assert (again["new"], again["means"]) == (0, first["means"])
 
 
 def test_scales_and_prompt_noise_are_rows_of_their_own(drift, finished):

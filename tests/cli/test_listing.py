@@ -67,14 +67,14 @@ def test_rewards_in_words_and_as_json(drift):
         assert reward["description"] in line  # in a pipe a row is one line
 
 
-def test_doctor_tells_what_works_and_what_auto_takes(drift):
+def test_doctor_shows_what_works_and_what_auto_takes(drift):
     findings = json.loads(drift("doctor", "--json").output)
-    found = {backend["name"]: backend for backend in findings["backends"]}
-    assert set(found) == set(backends.names())
-    assert found[findings["auto"]]["works"]
+    by_name = {backend["name"]: backend for backend in findings["backends"]}
+    assert set(by_name) == set(backends.names())
+    assert by_name[findings["auto"]]["works"]
     text = drift("doctor").output
     assert text.splitlines()[-1] == findings["verdict"] == f"drift run takes {findings['auto']}"
-    for name, backend in found.items():
+    for name, backend in by_name.items():
         verdict = "works" if backend["works"] else f"does not work: {backend['reason']}"
         assert f"\n{name}: {verdict}\n" in text
         assert backend["works"] or backend["reason"]

@@ -8,14 +8,14 @@ from common.config import PromptsConfig
 
 def test_every_set_is_listed_with_its_splits(drift):
     listed = json.loads(drift("prompts", "--json").output)["sets"]
-    assert [found["name"] for found in listed] == list(prompts.NAMED)
-    for found in listed:
-        loaded = prompts.load(PromptsConfig(source=found["name"]))
-        assert found["prompts"] == len(loaded)
-        assert found["train"] + found["validation"] + found["test"] == len(loaded)
-        assert all(list(p.metadata) == found["metadata"] for p in loaded)
+    assert [row["name"] for row in listed] == list(prompts.NAMED)
+    for row in listed:
+        loaded = prompts.load(PromptsConfig(source=row["name"]))
+        assert row["prompts"] == len(loaded)
+        assert row["train"] + row["validation"] + row["test"] == len(loaded)
+        assert all(list(p.metadata) == row["metadata"] for p in loaded)
     text = drift("prompts").output
-    assert all(found["description"] in text for found in listed)
+    assert all(row["description"] in text for row in listed)
 
 
 def test_a_set_is_printed_as_a_run_gets_it(drift):
@@ -39,7 +39,7 @@ def test_a_file_without_metadata_has_no_such_column(drift, tmp_path):
     assert drift("prompts", "mine.txt").output.splitlines()[0].split() == ["id", "split", "prompt"]
 
 
-def test_what_is_not_there_is_told_in_one_line(refused):
+def test_what_is_not_there_is_reported_in_one_line(refused):
     assert "did you mean 'animals'?" in refused(2, "prompts", "animls")
     assert "none is named" in refused(2, "prompts", "--limit", "3")
     assert "cannot read prompts from no.txt" in refused(2, "prompts", "no.txt")

@@ -13,7 +13,7 @@ from common import console
 from common.runs.directory import RunDirectory
 
 
-def test_a_run_tells_its_plan_each_update_and_base_against_tuned(first):
+def test_a_run_shows_its_plan_each_update_and_base_against_tuned(first):
     out, result = first
     lines = result.stdout.splitlines()
     assert result.stderr == ""
@@ -75,10 +75,10 @@ def test_a_run_resumes_with_what_is_stored_and_with_more_updates(drift, small, f
 
 @pytest.mark.usefixtures("no_report")
 def test_ctrl_c_finishes_the_update_saves_and_says_how_to_go_on(drift, small, monkeypatch):
-    told = console.RunDisplay.updated
+    updated = console.RunDisplay.updated
 
     def interrupt(self, record):
-        told(self, record)
+        updated(self, record)
         os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)

@@ -63,7 +63,7 @@ def test_a_second_signal_ends_it_at_once(start, tmp_path):
     while "forwards per image" not in process.stdout.readline():
         pass
     process.send_signal(signal.SIGINT)
-    assert "once more aborts at once" in process.stderr.readline()
+    assert "a second signal aborts at once" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     process.wait(timeout=300)  # the reward would go on for an hour
     assert process.returncode == -signal.SIGINT

@@ -34,7 +34,7 @@ def fake(monkeypatch, tmp_path):
 # --- plans ---------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_tells_states_and_command_lines_and_does_nothing(drift, finished, small):
+def test_a_dry_run_shows_states_and_command_lines_and_does_nothing(drift, finished, small):
     runs = finished.parent / "runs"
     runs.mkdir()
     finished.rename(runs / "emoji-updates=2-seed0")
@@ -114,7 +114,7 @@ if "run.seed=1" in sys.argv and sys.argv[1] == "run":
 """
 
 
-def test_a_failure_is_told_with_its_log_and_the_others_go_on(drift, fake, tmp_path):
+def test_a_failure_is_reported_with_its_log_and_the_others_go_on(drift, fake, tmp_path):
     fake(FAILS_ON_ONE)
     result = drift("sweep", "emoji", "--seeds", "0,1,2", "--out", "runs", "--eval", "--jobs", "2")
     assert result.exit_code == 1

@@ -20,8 +20,8 @@ def emoji_images(names: list[str], count: int, *, diverse: bool) -> np.ndarray:
     with np.load(EMOJI / "emoji32.npz") as data:
         images, name_index = data["images"], data["name_index"]
     known = json.loads((EMOJI / "names.json").read_text())["names"]
-    found = [images[name_index == known.index(name.replace(" ", "-"))] for name in names]
-    return np.stack([x[np.arange(count) % (len(x) if diverse else 2)] for x in found])
+    drawings = [images[name_index == known.index(name.replace(" ", "-"))] for name in names]
+    return np.stack([x[np.arange(count) % (len(x) if diverse else 2)] for x in drawings])
 
 
 def metrics_record(update: int, updates: int) -> dict[str, Any]:

@@ -40,25 +40,25 @@ def test_what_a_statistic_explains_is_the_square_of_its_correlation_within_promp
     reward = 2 * x + noise + 1000 * np.arange(6)[:, None]
     within = [v - v.mean(axis=1, keepdims=True) for v in (x, reward)]
     r = np.corrcoef(*(v.ravel() for v in within))[0, 1]
-    assert S.explained(reward, x) == pytest.approx(r**2)
-    assert S.explained(reward, -5 * x + 3) == pytest.approx(r**2)
-    assert S.explained(3 * x, x) == pytest.approx(1.0)
+    assert S.r_squared(reward, x) == pytest.approx(r**2)
+    assert S.r_squared(reward, -5 * x + 3) == pytest.approx(r**2)
+    assert S.r_squared(3 * x, x) == pytest.approx(1.0)
 
 
 def test_several_explain_at_least_as_much_as_one_and_not_their_sum():
     x, y = rng.normal(size=(2, 4, 50))
     reward = x + y + rng.normal(size=(4, 50))
-    together = S.jointly_explained(reward, [x, y])
-    assert together > max(S.explained(reward, x), S.explained(reward, y))
-    assert S.jointly_explained(reward, [x, 2 * x]) == pytest.approx(S.explained(reward, x))
+    together = S.r_squared(reward, x, y)
+    assert together > max(S.r_squared(reward, x), S.r_squared(reward, y))
+    assert S.r_squared(reward, x, 2 * x) == pytest.approx(S.r_squared(reward, x))
 
 
 def test_constants_explain_nothing_and_need_no_explanation():
     x = rng.normal(size=(3, 5))
     between = np.arange(3.0)[:, None] * np.ones((3, 5))
-    assert S.explained(x, between) == 0.0
-    assert S.explained(between, x) == 0.0
-    assert S.explained(np.full((3, 5), 0.1), x) == 0.0
+    assert S.r_squared(x, between) == 0.0
+    assert S.r_squared(between, x) == 0.0
+    assert S.r_squared(np.full((3, 5), 0.1), x) == 0.0
 
 
 def test_disagreement_is_where_the_reward_alone_is_high():

@@ -1,4 +1,4 @@
-"""Backends are found by name, and an absent library is an instruction rather than a traceback."""
+"""Backends are loaded by name; a missing library gives an instruction, not a traceback."""
 
 import sys
 from importlib.metadata import EntryPoint

@@ -196,7 +196,7 @@ def test_a_checkpoint_of_the_same_update_is_replaced(tmp_path):
     assert_same(checkpoint.load(tmp_path / "000001"), snapshot(1, scale=2.0))
 
 
-def test_killed_while_replacing_the_old_one_is_still_found_and_put_back(tmp_path):
+def test_killed_while_replacing_the_old_one_is_still_loaded_and_restored(tmp_path):
     save(tmp_path, snapshot(1))
     holder = tmp_path / ".000001.old-0badcafe"
     holder.mkdir()
@@ -251,8 +251,8 @@ def test_each_damaged_file_is_named(tmp_path, name, damage):
     assert "\n" not in message
     if name != "manifest.json":
         sizes = f"{len(good) + {'truncated': -5, 'longer': 1}.get(damage, 0)} bytes"
-        told = {"missing": "is missing", "flipped": "its hash differs"}.get(damage, sizes)
-        assert told in message
+        reason = {"missing": "is missing", "flipped": "its hash differs"}.get(damage, sizes)
+        assert reason in message
 
 
 def test_any_flipped_bit_of_the_manifest_is_noticed(tmp_path):
@@ -275,7 +275,7 @@ def test_any_flipped_bit_of_the_manifest_is_noticed(tmp_path):
     assert changed > 50
 
 
-def test_another_format_and_a_missing_folder_are_told_apart(tmp_path):
+def test_another_format_and_a_missing_folder_give_different_errors(tmp_path):
     path = save(tmp_path, snapshot())
     manifest = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))

@@ -140,25 +140,25 @@ def test_other_json_is_refused(summary, change, expected):
 def test_one_seed_and_other_measures(tmp_path):
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", STUDY["better_curve"], recipe=DRIFT)
-    found = methods.gather([tmp_path], "test")
-    got = summarise(found, GRPO, alignment="reward", diversity="modes", reading="path", replicas=9)
+    study = methods.gather([tmp_path], "test")
+    got = summarise(study, GRPO, alignment="reward", diversity="modes", reading="path", replicas=9)
     gain = got.gain(DRIFT, "diversity", 0.5)
     # modes = 1 + 8 diversity: halfway the baseline has 1 + 8 x .25, the method 1 + 8 x .325.
     assert gain.estimate == pytest.approx(3.6 / 3.0 - 1, rel=0.01)
     assert gain.level == pytest.approx(BASE[0] + 0.1 + 1, rel=0.01)
     assert (gain.low, gain.high) == (None, None)
     page = comparison.render(got, [])
-    assert "One seed: how much runs differ by chance is unknown, so no interval" in page
+    assert "One seed: the spread between runs is unknown, so there are no intervals" in page
     assert "More modes at equal alignment" in page
 
 
 def test_matched_points_are_nearest_to_the_baselines_level(summary):
-    found = summary.matched()
+    points = summary.matched()
     level = summary.gain(DRIFT, "diversity", 0.75).level
-    for name, point in found.items():
+    for name, point in points.items():
         distances = [abs(summary.axes(p)[0] - level) for p in summary.method(name).points]
         assert abs(summary.axes(point)[0] - level) == min(distances)
-    assert {name: point.update for name, point in found.items()} == {
+    assert {name: point.update for name, point in points.items()} == {
         GRPO: 30, DRIFT: 30, "emoji-kl": 40,
     }  # fmt: skip
 
@@ -214,7 +214,7 @@ def test_pictures_of_every_method_stand_side_by_side(source, summary):
     assert "No picture was kept." in source  # of emoji-kl
 
 
-def test_a_damaged_picture_is_told(study, summary):
+def test_a_damaged_picture_is_reported(study, summary):
     run = study.method(DRIFT).strengths[0].runs[0]
     file = run.path / "evaluation" / run.records[Variant(30)].grid
     kept = file.read_bytes()
@@ -240,9 +240,9 @@ def test_html_in_names_is_shown_and_not_obeyed(tmp_path):
     prompts = ("<b>", "a & b", "'\" onerror=1", "x")
     make_run(tmp_path / "a", prompts=prompts, grids=True)
     make_run(tmp_path / "b", name=name, prompts=prompts, grids=True, recipe=DRIFT)
-    found = methods.gather([tmp_path], "test")
-    got = summarise(found, GRPO, replicas=9)
-    page = Page(comparison.render(got, comparison.panels(got, found)))
+    study = methods.gather([tmp_path], "test")
+    got = summarise(study, GRPO, replicas=9)
+    page = Page(comparison.render(got, comparison.panels(got, study)))
     assert page.all("script") == []
     assert name in page.text
     assert all(prompt in page.text for prompt in prompts)

@@ -1,4 +1,4 @@
-"""Every key is declared, bounded and described; a wrong one is told in one line; TOML keeps all."""
+"""Every key is declared, bounded and described; an error names the wrong one; TOML keeps all."""
 
 import tomllib
 from pathlib import Path
@@ -145,7 +145,7 @@ def test_an_unknown_key_names_the_nearest(override, hint):
         ("reward.terms=3", "reward.terms = 3: input should be a valid dictionary"),
     ],
 )
-def test_a_bad_value_is_told_with_its_key(override, message):
+def test_a_bad_value_is_reported_with_its_key(override, message):
     assert message in refused(override)
 
 

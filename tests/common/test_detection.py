@@ -33,9 +33,9 @@ def test_a_diagonal_is_both_and_a_slight_slope_is_one():
 def test_overlapping_and_unsure_boxes_go():
     boxes = [box(0, 0, 10, 10, 0.5), box(0, 0, 10, 12, 0.8), box(20, 0, 30, 10, 0.31)]
     boxes.append(box(50, 50, 60, 60, 0.3))
-    kept = detection.kept(boxes, threshold=0.3, overlap=0.5)
+    kept = detection.without_overlaps(boxes, threshold=0.3, overlap=0.5)
     assert [b.confidence for b in kept] == [0.8, 0.31]
-    assert len(detection.kept(boxes, threshold=0.3, overlap=1.0)) == 3
+    assert len(detection.without_overlaps(boxes, threshold=0.3, overlap=1.0)) == 3
     assert detection.iou(boxes[0], boxes[1]) == pytest.approx(100 / 120)
     assert detection.iou(box(0, 0, 0, 0), box(0, 0, 0, 0)) == 0.0
 
@@ -43,7 +43,7 @@ def test_overlapping_and_unsure_boxes_go():
 def test_counts_and_colours_give_partial_credit():
     asked = Question((Clause("apple", 4, "red"),))
     red, green = box(0, 0, 1, 1, color="red"), box(0, 0, 1, 1, color="green")
-    for found, expected in (
+    for detected, expected in (
         ([red] * 4, 1.0),
         ([red] * 3, 0.75),
         ([red, red, green, green], (1 + 0.5) / 2),
@@ -51,7 +51,7 @@ def test_counts_and_colours_give_partial_credit():
         ([red] * 9, (0 + 1) / 2),
         ([], 0.0),
     ):
-        assert detection.score(asked, {"apple": found}) == pytest.approx(expected)
+        assert detection.score(asked, {"apple": detected}) == pytest.approx(expected)
 
 
 def test_a_position_counts_beside_the_number_and_what_is_excluded_costs():
@@ -91,7 +91,7 @@ def test_metadata_of_both_kinds_is_read():
         ({"include": 3}, "no valid 'include'"),
     ],
 )
-def test_metadata_that_asks_for_nothing_is_told(about, says):
+def test_metadata_that_asks_for_nothing_is_reported(about, says):
     with pytest.raises(ValueError, match=says):
         detection.question("p", about)
 

@@ -32,8 +32,8 @@ def stored(cache):
 
 def test_what_was_made_once_is_read_by_everyone(tmp_path, make):
     for _ in range(2):
-        found = Cache(tmp_path / "cache").array(KEY, make)
-        assert (found.dtype, found.tolist()) == (np.uint8, make.array.tolist())
+        stored = Cache(tmp_path / "cache").array(KEY, make)
+        assert (stored.dtype, stored.tolist()) == (np.uint8, make.array.tolist())
     assert make.calls == 1
 
 

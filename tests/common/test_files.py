@@ -48,7 +48,7 @@ def test_write_whole_makes_and_replaces(tmp_path):
     assert names(tmp_path) == ["a.json"]
 
 
-def test_write_new_tells_size_and_hash_and_never_overwrites(tmp_path):
+def test_write_new_shows_size_and_hash_and_never_overwrites(tmp_path):
     file = tmp_path / "a"
     expected = hashlib.sha256(b"abcdef").hexdigest()
     assert files.write_new(file, [b"abc", b"", b"def"]) == (6, expected)

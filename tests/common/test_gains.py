@@ -24,8 +24,8 @@ def draws(replicas, columns, *, number=0):
 
 
 def estimates(samples, *, reading="front", levels=LEVELS):
-    found = compare(samples, "b", draws(5, 5), levels=levels, reading=reading)
-    return {name: interval.estimate for name, interval in found.items()}
+    intervals = compare(samples, "b", draws(5, 5), levels=levels, reading=reading)
+    return {name: interval.estimate for name, interval in intervals.items()}
 
 
 def test_the_worked_example():
@@ -121,7 +121,7 @@ def test_the_intervals_hold_known_gains():
         Name("m", "alignment", 0.8): 1.0,
     }
     levels = Levels(gains=(0.75,), diversities=(0.8,))
-    done, seeds, prompts, held = np.linspace(0, 1, 5), 5, 12, dict.fromkeys(truth, 0)
+    done, seeds, prompts, covered = np.linspace(0, 1, 5), 5, 12, dict.fromkeys(truth, 0)
     rng = np.random.default_rng(3)
     for repetition in range(100):
         of_prompt = rng.standard_normal((2, 1, prompts))  # shared by the methods
@@ -143,9 +143,9 @@ def test_the_intervals_hold_known_gains():
             low, high = got[name].low, got[name].high
             assert low is not None
             assert high is not None
-            held[name] += low <= value <= high
-    assert 90 <= held[Name("m", "diversity", 0.75)] <= 99
-    assert 90 <= held[Name("m", "alignment", 0.8)] <= 99
+            covered[name] += low <= value <= high
+    assert 90 <= covered[Name("m", "diversity", 0.75)] <= 99
+    assert 90 <= covered[Name("m", "alignment", 0.8)] <= 99
 
 
 def test_an_unknown_baseline_is_refused():

@@ -1,4 +1,4 @@
-"""A group is a prompt's id: prompts that an encoder cannot tell apart stay two groups."""
+"""A group is a prompt's id: prompts with the same encoding stay two groups."""
 
 from contextlib import nullcontext
 
@@ -76,8 +76,8 @@ def test_prompts_that_share_what_is_encoded_share_no_noise(conditioner):
 
     plan = plan_steps(config.rollout, seed=0, update=0)
     sampler = Sampler(Short(), Numpy(), make_process(Short(), config.rollout), made, plan, Clock())
-    found = sampler.sample(PROMPTS, config.rollout, seed=0, update=0, keep_predicted=False)
-    assert len({start.tobytes() for start in found.latents[:, 0]}) == 2 * GROUP
+    rollout = sampler.sample(PROMPTS, config.rollout, seed=0, update=0, keep_predicted=False)
+    assert len({start.tobytes() for start in rollout.latents[:, 0]}) == 2 * GROUP
 
 
 def test_the_id_alone_addresses_the_noise(conditioner):

@@ -1,4 +1,4 @@
-"""Tasks as real processes: so many at a time, chains, failures told, stops passed on once each."""
+"""Tasks as real processes: limited in number, chains, reported failures, one signal per stop."""
 
 import os
 import sys
@@ -46,7 +46,7 @@ def run(tasks, at_once=1, asked=lambda: 0):
     return outcomes, watch
 
 
-def test_a_failure_is_told_by_its_last_line_and_the_others_go_on(make, tmp_path):
+def test_a_failure_is_reported_by_its_last_line_and_the_others_go_on(make, tmp_path):
     tasks = [
         make("good", "print('fine')"),
         make(
@@ -113,13 +113,13 @@ def test_a_stop_lets_the_running_ones_save_and_starts_no_more(make, tmp_path):
 
 STUBBORN = """
 import signal, time
-told = []
-def tell(*_):
-    told.append(print("told", flush=True))
+signals = []
+def record(*_):
+    signals.append(print("signalled", flush=True))
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-signal.signal(signal.SIGTERM, tell)
+signal.signal(signal.SIGTERM, record)
 print("ready", flush=True)
-while not told:
+while not signals:
     time.sleep(0.01)
 time.sleep(0.3)
 print("alive", flush=True)
@@ -137,7 +137,7 @@ def test_each_request_is_passed_on_once(make, tmp_path):
     outcomes, _ = run([make("one", STUBBORN)], asked=asked)
     assert outcomes == {"one": "stopped"}
     # Alive until then: the pool looked many times and passed the first request on once.
-    assert log.read_text() == "ready\ntold\nalive\n"
+    assert log.read_text() == "ready\nsignalled\nalive\n"
 
 
 def test_an_error_leaves_no_process_behind(make, tmp_path):

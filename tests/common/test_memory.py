@@ -1,4 +1,4 @@
-"""Running out of memory is told with the settings that lower the stage most, largest first."""
+"""An out-of-memory error lists the settings that lower the stage most, largest first."""
 
 from pathlib import Path
 
@@ -67,8 +67,8 @@ def test_savings_are_of_the_largest_part_of_a_stage_and_in_order():
 
 def test_the_line_says_stage_size_three_settings_and_how_to_go_on():
     config = configuration.load("emoji-grpo", SD3)
-    told = memory.explain(CUDA, "update", config, estimate=estimate, run=Path("runs/a b"))
-    assert str(told) == (
+    message = memory.explain(CUDA, "update", config, estimate=estimate, run=Path("runs/a b"))
+    assert str(message) == (
         "out of memory, update: 2.68 GB more were asked for; these lower it most, by estimate: "
         "model.offload = true (-4.00 GB), model.gradient_checkpointing = true (-3.00 GB), "
         "objective.micro_batch = 2 (-2.00 GB); what was saved is whole, go on with: "
@@ -82,14 +82,14 @@ def test_where_nothing_can_be_estimated_the_settings_are_still_named():
 
     config, run = configuration.load("emoji-grpo", SD3), Path("r")
     for unknown in (fails, lambda _: {}):
-        told = str(memory.explain(CUDA, "rollout", config, estimate=unknown, run=run))
-        assert "these lower it: rollout.batch_size = 4, model.offload = true; " in told
+        message = str(memory.explain(CUDA, "rollout", config, estimate=unknown, run=run))
+        assert "these lower it: rollout.batch_size = 4, model.offload = true; " in message
     loading = str(memory.explain(CUDA, "loading the model", config, estimate=None, run=run))
     assert loading.startswith("out of memory, loading the model: 2.68 GB more were asked for; ")
     least = ("rollout.batch_size=1", "objective.micro_batch=1")
     config = configuration.load("emoji-grpo", least)  # the embedded model has no more to give
-    told = str(memory.explain(CUDA, "update", config, estimate=lambda _: {}, run=run))
-    assert "a lower model.resolution or adapter.rank, in a new run, needs less" in told
+    message = str(memory.explain(CUDA, "update", config, estimate=lambda _: {}, run=run))
+    assert "a lower model.resolution or adapter.rank, in a new run, needs less" in message
 
 
 def test_a_run_may_be_resumed_with_every_setting_that_is_named():

@@ -1,4 +1,4 @@
-"""Runs become methods, strengths and seeds; runs that cannot be compared are told in one line."""
+"""Runs become methods, strengths and seeds; runs that cannot be compared give one line."""
 
 import json
 import runpy
@@ -146,7 +146,7 @@ def test_what_was_not_measured_says_which_command_measures_it(tmp_path):
     assert refusal([run.path]) == expected
 
 
-def test_other_measurements_than_needed_are_told(tmp_path):
+def test_other_measurements_than_needed_are_reported(tmp_path):
     run = make_run(tmp_path / "run", split="validation")
     assert "measured on validation prompts, not on test: run `drift eval" in refusal([run.path])
     assert methods.gather([run.path], "validation").protocol.split == "validation"
@@ -167,7 +167,7 @@ def test_seeds_must_be_the_same_for_all(tmp_path):
     assert "run and measure those that are missing" in line
 
 
-def test_the_same_run_twice_and_unequal_checkpoints_are_told(tmp_path):
+def test_the_same_run_twice_and_unequal_checkpoints_are_reported(tmp_path):
     make_run(tmp_path / "a")
     twin = make_run(tmp_path / "b", overrides=["checkpoint.every=5", "run.backend=cpu"])
     assert "are the same method, configuration and seed (0)" in refusal([tmp_path])
@@ -185,7 +185,7 @@ def test_the_length_of_a_run_counts_where_a_schedule_spans_it(tmp_path):
     assert [strength.label for strength in method.strengths] == ["updates 40", "updates 80"]
 
 
-def test_a_baseline_is_found_only_when_there_is_one(tmp_path):
+def test_a_baseline_exists_only_when_there_is_one(tmp_path):
     make_run(tmp_path / "drift", recipe="emoji")
     study = methods.gather([tmp_path], "test")
     with pytest.raises(StudyError, match=r"no method is plain GRPO: .* --baseline NAME \(emoji\)"):
@@ -198,7 +198,7 @@ def test_a_baseline_is_found_only_when_there_is_one(tmp_path):
         methods.plain(methods.gather([tmp_path], "test"))
 
 
-def test_folders_without_runs_and_damaged_ones_are_told(tmp_path):
+def test_folders_without_runs_and_damaged_ones_are_reported(tmp_path):
     assert f"no run in {tmp_path}" in refusal([tmp_path])
     with pytest.raises(RunError, match="it is not there"):
         methods.gather([tmp_path / "nowhere"], "test")

@@ -50,7 +50,7 @@ def test_words_of_several_fonts_and_sizes_are_read(read, words, font, size):
 
 
 def test_colours_are_not_swapped(read):
-    """Red on a blue of the same luminance in BGR order: OpenCV's order is told apart."""
+    """Red on a blue of the same luminance in BGR order: OpenCV's order gives another text."""
     assert read(drawn("Garden", ink=(255, 255, 0), paper=(0, 0, 90))) == "Garden"
 
 

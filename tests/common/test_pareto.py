@@ -118,8 +118,8 @@ def test_what_else_was_measured_is_carried_along_the_front():
     """Halfway between (1, .9) and (2, .5) the third column is halfway between theirs."""
     wide = np.column_stack([EXAMPLE, [10, 20, 40, 1000, 80]])
     np.testing.assert_array_equal(pareto.front(wide)[:, 2], [10, 20, 40, 80])
-    found = pareto.crossing(pareto.front(wide), 1.5, axis=pareto.ALIGNMENT)
-    np.testing.assert_allclose(found, (1.5, 0.7, 30))
+    point = pareto.crossing(pareto.front(wide), 1.5, axis=pareto.ALIGNMENT)
+    np.testing.assert_allclose(point, (1.5, 0.7, 30))
     assert pareto.hypervolume(wide, (0, 0)) == pytest.approx(1.5)
 
 

@@ -41,5 +41,5 @@ def test_pictures_refuse_what_is_no_picture():
     with pytest.raises(ValueError, match="scale >= 1"):
         pictures.grid(np.zeros((1, 1, 2, 2, 3), dtype=np.uint8), scale=0)
     for count in (0, 4):
-        with pytest.raises(ValueError, match=f"7 pixels high does not hold {count} rows"):
+        with pytest.raises(ValueError, match=f"7 pixels high does not have {count} rows"):
             pictures.rows(np.zeros((7, 2, 3), dtype=np.uint8), count)

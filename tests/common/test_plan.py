@@ -92,13 +92,13 @@ def test_how_a_value_is_written_in_a_name(over, shown):
 )
 def test_values_are_the_parts_of_a_toml_array(text, values):
     key = text.partition("=")[0].split(".")
-    found = []
+    parsed = []
     for run in plan(["emoji"], over=[text]):
         value = load("emoji", run.overrides)
         for part in key:
             value = getattr(value, part)
-        found.append(value)
-    assert found == values
+        parsed.append(value)
+    assert parsed == values
 
 
 def test_the_command_of_a_run_starts_it_or_goes_on(tmp_path):
@@ -199,7 +199,7 @@ def test_more_updates_make_a_complete_run_incomplete(planned, made):
     (longer,) = plan(["emoji"], overrides=["run.updates=6"])
     assert progress(longer, made.path) == Progress("incomplete", 4)
     (shorter,) = plan(["emoji"], overrides=["run.updates=3"])
-    with pytest.raises(SweepError, match=r"is at update 4 already; run.updates = 3 lies behind it"):
+    with pytest.raises(SweepError, match=r"is at update 4 already; run.updates = 3 is less"):
         progress(shorter, made.path)
 
 

@@ -195,8 +195,8 @@ def test_the_held_out_images_are_those_of_the_shipped_scorers(pretrain, data):
     weights = {n: torch.from_numpy(w) for n, w in shared.scorer_weights("train").items()}
     module.load_state_dict(weights)
     with torch.no_grad():
-        found = pretrain.cosines(module, data.images[part], data.tokens).argmax(1)
-    right = float((found == data.labels[part]).float().mean())
+        predicted = pretrain.cosines(module, data.images[part], data.tokens).argmax(1)
+    right = float((predicted == data.labels[part]).float().mean())
     assert right == pytest.approx(0.627, abs=0.13)  # 3 standard errors of 131 images
     assert right < 0.76
 

@@ -51,7 +51,7 @@ def test_the_least_recently_used_go_first_and_never_one_that_is_asked_for(encode
     assert len(held) == 3
 
 
-def test_a_resolution_that_does_not_fit_is_told_with_its_neighbours():
+def test_a_resolution_that_does_not_fit_is_reported_with_its_neighbours():
     pipelines.check_resolution(512, 16)
     with pytest.raises(ValueError, match="must be a multiple of 16, as 512 or 528"):
         pipelines.check_resolution(520, 16)

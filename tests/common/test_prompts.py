@@ -28,19 +28,19 @@ def make(count):
 
 def test_emoji_prompts_are_the_names_that_have_images():
     names = json.loads((FOLDER / "names.json").read_text())["names"]
-    found = load("emoji")
-    assert len(found) == 849
-    assert found[0] == Prompt(0, "admission tickets")
-    assert all(names[p.id].replace("-", " ") == p.text for p in found)
-    missing = {name for i, name in enumerate(names) if i not in {p.id for p in found}}
+    loaded = load("emoji")
+    assert len(loaded) == 849
+    assert loaded[0] == Prompt(0, "admission tickets")
+    assert all(names[p.id].replace("-", " ") == p.text for p in loaded)
+    missing = {name for i, name in enumerate(names) if i not in {p.id for p in loaded}}
     assert missing == {"kiss", "red-triangle-pointed-up"}
 
 
 def test_names_filter_keeps_ids_and_takes_the_order_given():
-    found = load("emoji", "rose", "cat face")
-    assert [p.text for p in found] == ["rose", "cat face"]
+    loaded = load("emoji", "rose", "cat face")
+    assert [p.text for p in loaded] == ["rose", "cat face"]
     everything = {p.text: p.id for p in load("emoji")}
-    assert [p.id for p in found] == [everything["rose"], everything["cat face"]]
+    assert [p.id for p in loaded] == [everything["rose"], everything["cat face"]]
 
 
 def test_text_file(tmp_path):
@@ -52,8 +52,8 @@ def test_text_file(tmp_path):
 def test_json_lines_carry_metadata(tmp_path):
     file = tmp_path / "prompts.jsonl"
     file.write_text('{"prompt": "two cats", "count": 2}\n\n{"prompt": "é"}\n', encoding="utf-8")
-    found = load(file)
-    assert [(p.id, p.text, p.metadata) for p in found] == [
+    loaded = load(file)
+    assert [(p.id, p.text, p.metadata) for p in loaded] == [
         (0, "two cats", {"count": 2}),
         (1, "é", {}),
     ]
@@ -62,8 +62,8 @@ def test_json_lines_carry_metadata(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("e.txt", b"# nothing\n\n", r"e\.txt holds no prompts"),
-        ("e.jsonl", b"\n", r"e\.jsonl holds no prompts"),
+        ("e.txt", b"# nothing\n\n", r"e\.txt has no prompts"),
+        ("e.jsonl", b"\n", r"e\.jsonl has no prompts"),
         ("twice.txt", b"a\nb\na\n", r"twice\.txt: the prompt 'a' is there twice"),
         ("bad.jsonl", b'{"prompt": "a"}\n{prompt}\n', r"bad\.jsonl, line 2: not valid JSON"),
         ("list.jsonl", b'["a"]\n', r"list\.jsonl, line 1: write an object"),
@@ -93,10 +93,10 @@ def test_other_errors(tmp_path):
 
 
 def test_a_set_is_a_sequence():
-    found = PromptSet(make(3), "here")
-    assert len(found) == 3
-    assert found[-1].id == 12
-    assert [p.id for p in found[1:]] == [11, 12]
+    loaded = PromptSet(make(3), "here")
+    assert len(loaded) == 3
+    assert loaded[-1].id == 12
+    assert [p.id for p in loaded[1:]] == [11, 12]
 
 
 # Batches
@@ -193,9 +193,9 @@ def test_held_out_must_leave_something_to_train_on():
 @pytest.mark.parametrize("name", ["train", "validation", "test"])
 def test_of_split_keeps_a_split_with_its_ids_in_the_order_of_the_source(name):
     everything = load("emoji")
-    found = prompts.of_split(everything, name)
-    assert list(found) == [p for p in everything if prompts.split(p.text) == name]
-    assert 50 < len(found) < 750
+    loaded = prompts.of_split(everything, name)
+    assert list(loaded) == [p for p in everything if prompts.split(p.text) == name]
+    assert 50 < len(loaded) < 750
 
 
 def test_all_without_a_limit_is_the_source_itself():
@@ -219,9 +219,9 @@ def test_a_limit_takes_the_first_by_hash_and_a_larger_one_goes_on():
 
 def test_split_and_limit_of_a_configuration(tmp_path):
     config = PromptsConfig(split="test", limit=5)
-    found = prompts.load(config)
-    assert [p.text for p in found] == [p.text for p in prompts.of_split(load("emoji"), "test", 5)]
-    assert {prompts.split(p.text) for p in found} == {"test"}
+    loaded = prompts.load(config)
+    assert [p.text for p in loaded] == [p.text for p in prompts.of_split(load("emoji"), "test", 5)]
+    assert {prompts.split(p.text) for p in loaded} == {"test"}
     named = PromptsConfig(names=("owl", "hamburger"), split="train")
     assert [p.text for p in prompts.load(named)] == ["owl", "hamburger"]
 
@@ -249,10 +249,10 @@ def test_what_a_split_does_not_hold_is_refused(tmp_path):
     ],
 )
 def test_the_order_of_a_generated_set_is_pinned(name, count, digest):
-    found = load(name)
-    lines = "".join(f"{p.id}\t{p.text}\t{json.dumps(p.metadata)}\n" for p in found)
-    assert len(found) == count
-    assert [p.id for p in found] == list(range(count))
+    loaded = load(name)
+    lines = "".join(f"{p.id}\t{p.text}\t{json.dumps(p.metadata)}\n" for p in loaded)
+    assert len(loaded) == count
+    assert [p.id for p in loaded] == list(range(count))
     assert hashlib.sha256(lines.encode()).hexdigest()[:16] == digest
 
 
@@ -293,11 +293,11 @@ def test_a_count_says_what_its_metadata_says():
 
 
 def test_text_to_render_is_in_the_first_double_quotes_and_asked_for_once():
-    found = load("text")
-    assert [p.text.split('"')[1] for p in found] == [p.metadata["text"] for p in found]
-    assert len({p.metadata["text"].lower() for p in found}) == len(found)
-    assert all(p.text.startswith(("A ", "An ")) for p in found)
-    assert {len(p.metadata["text"].split()) for p in found} == {1, 2, 3}
+    loaded = load("text")
+    assert [p.text.split('"')[1] for p in loaded] == [p.metadata["text"] for p in loaded]
+    assert len({p.metadata["text"].lower() for p in loaded}) == len(loaded)
+    assert all(p.text.startswith(("A ", "An ")) for p in loaded)
+    assert {len(p.metadata["text"].split()) for p in loaded} == {1, 2, 3}
 
 
 def test_animals_do_what_ddpo_asked_of_them():
@@ -308,7 +308,7 @@ def test_animals_do_what_ddpo_asked_of_them():
 
 
 def test_split_and_limit_of_a_generated_set():
-    found = prompts.load(PromptsConfig(source="counting", split="test", limit=7))
+    loaded = prompts.load(PromptsConfig(source="counting", split="test", limit=7))
     everything = {p.text: p.id for p in load("counting")}
-    assert len(found) == 7
-    assert all(prompts.split(p.text) == "test" and everything[p.text] == p.id for p in found)
+    assert len(loaded) == 7
+    assert all(prompts.split(p.text) == "test" and everything[p.text] == p.id for p in loaded)

@@ -81,7 +81,7 @@ def test_a_file_may_extend_a_shipped_recipe_that_extends_another(write):
         ('exends = "emoji"', "unknown configuration key 'exends'"),
     ],
 )
-def test_what_cannot_be_extended_is_told_in_one_line(write, text, says):
+def test_what_cannot_be_extended_is_reported_in_one_line(write, text, says):
     path = write("a.toml", text)
     write("sub/empty.toml", "")
     with pytest.raises(ConfigError, match=says) as caught:
@@ -89,7 +89,7 @@ def test_what_cannot_be_extended_is_told_in_one_line(write, text, says):
     assert "\n" not in str(caught.value)
 
 
-def test_a_cycle_of_two_is_told_with_its_way_round(write):
+def test_a_cycle_of_two_is_reported_with_its_way_round(write):
     write("b.toml", 'extends = "a.toml"')
     with pytest.raises(ConfigError, match=r"a.toml -> \S*b.toml -> \S*a.toml$"):
         load(write("a.toml", 'extends = "b.toml"'))

@@ -46,7 +46,7 @@ def run(*arguments):
     return CliRunner().invoke(make_results.main, [str(a) for a in arguments])
 
 
-def test_the_page_is_filled_and_then_stays_as_it_is(docs):
+def test_the_page_is_filled_and_then_stays_unchanged(docs):
     assert run("--check", "--docs", docs).exit_code == 1
     assert run("--docs", docs).exit_code == 0
     text = (docs / "results.md").read_text()
@@ -90,7 +90,7 @@ def test_a_search_is_read_against_the_baseline_at_equal_alignment():
             "high_frequency": 0.03,
         }
 
-    found = {
+    data = {
         "protocol": "how",
         "baseline": "plain",
         "base": point(1.0, 0.5),
@@ -99,7 +99,7 @@ def test_a_search_is_read_against_the_baseline_at_equal_alignment():
             {"setting": "other", "points": [point(1.5, 0.5), point(3.5, 0.9), point(2.5, 0.2)]},
         ],
     }
-    rows = [line.split(" | ") for line in make_results.search(found).splitlines()[5:]]
+    rows = [line.split(" | ") for line in make_results.search(data).splitlines()[5:]]
     assert [row[0][2:] for row in rows] == ["plain", "plain", "other", "other", "other"]
     assert [row[4] for row in rows] == ["", "", "+25.0%", "", "\N{MINUS SIGN}20.0%"]
 
@@ -129,13 +129,13 @@ def test_the_published_page_is_that_of_its_data(tmp_path):
     assert run("--check", "--docs", copy).exit_code == 0
 
 
-def test_the_readme_tells_the_published_gains():
+def test_the_readme_shows_the_published_gains():
     summary = from_json((DOCS / "results" / "main.json").read_bytes())
     readme = (DOCS.parent / "README.md").read_text()
     for gain in (
         summary.gain("emoji", "diversity", 0.75),
         summary.gain("emoji", "alignment", 0.95),
     ):
-        told = [gain.estimate, gain.low, gain.high]
-        first, low, high = (f"{x:+.0%}".replace("-", "\N{MINUS SIGN}")[:-1] + " %" for x in told)
+        values = [gain.estimate, gain.low, gain.high]
+        first, low, high = (f"{x:+.0%}".replace("-", "\N{MINUS SIGN}")[:-1] + " %" for x in values)
         assert f"{first} ({low} to {high})" in readme

@@ -305,7 +305,7 @@ def test_evaluations_report_a_sum_where_training_compares_within_the_group():
     np.testing.assert_array_equal(least.reported(by_group)[0], [1.0, 2.0, 2.0])
 
 
-def test_the_time_of_each_term_is_told():
+def test_the_time_of_each_term_is_reported():
     recorded("mine", lambda b, p, m: time.sleep(0.05) or means(b, p, m))
     made = suite(terms={"mine": 1.0, "jpeg_compressibility": 1.0})
     before = dict(made.seconds)

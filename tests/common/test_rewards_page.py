@@ -47,7 +47,7 @@ def test_the_registered_one_works_with_its_options_and_scaling(registered):
 
 def test_every_reward_is_in_the_table_with_its_scalings():
     table = {}
-    section = PAGE.split("## What there is")[1].split("\n## ")[0]
+    section = PAGE.split("## The rewards")[1].split("\n## ")[0]
     for row in re.findall(r"^\| (`.*) \|$", section, flags=re.MULTILINE):
         first, *_, last = row.split(" | ")
         for name in re.findall(r"`(\w+)`", first):

@@ -173,16 +173,16 @@ def test_a_chat_template_is_put_around_the_question(model):
 
 
 def test_variants_are_seeded_different_and_asked_for_by_the_instruction(model, run):
-    found = prepare(run, lambda name: model)
+    written = prepare(run, lambda name: model)
     assert model.closed
     assert model.starts == len(PROMPTS)  # all that are wanted at once, each with its own draws
     assert model.tokenizer.asked == INSTRUCTION.format(prompt="a cat sits")
-    assert set(found.by_text) == {"a red cat", "a cat sits"}
-    for prompt, variants in found.by_text.items():
+    assert set(written.by_text) == {"a red cat", "a cat sits"}
+    for prompt, variants in written.by_text.items():
         assert len(set(variants)) == len(variants) == 3
         assert prompt not in variants
     again = prepare(run.parent / "two", lambda name: FakeModel(model.folder), seed=6)
-    assert again.by_text != found.by_text
+    assert again.by_text != written.by_text
 
 
 def test_variants_do_not_depend_on_the_other_prompts(model, run):
@@ -200,19 +200,19 @@ def test_siblings_share_what_is_written_and_a_resumed_run_needs_no_model(model, 
     rewrite.keep(first, SETTINGS, seed=5, run=run)
     (model.folder / "config.json").unlink()
     resumed = prepare(run, never)
-    assert {text: list(found) for text, found in resumed.by_text.items()} == first.by_text
+    assert {text: list(variants) for text, variants in resumed.by_text.items()} == first.by_text
 
 
 def test_a_killed_rewriting_goes_on_where_it_was(model, run):
     class KilledError(Exception):
         pass
 
-    def told(done, total):
+    def on_progress(done, total):
         if done == 1:
             raise KilledError
 
     with pytest.raises(KilledError):
-        prepare(run, lambda name: model, told=told)
+        prepare(run, lambda name: model, on_progress=on_progress)
     assert model.closed
     starts = model.starts
     prepare(run, lambda name: model)
@@ -225,7 +225,7 @@ def test_a_killed_rewriting_goes_on_where_it_was(model, run):
 def test_what_is_damaged_is_written_again(model, run, damage):
     first = prepare(run, lambda name: model)
     rewrite.keep(first, SETTINGS, seed=5, run=run)
-    for path in [run / rewrite.KEPT, *(run.parent / rewrite.CACHE).rglob("*.json")]:
+    for path in [run / rewrite.RUN_FILE, *(run.parent / rewrite.CACHE).rglob("*.json")]:
         path.write_text(damage)
     assert prepare(run, lambda name: model).by_text == first.by_text
 
@@ -258,9 +258,9 @@ def test_the_share_alone_needs_no_new_variants(model, run):
 
 def test_without_a_model_there_is_nothing(run):
     settings = RewriterConfig()
-    found = prepare(run, never, settings=settings)
-    rewrite.keep(found, settings, seed=5, run=run)
-    assert found.texts(PROMPTS[0], 4, seed=0, update=0) == ["a red cat"] * 4
+    written = prepare(run, never, settings=settings)
+    rewrite.keep(written, settings, seed=5, run=run)
+    assert written.texts(PROMPTS[0], 4, seed=0, update=0) == ["a red cat"] * 4
     assert list(run.parent.rglob("*")) == [run]
 
 
@@ -340,8 +340,8 @@ def test_a_repository_that_cannot_be_reached(monkeypatch):
 
 
 def test_what_is_kept_is_readable(model, run):
-    found = prepare(run, lambda name: model)
-    rewrite.keep(found, SETTINGS, seed=5, run=run)
-    content = json.loads((run / rewrite.KEPT).read_text())
+    written = prepare(run, lambda name: model)
+    rewrite.keep(written, SETTINGS, seed=5, run=run)
+    content = json.loads((run / rewrite.RUN_FILE).read_text())
     assert content["made_from"]["seed"] == 5
-    assert content["variants"] == {text: list(v) for text, v in found.by_text.items()}
+    assert content["variants"] == {text: list(v) for text, v in written.by_text.items()}

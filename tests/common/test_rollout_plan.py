@@ -44,7 +44,7 @@ def test_a_late_window_holds_only_steps_that_can_be_trained(last, starts):
     assert all(len(plan.trained) == plan.stochastic.sum() == 2 for plan in plans)
 
 
-def test_trained_steps_are_drawn_anew_and_repeatably():
+def test_trained_steps_are_drawn_again_and_repeatably():
     config = rollout("rollout.window=0", "rollout.trained_steps=4")
     plans = [plan_steps(config, seed=0, update=update).trained for update in range(40)]
     assert all(len(set(plan)) == 4 for plan in plans)

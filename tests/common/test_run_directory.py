@@ -1,4 +1,4 @@
-"""A run directory is made once, found again, resumed only with the same numbers."""
+"""A run directory is made once, opened again, and resumed only with the same numbers."""
 
 import errno
 import os
@@ -26,7 +26,7 @@ def names(folder) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-# --- made and found again ------------------------------------------------------------------------
+# --- create and open ----------------------------------------------------------------------------
 
 
 def test_create_then_open(run):

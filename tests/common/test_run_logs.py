@@ -121,7 +121,7 @@ def test_only_the_first_line_and_torn(run):
 @pytest.mark.parametrize(
     "damage", [b'{"update": 2, "x"', b"", b"[]", b"{}", b'{"update": "2"}', b"\xff\xfe"]
 )
-def test_a_damaged_middle_line_is_told_with_its_number(run, damage):
+def test_a_damaged_middle_line_is_reported_with_its_number(run, damage):
     file = run.path / "metrics.jsonl"
     file.write_bytes(b'{"update": 1}\n' + damage + b'\n{"update": 3}\n')
     line = f"{file} line 2 is damaged: not a record with an update"

@@ -215,7 +215,7 @@ def test_zscore_by_hand(f64, to_np):  # std(r) = 2; Phi has mean 0.3 and std 0.1
     np.testing.assert_allclose(to_np(got), [[0.0, 6.0, 4.0, 2.0]], rtol=1e-5, atol=1e-5)
 
 
-def test_nearly_equal_images_are_not_pushed_apart(f64, to_np):
+def test_nearly_equal_images_are_not_separated(f64, to_np):
     rewards, phi = f64([[1.0, 3.0]]), f64([[1e-5, 3e-5]])  # spread 1e-5, floor 5e-3
     for scaling in ("zscore", "minmax"):
         got = to_np(shaping.shape(rewards, phi, **plain(scaling=scaling)))

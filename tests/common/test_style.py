@@ -29,15 +29,18 @@ def test_the_classes_are_the_styles_of_the_data():
 
 def test_accuracy_on_names_never_seen(held_out):
     images, styles = held_out
-    told, labels = style.load().probabilities(images).argmax(axis=1), style.load().labels(images)
+    predicted, labels = (
+        style.load().probabilities(images).argmax(axis=1),
+        style.load().labels(images),
+    )
     assert len(images) > 300
-    assert (told == styles).mean() > 0.70
-    # Twins in shape, not in style: were they one, half of each would be told as the other.
-    fluent = np.isin(styles, [1, 2]) & np.isin(told, [1, 2])
-    assert (told == styles)[fluent].mean() > 0.80
+    assert (predicted == styles).mean() > 0.70
+    # Twins in shape, not in style: were they one, half of each would be predicted as the other.
+    fluent = np.isin(styles, [1, 2]) & np.isin(predicted, [1, 2])
+    assert (predicted == styles)[fluent].mean() > 0.80
     sure = labels >= 0
     assert 0.4 < sure.mean() < 0.8
-    assert (labels[sure] == told[sure]).all()
+    assert (labels[sure] == predicted[sure]).all()
     assert (labels == styles)[sure].mean() > 0.85
 
 
@@ -57,8 +60,8 @@ def test_convolution_is_the_definition():
     expected = np.zeros((2, 4, 4, 1))
     expected[:, 1:, :, 0] = np.maximum(x[:, :-1, :, 2] - 0.1, 0)
     expected[:, 0] = np.maximum(-0.1, 0)
-    found = style._convolved(x, weight.reshape(27, 1), np.array([-0.1]))
-    np.testing.assert_allclose(found, expected, atol=1e-12)
+    computed = style._convolved(x, weight.reshape(27, 1), np.array([-0.1]))
+    np.testing.assert_allclose(computed, expected, atol=1e-12)
 
 
 def test_it_agrees_with_the_network_that_is_trained():
@@ -81,9 +84,9 @@ def test_it_agrees_with_the_network_that_is_trained():
         net.eval()
         expected = torch.softmax(net(script.to_tensor(images), standard).double(), 1).numpy()
     weights = script.folded(net) | {"statistics.mean": mean, "statistics.std": std}
-    found = style.StyleClassifier(weights).probabilities(images)
+    computed = style.StyleClassifier(weights).probabilities(images)
     assert np.ptp(expected, axis=0).max() > 0.01
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(computed, expected, atol=1e-5)
 
 
 def test_weights_that_cannot_be_read_are_one_line(tmp_path):

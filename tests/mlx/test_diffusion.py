@@ -243,7 +243,7 @@ def test_what_cannot_be_run_is_one_line(shape, changes, message, policy_of):
     assert "\n" not in str(caught.value)
 
 
-def test_damaged_folders_are_told(checkpoint, tmp_path, policy_of):
+def test_damaged_folders_are_reported(checkpoint, tmp_path, policy_of):
     def broken(name, damage, shape="sd15"):
         copy = tmp_path / name
         family, options = SHAPES[shape]

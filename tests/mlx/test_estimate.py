@@ -166,7 +166,9 @@ def test_stages_of_a_run(checkpoint):
         (("model.offload=true", "model.dtype=bfloat16", "model.quantize=4"), "a smaller model"),
     ],
 )
-def test_too_little_memory_is_told_before_anything_is_read(checkpoint, monkeypatch, changes, way):
+def test_too_little_memory_is_reported_before_anything_is_read(
+    checkpoint, monkeypatch, changes, way
+):
     settings = config(checkpoint, *changes)
     monkeypatch.setattr(drift, "_room", lambda: 1000)
     with pytest.raises(

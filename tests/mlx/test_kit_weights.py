@@ -192,7 +192,7 @@ def made_by_diffusionkit(whole, *, group=32, bits=4):
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_a_quantised_file_is_taken_as_it_is(bits, folders, tmp_path):
+def test_a_quantised_file_is_loaded_unchanged(bits, folders, tmp_path):
     from mlx import nn
 
     whole, bare, _ = folders("schnell")

@@ -75,14 +75,14 @@ def test_who_wants_more_wired_or_less_cached_keeps_it():
 
 
 @pytest.mark.parametrize("error", [ValueError("too large"), RuntimeError("no")])
-def test_a_system_that_refuses_keeps_its_limit_and_that_is_told(error):
+def test_a_system_that_refuses_keeps_its_limit_and_that_is_reported(error):
     core = Core(fails=error)
     held = metal.hold(core)
     assert (held.wired, core.held["wired"]) == (0, 0)
     assert metal.describe(held)["wired limit"] == "0.0 GB of 12.0 GB that Metal recommends"
 
 
-def test_the_backend_tells_its_limits_on_metal_and_has_none_on_a_cpu(monkeypatch):
+def test_the_backend_shows_its_limits_on_metal_and_has_none_on_a_cpu(monkeypatch):
     on_cpu = drift.Backend("mlx", mx.Device(mx.cpu), "float32")
     assert "wired limit" not in on_cpu.describe()
     assert not on_cpu.gpu

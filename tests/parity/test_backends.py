@@ -287,7 +287,7 @@ def test_features_do_not_depend_on_the_order_of_pixels_in_memory(backend):
     np.testing.assert_array_equal(scorer.features(images), first)
 
 
-def test_the_same_images_are_convolved_once_and_others_anew(backend):
+def test_the_same_images_are_convolved_once_and_others_again(backend):
     images = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     scorer = backend.scorer("heldout")
     assert backend.scorer("heldout") is scorer

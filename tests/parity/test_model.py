@@ -195,7 +195,7 @@ def test_scorers_agree(three, name):
 
 
 @pytest.mark.parametrize("name", ["train", "heldout"])
-def test_scorers_tell_real_emoji_apart(three, name):
+def test_scorers_distinguish_real_emoji(three, name):
     images, prompts = emoji(24)  # so chance is 1 in 24
     score = three["torch"].scorer(name).score(np.repeat(images, 24, axis=0), prompts * 24)
     best = [prompts[column] for column in score.reshape(24, 24).argmax(axis=1)]

@@ -107,7 +107,7 @@ def test_answers_are_drawn_from_what_the_model_says(loaded):
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-def test_a_folder_that_does_not_load_is_told_in_one_line(kind, folder, tmp_path):
+def test_a_folder_that_does_not_load_is_reported_in_one_line(kind, folder, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "no-such-model"}')
     for file in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / file).write_bytes((folder / file).read_bytes())

@@ -26,7 +26,7 @@ FLUX = (
 
 
 @pytest.mark.parametrize("family", ["embedded", "flux"])
-def test_compiling_is_told_with_the_update_that_waited_for_it(
+def test_compiling_is_reported_with_the_update_that_waited_for_it(
     family, checkpoint, tmp_path, monkeypatch, capsys
 ):
     compile_ = nn.Module.compile

@@ -43,7 +43,7 @@ def test_a_kernel_of_another_process_is_refused(policy_of, settings):
         make_process(policy_of("sd3"), settings("sd3", "rollout.kernel=ddim").rollout)
 
 
-def test_damaged_folders_are_told(checkpoint, tmp_path, policy_of):
+def test_damaged_folders_are_reported(checkpoint, tmp_path, policy_of):
     def broken(name, damage):
         copy = tmp_path / name
         shutil.copytree(checkpoint("sd15"), copy)
@@ -73,7 +73,7 @@ def test_damaged_folders_are_told(checkpoint, tmp_path, policy_of):
     assert "the noise schedule 'linear'" in broken("beta", rescale)
 
 
-def test_the_hub_out_of_reach_is_told(monkeypatch, policy_of):
+def test_the_hub_out_of_reach_is_reported(monkeypatch, policy_of):
     import huggingface_hub
     from huggingface_hub import errors
 

@@ -96,7 +96,7 @@ def test_offloading_and_checkpointing_show(checkpoint):
     assert recomputed["rollout"] == plain["rollout"]
 
 
-def test_a_dry_run_tells_sizes_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_dry_run_shows_sizes_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(drift, ["run", "emoji", "--backend", "cpu", "--dry-run"])
     assert result.exit_code == 0, result.output

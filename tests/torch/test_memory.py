@@ -37,7 +37,9 @@ def fail(monkeypatch, kind, *, training, after):
 
 
 @pytest.mark.parametrize(("stage", "training"), [("update", True), ("evaluation", False)])
-def test_stage_size_and_three_settings_are_told(stage, training, checkpoint, tmp_path, monkeypatch):
+def test_stage_size_and_three_settings_are_reported(
+    stage, training, checkpoint, tmp_path, monkeypatch
+):
     model = (f"model.path={checkpoint('sd3')}", "model.family=sd3", "model.max_tokens=20")
     reward = (
         "reward.terms={jpeg_compressibility=1.0}",

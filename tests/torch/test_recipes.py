@@ -72,7 +72,7 @@ def test_two_updates(name, folders, tmp_path, monkeypatch):
         ("sd15-compressibility", "run.seed=1", "model.dtype = 'float16' needs a GPU"),
     ],
 )
-def test_what_is_missing_is_told_in_one_line_and_nothing_is_left(name, change, says, tmp_path):
+def test_what_is_missing_is_reported_in_one_line_and_nothing_is_left(name, change, says, tmp_path):
     words = ["run", name, "--backend", "cpu", "--set", change, "--out", str(tmp_path / "run")]
     result = CliRunner().invoke(drift, words)
     assert result.exit_code == 2

@@ -326,7 +326,7 @@ def test_other_weights_are_refused(tmp_path):
         create("imagenet", None, {"path": str(file)})
 
 
-def test_a_device_that_is_not_there_is_told():
+def test_a_device_that_is_not_there_is_reported():
     absent = "mps" if torch.cuda.is_available() else "cuda"
     with pytest.raises(RewardNameError, match=f"device = '{absent}' is not there"):
         create("imagenet", None, {"device": absent})

@@ -104,7 +104,7 @@ def test_a_study_takes_small_steps_and_many(tmp_path):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_full_run_measures_the_recipe_as_it_is(recipe, tmp_path):
+def test_a_full_run_measures_the_recipe_unchanged(recipe, tmp_path):
     """But for the prompts of an update, the reward and the evaluations."""
     config = models.configured(Context("row", "full", "cuda", tmp_path), recipe)
     own = configuration.load(recipe)

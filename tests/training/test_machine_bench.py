@@ -48,16 +48,16 @@ def changes(model):
 @pytest.mark.parametrize("backend", ["cpu", "mlx"])
 @pytest.mark.parametrize("model", bench.REAL)
 def test_a_real_model_is_measured(model, backend, tiny):
-    told = []
-    found = bench.measure(Case(backend, model, changes(model)), told.append)
-    assert tuple(told) == MADE
-    assert (found.backend, found.model) == (backend, model)
-    assert (found.pixels, found.batch, found.images) == (32, 2, 2)
-    assert (found.dtype, found.steps, found.trained) == ("float32", 4, 2)
-    assert found.guidance == (5.0 if model == "sd15" else 1.0)
-    assert 0 < found.forward < found.update  # which has forward passes in it
-    assert found.images_per_second == 2 / found.update
-    assert found.peak > 1e4
+    stages = []
+    measured = bench.measure(Case(backend, model, changes(model)), stages.append)
+    assert tuple(stages) == MADE
+    assert (measured.backend, measured.model) == (backend, model)
+    assert (measured.pixels, measured.batch, measured.images) == (32, 2, 2)
+    assert (measured.dtype, measured.steps, measured.trained) == ("float32", 4, 2)
+    assert measured.guidance == (5.0 if model == "sd15" else 1.0)
+    assert 0 < measured.forward < measured.update  # which has forward passes in it
+    assert measured.images_per_second == 2 / measured.update
+    assert measured.peak > 1e4
 
 
 @pytest.mark.parametrize("backend", ["cpu", "mlx"])
@@ -73,33 +73,38 @@ def test_what_does_not_fit_is_refused_before_it_is_made(backend, tiny, monkeypat
         return shape(*arguments, weights=weights)
 
     monkeypatch.setattr(engine, "random_policy", random_policy)
-    with pytest.raises(bench.RefusedError) as told:
+    with pytest.raises(bench.RefusedError) as caught:
         bench.measure(Case(backend, "sd35m", changes("sd35m")), print)
-    assert str(told.value).startswith(f"sd35m does not fit on {backend}: an estimated 0.0 GB, ")
-    assert str(told.value).endswith("90% of 0.0 GB may be used")
+    assert str(caught.value).startswith(f"sd35m does not fit on {backend}: an estimated 0.0 GB, ")
+    assert str(caught.value).endswith("90% of 0.0 GB may be used")
     assert made == [False]
 
 
-def test_schnell_is_told_no_guidance_and_dev_is(tiny):
+def test_schnell_has_no_guidance_and_dev_has(tiny):
     from common import config as configuration
 
-    for path, told in (("FLUX.1-schnell", False), ("FLUX.1-dev", True)):
+    for path, guided in (("FLUX.1-schnell", False), ("FLUX.1-dev", True)):
         settings = [f"model.path={path}", *changes("flux-schnell")]
         config = configuration.load("flux-schnell-mac64-grpo", settings)
         for name in ("cpu", "mlx"):
             made = backends.load(name).random_policy(config.model, config.adapter)
             sizes = made.module.config if name == "cpu" else made._config
-            assert sizes.guidance_embeds is told
+            assert sizes.guidance_embeds is guided
 
 
 def test_the_embedded_model_is_measured_in_a_process_of_its_own(monkeypatch):
-    told = []
+    stages = []
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    found = bench.apart(Case("cpu", "embedded", SMALL), told.append)
-    assert tuple(told) == ("starting", *MADE)
-    assert len(told) == bench.STAGES
-    assert (found.pixels, found.images, found.steps, found.dtype) == (32, 4, 3, "float32")
-    assert found.peak > 1e7
+    measured = bench.measure_in_subprocess(Case("cpu", "embedded", SMALL), stages.append)
+    assert tuple(stages) == ("starting", *MADE)
+    assert len(stages) == bench.STAGES
+    assert (measured.pixels, measured.images, measured.steps, measured.dtype) == (
+        32,
+        4,
+        3,
+        "float32",
+    )
+    assert measured.peak > 1e7
 
 
 @pytest.mark.parametrize(
@@ -115,9 +120,9 @@ def test_the_embedded_model_is_measured_in_a_process_of_its_own(monkeypatch):
         (ZeroDivisionError("by zero"), "failed", "ZeroDivisionError: by zero"),
     ],
 )
-def test_what_a_process_raises_is_told_with_its_traceback(error, kind, text, monkeypatch):
-    def measure(case, told):
-        told("estimating memory")
+def test_what_a_process_raises_is_reported_with_its_traceback(error, kind, text, monkeypatch):
+    def measure(case, on_stage):
+        on_stage("estimating memory")
         raise error
 
     sent = []
@@ -125,19 +130,19 @@ def test_what_a_process_raises_is_told_with_its_traceback(error, kind, text, mon
     monkeypatch.setattr(bench.signal, "signal", lambda *_: None)
     monkeypatch.setattr(bench.warnings, "simplefilter", lambda _: None)
     bench._work(SimpleNamespace(send=sent.append), Case("cpu", "embedded"))
-    assert sent[0] == ("told", "estimating memory")
+    assert sent[0] == ("stage", "estimating memory")
     assert sent[1][0] == kind
     assert sent[1][1][0] == text
     assert "raise error" in sent[1][1][1]
 
 
-def test_a_process_that_is_killed_is_told_and_none_is_left():
+def test_a_process_that_is_killed_is_reported_and_none_is_left():
     def kill(_):
         (child,) = bench.multiprocessing.active_children()
         os.kill(child.pid, signal.SIGKILL)
 
     with pytest.raises(bench.FailedError, match="killed by SIGKILL, which is what a system does"):
-        bench.apart(Case("cpu", "embedded", SMALL), kill)
+        bench.measure_in_subprocess(Case("cpu", "embedded", SMALL), kill)
     assert not bench.multiprocessing.active_children()
 
 
@@ -146,5 +151,5 @@ def test_an_interruption_ends_the_process():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        bench.apart(Case("cpu", "embedded", SMALL), interrupt)
+        bench.measure_in_subprocess(Case("cpu", "embedded", SMALL), interrupt)
     assert not bench.multiprocessing.active_children()

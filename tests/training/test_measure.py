@@ -60,17 +60,17 @@ def protocols(run, *splits, **changes):
     return [measure.protocol(run, name, **numbers) for name in splits or ("train", "test")]
 
 
-def evaluate(run, backend, cache, *, variants=VARIANTS, how=None, told=None):
-    told = [] if told is None else told
+def evaluate(run, backend, cache, *, variants=VARIANTS, how=None, received=None):
+    received = [] if received is None else received
     measure.evaluate(
         run,
         backend,
         how or protocols(run),
         variants,
         cache=cache,
-        measured=lambda record, is_new: told.append((record, is_new)),
+        on_record=lambda record, is_new: received.append((record, is_new)),
     )
-    return told
+    return received
 
 
 def contents(run):
@@ -110,15 +110,15 @@ def test_killed_in_the_middle_and_repeated_gives_the_same_files(
     whole, cache = unbroken
     if left == "whole lines":
         cache = tmp_path / "cache"  # one of its own gives the same bytes
-    run, told = copy(), []
+    run, received = copy(), []
 
     def die(record, is_new):
-        told.append(record)
-        if len(told) == 2:
+        received.append(record)
+        if len(received) == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measure.evaluate(run, cpu, protocols(run), VARIANTS[:2], cache=cache, measured=die)
+        measure.evaluate(run, cpu, protocols(run), VARIANTS[:2], cache=cache, on_record=die)
     assert len(records.load(run)) == 2
     lines = run.path / records.FILE
     if left == "torn line":
@@ -146,7 +146,7 @@ def test_siblings_share_the_images_and_features_of_their_base(copy, cpu, tmp_pat
     assert len(sampled) == 9
 
 
-def test_a_damaged_cache_is_made_anew(copy, cpu, tmp_path, sampled):
+def test_a_damaged_cache_is_made_again(copy, cpu, tmp_path, sampled):
     one, two = copy("one"), copy("two")
     how = protocols(one, "test")
     first = evaluate(one, cpu, tmp_path / "cache", variants=[Variant(0)], how=how)
@@ -186,13 +186,13 @@ def test_two_processes_do_not_measure_one_run(copy, cpu, tmp_path):
 
 def test_only_complete_checkpoints_are_there(copy):
     run = copy()
-    assert measure.checkpoints(run) == [1, 2]
+    assert checkpoint.updates(run.checkpoints) == [1, 2]
     (run.checkpoints / "000003").mkdir()
     (run.checkpoints / ".000004.tmp-01234567").mkdir()
     (run.checkpoints / ".000004.tmp-01234567" / checkpoint.MANIFEST).write_text("{}")
-    assert measure.checkpoints(run) == [1, 2]
+    assert checkpoint.updates(run.checkpoints) == [1, 2]
     shutil.rmtree(run.checkpoints)
-    assert measure.checkpoints(run) == []
+    assert checkpoint.updates(run.checkpoints) == []
 
 
 # --- what is measured ----------------------------------------------------------------------------
@@ -273,11 +273,11 @@ def test_scale_0_is_the_base_model_and_half_is_between(train, tiny, cpu, tmp_pat
     half, whole = images(Variant(1, scale=0.5)), images(Variant(1))
     assert len({base[0], half[0], whole[0]}) == 3
 
-    def apart(a, b):
+    def distance(a, b):
         return np.abs(a[1].astype(int) - b[1]).mean()
 
-    assert 0 < apart(half, base) < apart(whole, base)
-    assert apart(half, whole) < apart(whole, base)
+    assert 0 < distance(half, base) < distance(whole, base)
+    assert distance(half, whole) < distance(whole, base)
 
 
 # --- noise on the prompt at inference ------------------------------------------------------------
@@ -330,12 +330,12 @@ def test_noise_fades_with_the_schedule_and_is_new_for_each_sample_and_step(cpu, 
 
 def test_both_backends_measure_the_same(copy, cpu, tmp_path):
     variants = [Variant(0), Variant(2), Variant(2, prompt_noise=0.3)]
-    found = {}
+    by_backend = {}
     for name, backend in {"cpu": cpu, "mlx": backends.load("mlx")}.items():
         run = copy(name)
         how = protocols(run, "test")
-        found[name] = evaluate(run, backend, tmp_path / "cache", variants=variants, how=how)
-    for (ours, _), (theirs, is_new) in zip(found["cpu"], found["mlx"], strict=True):
+        by_backend[name] = evaluate(run, backend, tmp_path / "cache", variants=variants, how=how)
+    for (ours, _), (theirs, is_new) in zip(by_backend["cpu"], by_backend["mlx"], strict=True):
         assert is_new
         assert (ours.variant, ours.protocol, ours.weights) == (
             (theirs.variant, theirs.protocol, theirs.weights)

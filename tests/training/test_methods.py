@@ -50,12 +50,12 @@ def test_every_recipe_makes_an_update(one_update, recipe):
 
 
 def test_methods_are_different_but_for_the_strict_control(one_update):
-    found = {name: one_update(name)[1] for name in RECIPES}
+    updates = {name: one_update(name)[1] for name in RECIPES}
     # Strict shaping is inert: DRIFT with it is DRIFT without shaping.
-    assert found["emoji-strict"] == found.pop("emoji-noise-subset")
+    assert updates["emoji-strict"] == updates.pop("emoji-noise-subset")
     # One update starts at the reference, where the KL has no gradient.
-    assert found.pop("emoji-kl") == found["emoji-grpo"]
-    assert len(set(found.values())) == len(found)
+    assert updates.pop("emoji-kl") == updates["emoji-grpo"]
+    assert len(set(updates.values())) == len(updates)
 
 
 def test_noise_on_none_of_a_group_is_no_noise_and_on_all_of_it_is_all_the_noise(one_update):

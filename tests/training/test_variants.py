@@ -102,15 +102,15 @@ def test_the_backend_is_asked_for_the_model_and_the_run_keeps_what_it_wrote(
     settings = RewriterConfig(model="/gone")
     kept = rewrite.prepare((), settings, seed=0, load=asked.append, run=directory.path)
     assert kept.share == 0.5
-    assert (directory.path / rewrite.KEPT).exists()
+    assert (directory.path / rewrite.RUN_FILE).exists()
 
 
-def test_a_variant_that_the_policy_cannot_read_is_told_before_training(backend, written, train):
+def test_a_variant_that_the_policy_cannot_read_is_reported_before_training(backend, written, train):
     config, path = written(variants={"rose": ["a qqqq"], "owl": []})
     with pytest.raises(ValueError, match="qqqq"):
         train(config, backend, path)
 
 
-def test_a_model_that_is_not_there_is_told_before_anything_is_loaded(backend, tiny, train):
+def test_a_model_that_is_not_there_is_reported_before_anything_is_loaded(backend, tiny, train):
     with pytest.raises(rewrite.language.LanguageModelError, match="/gone"):
         train(tiny(MODEL), backend)

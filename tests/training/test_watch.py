@@ -81,7 +81,7 @@ def test_the_embedded_scorer_is_watched_by_default_and_a_quiet_run_says_nothing(
 
 
 def test_what_is_maximised_is_not_held_out(tiny, train, cpu):
-    with pytest.raises(RewardNameError, match="'embedded' is what the run maximises"):
+    with pytest.raises(RewardNameError, match="'embedded' is maximised by the run"):
         train(tiny("audit.every=1", 'audit.scorers=["embedded"]'), cpu)
 
 
