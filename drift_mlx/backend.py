@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from common import imports
+from common import backends, imports
 from common.backends import BackendUnavailableError, LossFunction, Parameters, protocols
 from common.config import AdapterConfig, Config, ModelConfig, OptimizerConfig
 from common.machine import cores
@@ -37,7 +37,7 @@ POLICIES = {
 """Model families over diffusers pipelines; each is imported when it is asked for."""
 
 
-def mlx(dtype: str = "float32") -> protocols.Backend:
+def mlx(dtype: str = "float32") -> backends.Backend:
     """MLX on its default device: Metal, CUDA, or the CPU.
 
     Raises BackendUnavailableError for float64, which MLX computes partly in float32.

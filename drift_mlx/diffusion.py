@@ -151,7 +151,7 @@ class DiffusersPolicy(Tuned):
         Each prompt is embedded by itself and kept: what it becomes must not depend on its
         neighbours in a batch, or a resumed run would differ from an unbroken one.
         """
-        return _stacked(self._embeddings.of(prompts, self._encoded))
+        return _stacked(self._embeddings.get_or_encode(prompts, self._encoded))
 
     def null(self, count: int) -> Conditioning:
         """The embedding of an empty prompt, `count` times."""

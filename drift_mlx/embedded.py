@@ -198,11 +198,11 @@ class EmbeddedScorer:
         last = {n: w.transpose(0, 2, 3, 1) if w.ndim == 4 else w for n, w in weights.items()}
         _load(self.module, last, f"weights scorer_{name}")
         self.module.freeze()
-        self._features = shared.Remembered(self._convolved)
+        self._features = shared.LastResultCache(self._convolved)
 
-    def reads(self, prompts: Sequence[str]) -> bool:
+    def can_read(self, prompts: Sequence[str]) -> bool:
         """Whether every word of the prompts is in the vocabulary."""
-        return shared.reads(prompts, self.config)
+        return shared.can_read(prompts, self.config)
 
     def score(self, images: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
         """Cosine of image and text for uint8 [N, H, W, 3] and N prompts: float64 [N]."""

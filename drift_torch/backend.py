@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common import imports
+from common import backends, imports
 from common.arrays import check_shapes
 from common.backends import BackendUnavailableError, LossFunction, Parameters, protocols
 from common.config import AdapterConfig, Config, ModelConfig, OptimizerConfig
@@ -37,13 +37,13 @@ POLICIES = {
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def cpu(dtype: str = "float32") -> protocols.Backend:
+def cpu(dtype: str = "float32") -> backends.Backend:
     """PyTorch on the CPU; dtype "float32", or "float64" for a reference run."""
     _keep_freed_memory()
     return Backend("cpu", torch.device("cpu"), dtype)
 
 
-def cuda(dtype: str = "float32") -> protocols.Backend:
+def cuda(dtype: str = "float32") -> backends.Backend:
     """PyTorch on the current CUDA device; raises BackendUnavailableError without one."""
     if not torch.cuda.is_available():
         built = torch.version.cuda

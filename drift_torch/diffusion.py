@@ -21,7 +21,7 @@ from common.pipelines import prompt_cache
 from drift_torch import loading
 from drift_torch.lora import MixedLoRALinear
 from drift_torch.policy import Tuned
-from drift_torch.timesteps import tell_exactly
+from drift_torch.timesteps import use_exact_sinusoids
 
 __all__ = ["DiffusersPolicy"]
 
@@ -69,7 +69,7 @@ class DiffusersPolicy(Tuned, ABC):
             for part in (self._vae, *self._encoders):
                 part.to(device)
         denoiser = getattr(self._pipe, self.DENOISER).to(device)
-        tell_exactly(denoiser)
+        use_exact_sinusoids(denoiser)
         self._tune(denoiser, adapter, seed=seed, linear=MixedLoRALinear)
         self._checkpoint_gradients(model.gradient_checkpointing)
         if model.compile:
@@ -120,7 +120,7 @@ class DiffusersPolicy(Tuned, ABC):
         Each prompt is embedded by itself and kept on the host: what it becomes must not depend
         on its neighbours in a batch, or a resumed run would differ from an unbroken one.
         """
-        return _to(_stacked(self._embeddings.of(prompts, self._on_host)), self.device)
+        return _to(_stacked(self._embeddings.get_or_encode(prompts, self._on_host)), self.device)
 
     def null(self, count: int) -> Conditioning:
         """The embedding of an empty prompt, `count` times."""
@@ -176,7 +176,7 @@ class DiffusersPolicy(Tuned, ABC):
         others = [] if self._settings.offload else [self._vae, *self._encoders]
         return [*super().resident(), *others]
 
-    def passing(self, batch: int) -> dict[str, tuple[nn.Module, Callable[[], Any]]]:
+    def transient_parts(self, batch: int) -> dict[str, tuple[nn.Module, Callable[[], Any]]]:
         """Encoding a prompt, and decoding latents into images."""
         size = 1 if self._settings.vae_slicing else batch
 
@@ -188,7 +188,7 @@ class DiffusersPolicy(Tuned, ABC):
         return {"encoding": (encoders, lambda: self._encode("")), "decoding": (self._vae, decode)}
 
     @contextmanager
-    def as_set(self, model: ModelConfig) -> Iterator[None]:
+    def with_memory_settings(self, model: ModelConfig) -> Iterator[None]:
         """Within it, memory is used as these settings of the same model say; for estimates."""
         own = self._settings
         try:

@@ -201,11 +201,11 @@ class EmbeddedScorer:
         self.module = ImageText(self.config)
         _load(self.module, shared.scorer_weights(name), f"weights scorer_{name}")
         self.module.requires_grad_(False).to(device, dtype)
-        self._features = shared.Remembered(self._convolved)
+        self._features = shared.LastResultCache(self._convolved)
 
-    def reads(self, prompts: Sequence[str]) -> bool:
+    def can_read(self, prompts: Sequence[str]) -> bool:
         """Whether every word of the prompts is in the vocabulary."""
-        return shared.reads(prompts, self.config)
+        return shared.can_read(prompts, self.config)
 
     def score(self, images: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
         """Cosine of image and text for uint8 [N, H, W, 3] and N prompts: float64 [N]."""

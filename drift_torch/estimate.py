@@ -68,12 +68,12 @@ def stages(policy: Tuned, config: Config, prompt: str) -> dict[str, int]:
     """
     process = make_process(cast(Policy, policy), config.rollout)
     rollout, settings = config.rollout, config.objective
-    with policy.as_set(config.model), torch.compiler.set_stance("force_eager"):
+    with policy.with_memory_settings(config.model), torch.compiler.set_stance("force_eager"):
         resident = policy.resident()
         trained = sum(value.nbytes for value in policy.parameters().values())
         always = stored(resident) + 2 * trained  # AdamW's two moments
         found = {"rollout": always + inference(policy, process, rollout.batch_size, prompt)}
-        for stage, (part, call) in policy.passing(rollout.batch_size).items():
+        for stage, (part, call) in policy.transient_parts(rollout.batch_size).items():
             found[stage] = (
                 stored([*resident, part]) + 2 * trained + _alone(part, call, policy.device)
             )

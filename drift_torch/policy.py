@@ -63,12 +63,12 @@ class Tuned:
         """The modules whose weights are on the device all the time."""
         return [self.module] if self._base is None else [self.module, self._base]
 
-    def passing(self, batch: int) -> dict[str, tuple[nn.Module, Callable[[], Any]]]:
+    def transient_parts(self, batch: int) -> dict[str, tuple[nn.Module, Callable[[], Any]]]:
         """Other parts that work now and then: stage -> (module, its work for `batch` samples)."""
         return {}
 
     @contextmanager
-    def as_set(self, model: ModelConfig) -> Iterator[None]:
+    def with_memory_settings(self, model: ModelConfig) -> Iterator[None]:
         """Within it, memory is used as these settings of the same model say; for estimates."""
         yield
 

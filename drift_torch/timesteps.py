@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Sinusoid", "tell_exactly"]
+__all__ = ["Sinusoid", "use_exact_sinusoids"]
 
 
 class Sinusoid(nn.Module):
@@ -26,7 +26,7 @@ class Sinusoid(nn.Module):
         return torch.cat([angle.cos(), angle.sin()], dim=-1).float()
 
 
-def tell_exactly(denoiser: nn.Module) -> None:
+def use_exact_sinusoids(denoiser: nn.Module) -> None:
     """Replace each sinusoid of a denoiser of diffusers by the exact one."""
     for name, part in list(denoiser.named_modules()):
         parent, _, last = name.rpartition(".")

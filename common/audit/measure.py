@@ -101,7 +101,7 @@ class Scorers:
 
     def can_read(self, prompts: Sequence[Prompt]) -> bool:
         """Whether the embedded held-out scorer knows every word of the prompts."""
-        return self._heldout.reads([prompt.text for prompt in prompts])
+        return self._heldout.can_read([prompt.text for prompt in prompts])
 
     def side(self, images: np.ndarray, prompts: Sequence[Prompt]) -> Side:
         """Measure images uint8 [P, n, H, W, 3]. Raises RewardError when the run's reward fails."""

@@ -1,13 +1,18 @@
 """Tensor libraries on devices: what they promise, how one is found, what to do without memory.
 
-The protocols are in `protocols`, finding a backend by name in `registry`, advice on memory in
-`memory`. The backends themselves are the packages `drift_torch` and `drift_mlx`.
+`backend` composes the protocol `Backend` of three groups: `arrays` (arrays and gradients),
+`factory` (what it makes) and `machine` (the device). `protocols` has the protocols of what it
+makes, `registry` finds a backend by its name, `memory` advises when memory runs out. The backends
+themselves are the packages `drift_torch` and `drift_mlx`.
 """
 
+from common.backends.arrays import Arrays
+from common.backends.backend import Backend
+from common.backends.factory import Factory
+from common.backends.machine import Machine
 from common.backends.memory import OutOfMemoryError
 from common.backends.protocols import (
     Array,
-    Backend,
     BackendUnavailableError,
     Block,
     Conditioning,
@@ -24,13 +29,16 @@ from common.backends.registry import best, load, names, probe
 
 __all__ = [
     "Array",
+    "Arrays",
     "Backend",
     "BackendUnavailableError",
     "Block",
     "Conditioning",
     "DiffusionSchedule",
+    "Factory",
     "FlowSchedule",
     "LossFunction",
+    "Machine",
     "Optimizer",
     "OutOfMemoryError",
     "Parameters",

@@ -1,4 +1,4 @@
-"""The protocols between the algorithm and a tensor library: Backend, Policy, Scorer, Optimizer.
+"""The protocols of what a backend makes, Policy, Scorer and Optimizer, and the data between them.
 
 A backend package (`drift_torch`, `drift_mlx`) fulfils them; everything else in `common` is
 written against them. Nothing here computes anything.
@@ -10,16 +10,12 @@ N = P G images, B a batch, L tokens, D channels, T denoising steps, H W C an ima
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from common.algorithm.schedules import FlowSpacing
 from common.errors import RequestError
-
-if TYPE_CHECKING:
-    from common.config import AdapterConfig, Config, ModelConfig, OptimizerConfig
-    from common.prompts.language import LanguageModel
 
 Array = Any
 """An array of the backend's library; it follows the Python array API."""
@@ -153,7 +149,7 @@ class Policy(Protocol):
 class Scorer(Protocol):
     """An image-text scorer with image features; runs wherever its backend runs."""
 
-    def reads(self, prompts: Sequence[str]) -> bool:
+    def can_read(self, prompts: Sequence[str]) -> bool:
         """Whether it knows every word of the prompts; without that, `score` raises ValueError."""
         ...
 
@@ -187,109 +183,3 @@ class Optimizer(Protocol):
 
 LossFunction = Callable[..., tuple[Array, dict[str, Array]]]
 """(*arrays) -> (scalar loss, auxiliary arrays); reads the policy's parameters by closure."""
-
-
-class Backend(Protocol):
-    """A tensor library on a device."""
-
-    name: str
-    """The name it was asked for: "cpu", "cuda" or "mlx"."""
-    dtype: str
-    """"float32", or "float64" for a reference run (torch CPU only)."""
-    gpu: bool
-    """Whether the device is a GPU."""
-
-    def asarray(self, values: np.ndarray) -> Array:
-        """Host to device. Floats become the backend's dtype, integers int32, booleans bool."""
-        ...
-
-    def to_numpy(self, array: Array) -> np.ndarray:
-        """Device to host, detached; bfloat16 comes back as float32."""
-        ...
-
-    def evaluate(self, *arrays: Array) -> None:
-        """Compute lazy arrays now (MLX); does nothing elsewhere."""
-        ...
-
-    def synchronize(self) -> None:
-        """Wait until the device has done what it was asked; for clocks."""
-        ...
-
-    def inference(self) -> AbstractContextManager[None]:
-        """Within it no gradient is recorded."""
-        ...
-
-    def value_and_grad(
-        self, policy: Policy, loss: LossFunction
-    ) -> Callable[..., tuple[Array, dict[str, Array], Parameters]]:
-        """A function (*arrays, onto=None) -> (loss, auxiliary, gradients by parameter name).
-
-        onto: gradients of the same names that these are added to. Where `policy` is compiled, the
-        whole of it is, if the library can: so whatever changes from call to call is an array.
-        """
-        ...
-
-    def optimizer(self, policy: Policy, settings: "OptimizerConfig") -> Optimizer:
-        """A fresh optimizer for the policy's trainable parameters."""
-        ...
-
-    def policy(self, model: "ModelConfig", adapter: "AdapterConfig", *, seed: int) -> Policy:
-        """Load a model and attach the adapter, initialised from the seed (the same everywhere)."""
-        ...
-
-    def random_policy(
-        self, model: "ModelConfig", adapter: "AdapterConfig", *, weights: bool = True
-    ) -> Policy:
-        """A published model at its full size with random weights; nothing is read or downloaded.
-
-        weights: False gives one that is of use to `estimate` alone, and takes no memory.
-        """
-        ...
-
-    def estimate(self, policy: Policy, config: "Config", prompt: str) -> dict[str, int]:
-        """Bytes on the device at the peak of each stage of an update; {} where it cannot be told.
-
-        Computes nothing. prompt: one that the policy can read.
-        """
-        ...
-
-    def scorer(self, name: str) -> Scorer:
-        """The embedded scorer of that name, "train" or "heldout": the same one at every call."""
-        ...
-
-    def language_model(self, name: str) -> "LanguageModel":
-        """A causal language model by its folder or repository name.
-
-        Raises common.prompts.language.LanguageModelError, in one line, when it cannot be had.
-        """
-        ...
-
-    def out_of_memory(self, error: BaseException) -> bool:
-        """Whether an error says that the device, or this machine, has no more memory."""
-        ...
-
-    def compiling_seconds(self) -> float:
-        """Seconds that compiling the model has taken in this process; 0 where it is not compiled.
-
-        Compiling happens in the first calls of a kind, so those take that much longer.
-        """
-        ...
-
-    def device_memory(self) -> dict[str, int]:
-        """Bytes: `peak` since the start of the process, `total` of the device, `active` if known.
-
-        Of a GPU that shares the machine's memory, the total is what its maker recommends.
-        """
-        ...
-
-    def describe(self) -> dict[str, str]:
-        """Library and device names, versions and numerical switches, for `environment.json`."""
-        ...
-
-    def advice(self) -> list[str]:
-        """What would make this backend faster here, one sentence each; mostly empty."""
-        ...
-
-    def packages(self) -> dict[str, str]:
-        """Packages that it can do without: what each is good for here, or why it does not work."""
-        ...

@@ -4,7 +4,8 @@ import platform
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 
-from common.backends.protocols import Backend, BackendUnavailableError
+from common.backends.backend import Backend
+from common.backends.protocols import BackendUnavailableError
 from common.config import closest
 
 GROUP = "drift.backends"

@@ -131,7 +131,7 @@ def tokenize(prompts: Sequence[str], config: DenoiserConfig | ScorerConfig) -> n
     return rows
 
 
-def reads(prompts: Sequence[str], config: DenoiserConfig | ScorerConfig) -> bool:
+def can_read(prompts: Sequence[str], config: DenoiserConfig | ScorerConfig) -> bool:
     """Whether `tokenize` takes all of the prompts."""
     try:
         tokenize(prompts, config)
@@ -192,7 +192,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
 
 
-class Remembered(Generic[T]):
+class LastResultCache(Generic[T]):
     """A function of images that keeps its last result: the same pixels again cost only a hash.
 
     A reward and the potential look at the same images, and so do the measures of an evaluation.

@@ -117,7 +117,7 @@ class Evaluator:
 
 def _alignment(scorer: Scorer, images: np.ndarray, words: list[str]) -> np.ndarray:
     """10 x cosine of image and text, float64 [N]; NaN where the scorer cannot read the prompts."""
-    if not scorer.reads(words):
+    if not scorer.can_read(words):
         return np.full(len(images), np.nan)
     return ALIGNMENT_SCALE * scorer.score(images, words)
 

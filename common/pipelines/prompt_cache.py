@@ -17,32 +17,32 @@ class EncodedPrompts:
     """Conditionings of one prompt each; the least recently used go when there are too many."""
 
     def __init__(self) -> None:
-        self._held: OrderedDict[str, Conditioning] = OrderedDict()
+        self._encoded: OrderedDict[str, Conditioning] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._encoded)
 
     def __setitem__(self, prompt: str, conditioning: Conditioning) -> None:
-        self._held[prompt] = conditioning
+        self._encoded[prompt] = conditioning
 
-    def of(
+    def get_or_encode(
         self, prompts: Sequence[str], encode: Callable[[list[str]], list[Conditioning]]
     ) -> list[Conditioning]:
-        """Those of the prompts, in their order; `encode` makes those that are not held yet."""
+        """Those of the prompts, in their order; `encode` makes those that are not stored yet."""
         wanted = list(dict.fromkeys(prompts))
-        missing = [prompt for prompt in wanted if prompt not in self._held]
+        missing = [prompt for prompt in wanted if prompt not in self._encoded]
         if missing:
-            self._held.update(zip(missing, encode(missing), strict=True))
+            self._encoded.update(zip(missing, encode(missing), strict=True))
         for prompt in wanted:
-            self._held.move_to_end(prompt)
-        while len(self._held) > len(wanted) and self._bytes() > CACHE_BYTES:
-            self._held.popitem(last=False)
-        return [self._held[prompt] for prompt in prompts]
+            self._encoded.move_to_end(prompt)
+        while len(self._encoded) > len(wanted) and self._bytes() > CACHE_BYTES:
+            self._encoded.popitem(last=False)
+        return [self._encoded[prompt] for prompt in prompts]
 
     def _bytes(self) -> int:
-        first = next(iter(self._held.values()))
+        first = next(iter(self._encoded.values()))
         arrays = [first.tokens, *([] if first.pooled is None else [first.pooled])]
-        return len(self._held) * sum(array.nbytes for array in arrays)
+        return len(self._encoded) * sum(array.nbytes for array in arrays)
 
 
 def warn_of_long(prompts: Sequence[str], readers: Sequence[tuple[str, Any, int]]) -> None:

@@ -33,8 +33,8 @@ def lengths(found):
 
 def test_each_prompt_is_encoded_once_and_comes_in_the_order_asked_for(encoder):
     held = prompt_cache.EncodedPrompts()
-    assert lengths(held.of(["owl", "a", "owl"], encoder)) == [3, 1, 3]
-    assert lengths(held.of(["mole", "a"], encoder)) == [4, 1]
+    assert lengths(held.get_or_encode(["owl", "a", "owl"], encoder)) == [3, 1, 3]
+    assert lengths(held.get_or_encode(["mole", "a"], encoder)) == [4, 1]
     assert encoder.calls == [["owl", "a"], ["mole"]]
     assert len(held) == 3
 
@@ -42,12 +42,12 @@ def test_each_prompt_is_encoded_once_and_comes_in_the_order_asked_for(encoder):
 def test_the_least_recently_used_go_first_and_never_one_that_is_asked_for(encoder, monkeypatch):
     monkeypatch.setattr(prompt_cache, "CACHE_BYTES", 2 * SIZE)
     held = prompt_cache.EncodedPrompts()
-    held.of(["a", "bb"], encoder)
-    held.of(["a"], encoder)
-    held.of(["ccc"], encoder)  # bb goes
-    held.of(["a", "ccc"], encoder)
+    held.get_or_encode(["a", "bb"], encoder)
+    held.get_or_encode(["a"], encoder)
+    held.get_or_encode(["ccc"], encoder)  # bb goes
+    held.get_or_encode(["a", "ccc"], encoder)
     assert encoder.calls == [["a", "bb"], ["ccc"]]
-    assert lengths(held.of(["bb", "a", "dddd"], encoder)) == [2, 1, 4]
+    assert lengths(held.get_or_encode(["bb", "a", "dddd"], encoder)) == [2, 1, 4]
     assert len(held) == 3
 
 

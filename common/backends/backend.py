@@ -1,0 +1,18 @@
+"""A tensor library on a device: the three groups of methods that a backend package fulfils."""
+
+from typing import Protocol
+
+from common.backends.arrays import Arrays
+from common.backends.factory import Factory
+from common.backends.machine import Machine
+
+
+class Backend(Arrays, Factory, Machine, Protocol):
+    """A tensor library on a device."""
+
+    name: str
+    """The name it was asked for: "cpu", "cuda" or "mlx"."""
+    dtype: str
+    """"float32", or "float64" for a reference run (torch CPU only)."""
+    gpu: bool
+    """Whether the device is a GPU."""
