@@ -86,9 +86,12 @@ class RemoteReward:
             raise RewardError(f"url = {options.url!r}: {error}") from None
         self._options = options
         first = min(options.retry_for, FIRST_CONTACT)
-        info = self._info(self._ask("GET", wire.INFO, b"", wire.ANSWER_BYTES, retry_for=first))
-        self.served, self.version, self.exact, self.groupwise = info
-        self._served = info
+        answer = self._ask("GET", wire.INFO, b"", wire.ANSWER_BYTES, retry_for=first)
+        info = self._wire(wire.read_info, answer)
+        self.served = str(info["name"])
+        self.version = str(info.get("version") or "")
+        self.exact = bool(info.get("exact"))
+        self.groupwise = bool(info.get("groupwise"))
 
     def __call__(
         self,
@@ -100,7 +103,9 @@ class RemoteReward:
         body = self._wire(lambda _: wire.request(images, prompts, metadata), b"")
         most = wire.ANSWER_BYTES + wire.SCORE_BYTES * len(images)
         answer = self._ask("POST", wire.SCORE, body, most, retry_for=self._options.retry_for)
-        return self._wire(lambda b: wire.read_response(b, len(images)), answer)
+        return self._wire(
+            lambda b: wire.read_response(b, len(images), self.served, self.version), answer
+        )
 
     def _ask(self, method: str, path: str, body: bytes, most: int, *, retry_for: float) -> bytes:
         """The body of an answer, after one or several tries.
@@ -108,16 +113,13 @@ class RemoteReward:
         most: bytes of the answer. retry_for: seconds to go on after a failure.
         """
         options, start, pause = self._options, time.monotonic(), FIRST_PAUSE
-        tries, failing, lost = 0, start, False
+        tries, failing = 0, start
         while True:
             try:
-                if lost and method == "POST":
-                    self._check_same()
-                lost = False
                 return self._once(method, path, body, most)
             except _Passing as error:
                 now = time.monotonic()
-                failing, tries, lost = (failing if tries else now), tries + 1, True
+                failing, tries = (failing if tries else now), tries + 1
                 if now >= failing + retry_for:
                     text = f"{tries} tries in {now - failing:.0f} s" if tries > 1 else "1 try"
                     raise RewardError(f"{options.url}: {error} ({text})") from error.__cause__
@@ -131,20 +133,6 @@ class RemoteReward:
                     ) from None
                 time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
-
-    def _check_same(self) -> None:
-        """Raise RewardError when the server has another reward now, as after a restart."""
-        info = self._info(self._once("GET", wire.INFO, b"", wire.ANSWER_BYTES))
-        if info != self._served:
-            before, now = (" ".join(filter(None, each[:2])) for each in (self._served, info))
-            detail = f"'{before}', and now '{now}'" if before != now else "another form of it"
-            raise RewardError(f"{self._options.url}: it served {detail}")
-
-    def _info(self, body: bytes) -> tuple[str, str, bool, bool]:
-        """Name, version, exactness and grouping of the served reward."""
-        info = self._wire(wire.read_info, body)
-        name, version = str(info["name"]), str(info.get("version") or "")
-        return name, version, bool(info.get("exact")), bool(info.get("groupwise"))
 
     def _once(self, method: str, path: str, body: bytes, most: int) -> bytes:
         headers = {"Content-Type": "application/json", "Connection": "close", **self._token()}

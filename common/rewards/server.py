@@ -107,12 +107,17 @@ class RewardServer:
         spec = self.reward.spec
         return {
             "name": self.reward.name,
-            "version": f"{self.reward.version} {self.reward.identity}" if spec else "",
+            "version": self._version,
             "range": spec.range if spec else "",
             "licence": spec.licence if spec else "",
             "exact": self.reward.exact,
             "groupwise": self.reward.groupwise,
         }
+
+    @property
+    def _version(self) -> str:
+        """Of code, weights and options; "" where it is not known."""
+        return f"{self.reward.version} {self.reward.identity}" if self.reward.spec else ""
 
     def score(self, body: bytes | bytearray) -> bytes:
         """The answer to the body of a request; raises WireError and RewardError."""
@@ -127,7 +132,7 @@ class RewardServer:
             describe=lambda n: f"prompt '{prompts[n]}', image {n} of the request",
         )
         self.scored += len(scores)
-        return wire.response(scores)
+        return wire.response(scores, self.reward.name, self._version)
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
         """One request, as the ASGI specification hands it over."""

@@ -135,18 +135,31 @@ def read_request(body: bytes | bytearray) -> tuple[np.ndarray, list[str], list[d
     return decoded, prompts, metadata
 
 
-def response(scores: np.ndarray) -> bytes:
-    """N scores as the body of a response; the digits are those of float64."""
+def response(scores: np.ndarray, reward: str = "", version: str = "") -> bytes:
+    """N scores as the body of a response; the digits are those of float64.
+
+    reward and version: what computed them, so that a server that was started anew with another
+    reward is noticed.
+    """
     values = [float(score) if math.isfinite(score) else None for score in scores]
-    return json.dumps({"scores": values}).encode()
+    return json.dumps({"scores": values, "reward": reward, "version": version}).encode()
 
 
-def read_response(body: bytes, count: int) -> np.ndarray:
-    """Float64 [count]; null is NaN. Raises WireError for anything but so many numbers."""
-    scores = _object(body).get("scores")
+def read_response(body: bytes, count: int, reward: str = "", version: str = "") -> np.ndarray:
+    """Float64 [count]; null is NaN.
+
+    Raises WireError for anything but so many numbers, and for those of another reward or version,
+    where the answer names them.
+    """
+    answer = _object(body)
+    given = str(answer.get("reward", reward)), str(answer.get("version", version))
+    if given != (reward, version):
+        before, now = (" ".join(filter(None, each)) for each in ((reward, version), given))
+        raise WireError(f"it served '{before}' when the run began, and now '{one_line(now)}'")
+    scores = answer.get("scores")
     if not isinstance(scores, list) or len(scores) != count:
-        given = f"{len(scores)} scores" if isinstance(scores, list) else "no scores"
-        raise WireError(f"the answer has {given} for {count} images")
+        said = f"{len(scores)} scores" if isinstance(scores, list) else "no scores"
+        raise WireError(f"the answer has {said} for {count} images")
     return np.array([_number(score) for score in scores], dtype=np.float64)
 
 

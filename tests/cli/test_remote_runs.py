@@ -1,6 +1,7 @@
 """Runs whose reward is served elsewhere: who may name the server, and a server that restarts."""
 
 import json
+import os
 import threading
 import time
 from pathlib import Path
@@ -75,6 +76,16 @@ def test_the_command_line_names_a_server(more, refused, small, connections):
     line = refused(2, "run", *small(), *words, *more)
     assert "no connection: ConnectionRefusedError" in line
     assert connections
+
+
+def test_the_runs_and_evaluations_of_a_sweep_may_use_the_server_it_names(drift, monkeypatch):
+    seen = []
+    monkeypatch.delenv(HOSTS, raising=False)
+    monkeypatch.setattr("common.sweep.jobs.run", lambda *_, **__: seen.append(os.environ[HOSTS]))
+    words = ["--set", "reward.terms.remote=1", "--set", f"reward.options.remote.url={ELSEWHERE}"]
+    drift("sweep", "emoji", "--out", "sweep", "--eval", *words)
+    assert seen == ["203.0.113.7:8765"]
+    assert HOSTS not in os.environ
 
 
 def test_a_variable_with_another_secret_is_refused(refused, stranger, connections, monkeypatch):

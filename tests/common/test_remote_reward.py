@@ -188,7 +188,7 @@ def test_an_answer_that_is_none_is_an_error_and_never_a_score(bad, says):
 def test_half_an_answer_is_asked_for_again():
     good = reply({"scores": [1, 2.5, None]})
     half = reply(b'{"scores": [9, 9', length=500)
-    replies = [INFO, half, INFO, b"", INFO, reply(b"", status="502 X"), INFO, good]
+    replies = [INFO, half, b"", reply(b"", status="502 X"), good]
     with answering(*replies) as (url, seen):
         far = client(url, retry_for=10.0)
         got = far(IMAGES, PROMPTS, METADATA)
@@ -338,11 +338,14 @@ def test_a_server_that_is_started_anew_in_the_middle_loses_nothing():
 
 
 def test_another_reward_at_the_same_address_is_not_taken_for_the_first():
-    other = reply({"name": "mine", "version": "2"})
-    with answering(INFO, b"", other) as (url, _):
-        far = client(url, retry_for=10.0)
-        with pytest.raises(RewardError, match="it served 'mine', and now 'mine 2'"):
+    with served() as server:
+        far = client(server.url)
+        server.reward = NamedReward("other", value)
+        with pytest.raises(RewardError, match=r"it served 'mine' when .* and now 'other'"):
             far(IMAGES, PROMPTS, METADATA)
+    other = reply({"scores": [1, 2, 3], "reward": "mine", "version": "2"})
+    with answering(INFO, other) as (url, _), pytest.raises(RewardError, match="now 'mine 2'"):
+        client(url)(IMAGES, PROMPTS, METADATA)
 
 
 def test_more_pixels_than_a_request_takes_are_refused_before_they_are_sent(monkeypatch):
