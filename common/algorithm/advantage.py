@@ -48,6 +48,11 @@ def group_advantages(
 
     Raises:
         ValueError: unknown statistics, clip not above 0, or arrays that do not fit together.
+
+    Example:
+        >>> rewards, selected = np.array([[1.0, 3.0, 9.0]]), np.array([[True, True, False]])
+        >>> group_advantages(rewards, selected, statistics="subset", clip=5.0).tolist()
+        [[-1.0, 1.0, 0.0]]
     """
     check_choice("statistics", statistics, Statistics)
     if not clip > 0:
@@ -92,6 +97,11 @@ def weighted_by_potential(
 
     Raises:
         ValueError: weight below 0.
+
+    Example:
+        >>> advantages, potentials = np.array([[1.0, 1.0, -2.0]]), np.array([[0.5, 1.5, 1.0]])
+        >>> weighted_by_potential(advantages, potentials).tolist()
+        [[0.5, 1.5, -2.0]]
     """
     if not weight >= 0:
         raise ValueError(f"weight = {weight} of shaping must be at least 0")

@@ -52,6 +52,10 @@ def anneal(
 
     Raises:
         ValueError: unknown schedule, or a value outside its range.
+
+    Example:
+        >>> [round(anneal("cads", tau), 3) for tau in (1.0, 0.75, 0.5)]
+        [0.0, 0.5, 1.0]
     """
     check_choice("schedule", schedule, Schedule)
     if not -_SLACK <= tau <= 1 + _SLACK:
@@ -89,6 +93,10 @@ def taus(axis: Axis, *, sigmas: Numbers, timesteps: Numbers | None = None) -> li
 
     Raises:
         ValueError: unknown axis, too few sigmas, or timesteps missing or of another length.
+
+    Example:
+        >>> taus("index", sigmas=[1.0, 0.9, 0.75, 0.5, 0.0])
+        [1.0, 0.75, 0.5, 0.25]
     """
     check_choice("axis", axis, Axis)
     T = len(sigmas) - 1
@@ -116,6 +124,10 @@ def training_multiplier(schedule: TrainingSchedule, progress: float) -> float:
 
     Raises:
         ValueError: unknown schedule, or progress outside [0, 1].
+
+    Example:
+        >>> [training_multiplier("linear", progress) for progress in (0.0, 0.25, 1.0)]
+        [1.0, 0.75, 0.0]
     """
     check_choice("training schedule", schedule, TrainingSchedule)
     if not 0.0 <= progress <= 1.0:

@@ -44,6 +44,11 @@ def combine(
 
     Raises:
         ValueError: unknown method, names that differ, or shapes that are not all one [P, G].
+
+    Example:
+        >>> scores = {"text": np.array([[1.0, 2.0]]), "style": np.array([[4.0, 1.0]])}
+        >>> combine(scores, {"text": 1.0, "style": 0.5}, method="weighted_sum").tolist()
+        [[3.0, 2.5]]
     """
     check_choice("method", method, Combination)
     if scores.keys() != weights.keys() or not scores:
@@ -64,7 +69,12 @@ def combine(
 
 
 def finite_mean(values: np.ndarray, axis: int | None = None) -> np.ndarray:
-    """Mean over the finite values, along an axis or all; NaN where there are none."""
+    """Mean over the finite values, along an axis or all; NaN where there are none.
+
+    Example:
+        >>> finite_mean(np.array([[1.0, 3.0, np.nan], [5.0, np.inf, np.nan]]), axis=1).tolist()
+        [2.0, 5.0]
+    """
     finite = np.isfinite(values)
     total = np.where(finite, values, 0.0).sum(axis=axis)
     count = finite.sum(axis=axis)

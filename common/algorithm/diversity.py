@@ -32,6 +32,10 @@ def cosine_distances(features: Array) -> Array:
 
     Returns:
         float [..., G, G].
+
+    Example:
+        >>> cosine_distances(np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])).tolist()
+        [[0.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 0.0]]
     """
     xp = array_namespace(features)
     # By the largest entry first: the squares of tiny or huge features stay representable.
@@ -52,6 +56,10 @@ def euclidean_distances(features: Array) -> Array:
 
     Returns:
         float [..., G, G].
+
+    Example:
+        >>> euclidean_distances(np.array([[0.0, 0.0], [3.0, 4.0]])).tolist()
+        [[0.0, 5.0], [5.0, 0.0]]
     """
     xp = array_namespace(features)
     # Row by row: the expanded square would lose half of the digits of small distances.
@@ -70,6 +78,13 @@ def mean_pairwise(distances: Array, *, valid: Array | None = None) -> Array:
 
     Returns:
         float [...].
+
+    Example:
+        >>> distances = np.array([[0.0, 0.5, 1.0], [0.5, 0.0, 0.9], [1.0, 0.9, 0.0]])
+        >>> round(float(mean_pairwise(distances)), 3)
+        0.8
+        >>> round(float(mean_pairwise(distances, valid=np.array([True, True, False]))), 3)
+        0.5
     """
     xp = array_namespace(distances)
     pairs = _both(distances, valid) & ~_diagonal(distances)
@@ -94,6 +109,10 @@ def vendi(features: Array, *, order: float = 1) -> Array:
 
     Raises:
         ValueError: the order is not above 0.
+
+    Example:
+        >>> round(float(vendi(np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]))), 3)
+        1.89
     """
     return vendi_of_distances(cosine_distances(features), order=order)
 
@@ -111,6 +130,10 @@ def vendi_of_distances(distances: Array, *, order: float = 1, valid: Array | Non
 
     Raises:
         ValueError: the order is not above 0.
+
+    Example:
+        >>> round(float(vendi_of_distances(1.0 - np.eye(3))), 3)
+        3.0
     """
     if not order > 0:
         raise ValueError(f"the order of a Vendi score must be above 0, not {order}")

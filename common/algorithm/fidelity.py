@@ -26,6 +26,11 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
     Raises:
         ValueError: another shape, fewer than 2 samples, or a value that is not finite.
+
+    Example:
+        >>> features = np.array([[0.0], [2.0]])
+        >>> round(frechet_distance(features, features + 3.0), 6)
+        9.0
     """
     a, b = _samples(a, "a"), _samples(b, "b")
     if a.shape[1] != b.shape[1]:
@@ -49,6 +54,11 @@ def recall(real: np.ndarray, fake: np.ndarray, k: int) -> np.ndarray:
 
     Raises:
         ValueError: shapes that do not fit, or k out of range.
+
+    Example:
+        >>> real, fake = np.array([[0.0], [1.0], [9.0]]), np.array([[0.5], [1.5], [2.0]])
+        >>> round(float(recall(real, fake, k=1)), 3)
+        0.667
     """
     real, fake = _groups(real, fake)
     radius = _radius(fake, k, "fake")
@@ -69,6 +79,11 @@ def coverage(real: np.ndarray, fake: np.ndarray, k: int) -> np.ndarray:
 
     Raises:
         ValueError: shapes that do not fit, or k out of range.
+
+    Example:
+        >>> real, fake = np.array([[0.0], [1.0], [9.0]]), np.array([[0.5], [1.5], [2.0]])
+        >>> round(float(coverage(real, fake, k=1)), 3)
+        1.0
     """
     real, fake = _groups(real, fake)
     radius = _radius(real, k, "real")
@@ -84,6 +99,10 @@ def mode_count(labels: np.ndarray, classes: int) -> np.ndarray:
 
     Raises:
         ValueError: a label that is no integer or out of range.
+
+    Example:
+        >>> mode_count(np.array([[0, 2, 2, -1], [1, 1, 1, 1]]), classes=3).tolist()
+        [2, 1]
     """
     labels = np.asarray(labels)
     if labels.dtype.kind not in "iu" or labels.ndim == 0:

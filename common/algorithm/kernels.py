@@ -79,6 +79,12 @@ def ddim(
 
     Raises:
         ValueError: eta is outside [0, 1], or a level is misshapen or does not rise.
+
+    Example:
+        >>> x, epsilon = np.full((1, 2), 1.0), np.full((1, 2), 0.5)
+        >>> step = ddim(x, epsilon, 0.25, 0.64, eta=1.0)
+        >>> step.mean.round(4).tolist(), step.std.round(4).tolist()
+        ([[1.0371, 1.0371]], [[0.5408]])
     """
     _check_eta("ddim", eta, most=1.0)
     _check_order("ddim", "alpha_bar", alpha_bar, alpha_bar_next)
@@ -109,6 +115,12 @@ def flow_sde(
 
     Raises:
         ValueError: eta is negative, sigma_max is 1, or a level is misshapen or does not fall.
+
+    Example:
+        >>> x, velocity = np.full((1, 2), 1.0), np.full((1, 2), 0.5)
+        >>> step = flow_sde(x, velocity, 0.5, 0.25, eta=0.7, sigma_max=0.9)
+        >>> step.mean.round(4).tolist(), step.std.round(4).tolist()
+        ([[0.7219, 0.7219]], [[0.35]])
     """
     _check_eta("flow_sde", eta)
     if isinstance(sigma_max, Real) and not sigma_max < PURE_NOISE:
@@ -133,6 +145,12 @@ def dance_sde(
     mean = x + v ds + eta^2 / 2 (x - (1 - s) x0) / s^2 ds,  std = eta sqrt(-ds)
 
     Arguments and errors as in `flow_sde`; sigma_max is not used.
+
+    Example:
+        >>> x, velocity = np.full((1, 2), 1.0), np.full((1, 2), 0.5)
+        >>> step = dance_sde(x, velocity, 0.5, 0.25, eta=0.3)
+        >>> step.mean.round(4).tolist(), step.std.round(4).tolist()
+        ([[0.8469, 0.8469]], [[0.15]])
     """
     del sigma_max
     _check_eta("dance_sde", eta)
@@ -159,6 +177,12 @@ def cps(
 
     Arguments and errors as in `flow_sde`, but eta is in [0, 1] and sigma_max is not used. std is 0
     on the step to s' = 0.
+
+    Example:
+        >>> x, velocity = np.full((1, 2), 1.0), np.full((1, 2), 0.5)
+        >>> step = cps(x, velocity, 0.5, 0.25, eta=0.7)
+        >>> step.mean.round(4).tolist(), step.std.round(4).tolist()
+        ([[0.7044, 0.7044]], [[0.2228]])
     """
     del sigma_max
     _check_eta("cps", eta, most=1.0)
@@ -173,6 +197,10 @@ def ode(x: Array, velocity: Array, sigma: Level, sigma_next: Level) -> Transitio
     """The deterministic Euler step of a flow: mean = x + v (sigma_next - sigma), std = 0.
 
     Arguments and errors as in `flow_sde`.
+
+    Example:
+        >>> ode(np.full((1, 2), 1.0), np.full((1, 2), 0.5), 0.5, 0.25).mean.tolist()
+        [[0.875, 0.875]]
     """
     _check_order("ode", "sigma", sigma_next, sigma)
     s, s_next = _column(sigma, x), _column(sigma_next, x)
@@ -188,7 +216,13 @@ FLOW_KERNELS: dict[FlowKernel, Callable[..., Transition]] = {
 
 
 def sample(transition: Transition, noise: Array) -> Array:
-    """The next latent, mean + std * noise, for standard normal noise like the mean."""
+    """The next latent, mean + std * noise, for standard normal noise like the mean.
+
+    Example:
+        >>> step = Transition(mean=np.array([[1.0, 2.0]]), std=np.array([[0.5]]))
+        >>> sample(step, np.array([[2.0, -2.0]])).tolist()
+        [[2.0, 1.0]]
+    """
     return transition.mean + transition.std * noise
 
 
@@ -204,6 +238,11 @@ def log_prob(sample: Array, mean: Array, std: Array) -> Array:
 
     Returns:
         Float [B]. A sum over D elements would be D times larger, and so would its clip range.
+
+    Example:
+        >>> mean, std = np.zeros((1, 2)), np.ones((1, 1))
+        >>> log_prob(mean, mean, std).round(4).tolist()  # -ln(2 pi) / 2
+        [-0.9189]
     """
     xp = array_namespace(mean)
     z = (sample - mean) / std
@@ -215,6 +254,10 @@ def cps_log_prob(sample: Array, mean: Array, std: Array) -> Array:
 
     Leaving out the normaliser keeps it finite at std = 0 (the last step); std is not used.
     Arguments as in `log_prob`.
+
+    Example:
+        >>> cps_log_prob(np.array([[1.0, 3.0]]), np.zeros((1, 2)), np.zeros((1, 1))).tolist()
+        [-5.0]
     """
     del std
     difference = sample - mean
@@ -228,29 +271,55 @@ LOG_PROBS: dict[Kernel, Callable[[Array, Array, Array], Array]] = {
 
 
 def clean_from_velocity(x: Array, velocity: Array, sigma: Level) -> Array:
-    """The predicted image of a flow: x0 = x - s v, like x."""
+    """The predicted image of a flow: x0 = x - s v, like x.
+
+    Example:
+        >>> clean_from_velocity(np.array([[1.0, 2.0]]), np.array([[0.5, -0.5]]), 0.5).tolist()
+        [[0.75, 2.25]]
+    """
     return x - _column(sigma, x) * velocity
 
 
 def noise_from_velocity(x: Array, velocity: Array, sigma: Level) -> Array:
-    """The predicted noise of a flow: x1 = x + (1 - s) v, like x."""
+    """The predicted noise of a flow: x1 = x + (1 - s) v, like x.
+
+    Example:
+        >>> noise_from_velocity(np.array([[1.0, 2.0]]), np.array([[0.5, -0.5]]), 0.5).tolist()
+        [[1.25, 1.75]]
+    """
     return x + (1 - _column(sigma, x)) * velocity
 
 
 def clean_from_epsilon(x: Array, epsilon: Array, alpha_bar: Level) -> Array:
-    """The predicted image of a diffusion model: x0 = (x - sqrt(1 - ab) epsilon) / sqrt(ab)."""
+    """The predicted image of a diffusion model: x0 = (x - sqrt(1 - ab) epsilon) / sqrt(ab).
+
+    Example:
+        >>> x, epsilon = np.array([[1.0, 2.0]]), np.array([[0.5, -0.5]])
+        >>> clean_from_epsilon(x, epsilon, 0.64).round(4).tolist()
+        [[0.875, 2.875]]
+    """
     xp, ab = array_namespace(x), _column(alpha_bar, x)
     return (x - xp.sqrt(1 - ab) * epsilon) / xp.sqrt(ab)
 
 
 def clean_from_v(x: Array, v: Array, alpha_bar: Level) -> Array:
-    """The image of a v-prediction (Salimans and Ho 2022): x0 = sqrt(ab) x - sqrt(1 - ab) v."""
+    """The image of a v-prediction (Salimans and Ho 2022): x0 = sqrt(ab) x - sqrt(1 - ab) v.
+
+    Example:
+        >>> clean_from_v(np.array([[1.0, 2.0]]), np.array([[0.5, -0.5]]), 0.64).round(4).tolist()
+        [[0.5, 1.9]]
+    """
     xp, ab = array_namespace(x), _column(alpha_bar, x)
     return xp.sqrt(ab) * x - xp.sqrt(1 - ab) * v
 
 
 def epsilon_from_v(x: Array, v: Array, alpha_bar: Level) -> Array:
-    """The noise of a v-prediction: epsilon = sqrt(ab) v + sqrt(1 - ab) x, like x."""
+    """The noise of a v-prediction: epsilon = sqrt(ab) v + sqrt(1 - ab) x, like x.
+
+    Example:
+        >>> epsilon_from_v(np.array([[1.0, 2.0]]), np.array([[0.5, -0.5]]), 0.64).round(4).tolist()
+        [[1.0, 0.8]]
+    """
     xp, ab = array_namespace(x), _column(alpha_bar, x)
     return xp.sqrt(ab) * v + xp.sqrt(1 - ab) * x
 

@@ -40,6 +40,10 @@ def usable(values: Array, valid: Array | None = None) -> Array:
     Args:
         values: float [..., G].
         valid: bool, broadcasts against the values; None means all.
+
+    Example:
+        >>> usable(np.array([1.0, np.nan, 3.0]), np.array([True, True, False])).tolist()
+        [True, False, False]
     """
     finite = array_namespace(values).isfinite(values)
     return finite if valid is None else finite & valid
@@ -49,6 +53,11 @@ def statistics(values: Array, members: Array) -> Statistics:
     """Mean, population std, minimum and maximum of each group's members.
 
     Arguments as in `mean`.
+
+    Example:
+        >>> of_group = statistics(np.array([[1.0, 3.0, 99.0]]), np.array([[True, True, False]]))
+        >>> [value.item() for value in of_group]
+        [2.0, 1.0, 1.0, 3.0]
     """
     xp = array_namespace(values)
     lowest = xp.min(xp.where(members, values, xp.inf), axis=-1, keepdims=True)
@@ -63,7 +72,12 @@ def statistics(values: Array, members: Array) -> Statistics:
 
 
 def count(members: Array) -> Array:
-    """Number of members of each group: int [..., 1]."""
+    """Number of members of each group: int [..., 1].
+
+    Example:
+        >>> count(np.array([[True, True, False], [False, False, False]])).tolist()
+        [[2], [0]]
+    """
     xp = array_namespace(members)
     return xp.sum(xp.astype(members, xp.int64), axis=-1, keepdims=True)
 
@@ -74,6 +88,10 @@ def mean(values: Array, members: Array) -> Array:
     Args:
         values: float [..., G]; what is not a member may be anything, NaN included.
         members: bool, of the same shape.
+
+    Example:
+        >>> mean(np.array([[1.0, 3.0, np.nan]]), np.array([[True, True, False]])).tolist()
+        [[2.0]]
     """
     xp = array_namespace(values)
     weights = xp.astype(members, values.dtype)
@@ -86,6 +104,10 @@ def std(values: Array, members: Array) -> Array:
 
     Exactly 0 where it is below 1e-6 of the largest magnitude: equal rewards stay equal however
     their mean was rounded, and nothing divides noise by noise. Arguments as in `mean`.
+
+    Example:
+        >>> std(np.array([[1.0, 3.0, np.nan]]), np.array([[True, True, False]])).tolist()
+        [[1.0]]
     """
     xp = array_namespace(values)
     clean = xp.where(members, values, 0.0)
@@ -102,6 +124,10 @@ def median(values: Array, members: Array) -> Array:
     """Median of each group's members, the mean of the middle two: float [..., 1]; 0 for none.
 
     Arguments as in `mean`.
+
+    Example:
+        >>> median(np.array([[1.0, 2.0, np.nan]]), np.array([[True, True, False]])).tolist()
+        [[1.5]]
     """
     xp = array_namespace(values)
     n = count(members)
@@ -117,6 +143,11 @@ def correlation(x: Array, y: Array, members: Array) -> Array:
     """Pearson's correlation of x and y over each group's members: float [..., 1], in [-1, 1].
 
     0 where one of the two is constant. Arguments as in `mean`.
+
+    Example:
+        >>> x, y = np.array([[1.0, 2.0, 3.0]]), np.array([[5.0, 3.0, 1.0]])
+        >>> correlation(x, y, np.array([[True, True, True]])).round(6).tolist()
+        [[-1.0]]
     """
     xp = array_namespace(x)
     dx, dy = (xp.where(members, values - mean(values, members), 0.0) for values in (x, y))

@@ -22,6 +22,10 @@ def ratio(log_prob: Array, old_log_prob: Array) -> Array:
     """Importance ratio rho = exp(log p - log p_old): [B].
 
     With log-probs per element it is the geometric mean of the ratios of the elements.
+
+    Example:
+        >>> ratio(np.array([0.0, 0.1]), np.array([0.0, 0.0])).round(4).tolist()
+        [1.0, 1.1052]
     """
     return array_namespace(log_prob).exp(log_prob - old_log_prob)
 
@@ -45,6 +49,12 @@ def clipped_surrogate(
 
     Raises:
         ValueError: a clip range is not above 0.
+
+    Example:
+        >>> log_prob, old = np.array([0.1, -0.1]), np.zeros(2)
+        >>> loss = clipped_surrogate(log_prob, old, np.ones(2), clip_low=0.05, clip_high=0.05)
+        >>> loss.round(4).tolist()
+        [-1.05, -0.9048]
     """
     xp = array_namespace(log_prob)
     _check_clip(clip_low, clip_high)
@@ -58,6 +68,11 @@ def clip_indicator(
     """1 where rho is outside [1 - clip_low, 1 + clip_high], else 0: float [B], like log_prob.
 
     Its mean is the clip fraction. Arguments and errors as in `clipped_surrogate`.
+
+    Example:
+        >>> log_prob, old = np.array([0.1, 0.0]), np.zeros(2)
+        >>> clip_indicator(log_prob, old, clip_low=0.05, clip_high=0.05).tolist()
+        [1.0, 0.0]
     """
     xp = array_namespace(log_prob)
     _check_clip(clip_low, clip_high)
@@ -75,6 +90,10 @@ def gaussian_kl(mean: Array, mean_ref: Array, std: Array) -> Array:
         mean: of the policy that is trained, float [B, ...]; carries the gradient.
         mean_ref: of the reference, like mean; a constant.
         std: of both, [B, 1, ...], > 0 (at 0 the two are different points and the KL is infinite).
+
+    Example:
+        >>> gaussian_kl(np.array([[1.0, 3.0]]), np.zeros((1, 2)), np.full((1, 1), 2.0)).tolist()
+        [0.625]
     """
     z = (mean - mean_ref) / std
     return array_namespace(mean).mean(0.5 * z * z, axis=tuple(range(1, mean.ndim)))

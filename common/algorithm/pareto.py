@@ -40,6 +40,10 @@ def front(points: np.ndarray) -> np.ndarray:
 
     Raises:
         ValueError: another shape, or a value that is not finite.
+
+    Example:
+        >>> front(np.array([[1.0, 0.9], [2.0, 0.7], [1.5, 0.6], [3.0, 0.2]])).tolist()
+        [[1.0, 0.9], [2.0, 0.7], [3.0, 0.2]]
     """
     points = np.asarray(points, dtype=np.float64)
     if points.ndim != 2 or points.shape[1] < 2:
@@ -67,6 +71,10 @@ def crossing(curve: np.ndarray, level: float, *, axis: int) -> np.ndarray | None
 
     Returns:
         [C], or None.
+
+    Example:
+        >>> crossing(np.array([[1.0, 0.9], [2.0, 0.7]]), 1.5, axis=ALIGNMENT).round(6).tolist()
+        [1.5, 0.8]
     """
     at = curve[:, axis]
     if len(at) == 1:
@@ -81,7 +89,12 @@ def crossing(curve: np.ndarray, level: float, *, axis: int) -> np.ndarray | None
 
 
 def relative(value: float | None, other: float | None, *, base: float = 0.0) -> float | None:
-    """(value - base) / (other - base) - 1; None where either is, or other is not above base."""
+    """(value - base) / (other - base) - 1; None where either is, or other is not above base.
+
+    Example:
+        >>> relative(3.0, 2.0, base=1.0), relative(3.0, None)
+        (1.0, None)
+    """
     if value is None or other is None or other <= base:
         return None
     return (value - base) / (other - base) - 1
@@ -91,6 +104,10 @@ def hypervolume(points: np.ndarray, reference: Sequence[float]) -> float:
     """Area that the front dominates above a reference point (alignment, diversity).
 
     Points at or below the reference in either coordinate add nothing. Errors as in `front`.
+
+    Example:
+        >>> hypervolume(np.array([[1.0, 0.75], [2.0, 0.25]]), (0.0, 0.0))
+        1.0
     """
     above = front(points)[:, :2] - np.asarray(reference, dtype=np.float64)
     above = above[(above > 0).all(axis=1)]
@@ -117,7 +134,13 @@ def bootstrap(
     *,
     level: float = 0.95,
 ) -> Interval:
-    """Interval of one statistic; see `bootstrap_all`."""
+    """Interval of one statistic; see `bootstrap_all`.
+
+    Example:
+        >>> seeds_by_prompts, draws = np.array([[1.0], [3.0]]), np.array([[0.0, 0.6, 0.0]] * 4)
+        >>> bootstrap(lambda mean: float(mean), [seeds_by_prompts], draws)
+        Interval(estimate=2.0, low=2.0, high=2.0, reached=1.0)
+    """
     return bootstrap_all(lambda *means: {None: statistic(*means)}, samples, draws, level=level)[
         None
     ]
@@ -152,6 +175,12 @@ def bootstrap_all(
 
     Raises:
         ValueError: methods with other seeds or prompts, or draws of another shape.
+
+    Example:
+        >>> samples, draws = np.array([[1.0], [3.0]]), np.array([[0.0, 0.6, 0.0]] * 4)
+        >>> got = bootstrap_all(lambda mean: {"mean": float(mean)}, [samples], draws)
+        >>> got["mean"].estimate
+        2.0
     """
     samples = [np.asarray(sample, dtype=np.float64) for sample in samples]
     S, P = _common_shape(samples)

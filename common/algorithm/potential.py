@@ -51,6 +51,11 @@ def per_sample(
 
     Raises:
         ValueError: unknown kind, or a number outside its range.
+
+    Example:
+        >>> distances = np.array([[0.0, 0.25, 1.0], [0.25, 0.0, 0.75], [1.0, 0.75, 0.0]])
+        >>> per_sample(distances, kind="mean_pairwise").tolist()
+        [0.625, 0.5, 0.875]
     """
     check_choice("potential", kind, Potential)
     if neighbours < 1:
@@ -88,6 +93,10 @@ def shuffled(potentials: Array, draws: Array, *, valid: Array | None = None) -> 
 
     Returns:
         An array like the potentials.
+
+    Example:
+        >>> shuffled(np.array([[1.0, 2.0, 3.0]]), np.array([[0.9, 0.1, 0.5]])).tolist()
+        [[2.0, 3.0, 1.0]]
     """
     xp = array_namespace(potentials)
     members = _members(draws, valid)

@@ -53,6 +53,11 @@ def perturb(
 
     Raises:
         ValueError: unknown form, misshapen noise or intensity, or a number outside its range.
+
+    Example:
+        >>> embedding, noise = np.array([[1.0, 3.0]]), np.array([[1.0, -1.0]])
+        >>> perturb(embedding, noise, strength=0.5, intensity=1.0, form="additive").tolist()
+        [[1.5, 2.5]]
     """
     _check(embedding, noise, strength, intensity, form, mix)
     if strength == 0:

@@ -31,6 +31,12 @@ def high_frequency_energy(images: np.ndarray) -> np.ndarray:
 
     Raises:
         ValueError: another dtype or shape.
+
+    Example:
+        >>> stripes = np.zeros((1, 4, 4, 3), dtype=np.uint8)
+        >>> stripes[:, :, ::2] = 255
+        >>> high_frequency_energy(stripes).tolist()
+        [1.0]
     """
     images = _checked(images)
     rows, columns = (np.abs(np.fft.fftfreq(size)) >= _CUTOFF for size in images.shape[1:3])
@@ -45,6 +51,12 @@ def edge_density(images: np.ndarray) -> np.ndarray:
 
     Float64 [N] in [0, 1]; outlines and textures raise it, noise most of all. Arguments and errors
     are those of `high_frequency_energy`, here and below. The threshold is this toolkit's choice.
+
+    Example:
+        >>> image = np.zeros((1, 2, 2, 3), dtype=np.uint8)
+        >>> image[:, :, 1] = 255
+        >>> edge_density(image).tolist()
+        [0.5]
     """
     luminance = _checked(images).astype(np.int64) @ _LUMA
     limit = _EDGE * 255 * _LUMA.sum()
@@ -57,6 +69,10 @@ def color_entropy(images: np.ndarray) -> np.ndarray:
     """Entropy of the histogram of colours, 8 x 8 x 8 bins, over that of equal bins: [N] in [0, 1].
 
     -sum p ln p / ln 512: 0 for one colour, 1 where every bin is as full as any other.
+
+    Example:
+        >>> color_entropy(np.zeros((1, 2, 2, 3), dtype=np.uint8)).tolist()
+        [0.0]
     """
     images = _checked(images)
     bins = (images >> 5).astype(np.int64) @ np.array([64, 8, 1])
@@ -64,7 +80,12 @@ def color_entropy(images: np.ndarray) -> np.ndarray:
 
 
 def saturation(images: np.ndarray) -> np.ndarray:
-    """Mean over pixels of (max - min) / max of red, green and blue, black as 0: [N] in [0, 1]."""
+    """Mean over pixels of (max - min) / max of red, green and blue, black as 0: [N] in [0, 1].
+
+    Example:
+        >>> saturation(np.array([[[[255, 0, 0], [200, 100, 100]]]], dtype=np.uint8)).tolist()
+        [0.75]
+    """
     images = _checked(images).astype(np.float64)
     high, low = images.max(axis=3), images.min(axis=3)
     return np.where(high > 0, (high - low) / np.maximum(high, 1), 0.0).mean(axis=(1, 2))

@@ -35,6 +35,12 @@ def flow_sigmas(steps: int, *, schedule: FlowSpacing, shift: float = 3.0) -> np.
 
     Raises:
         ValueError: fewer than 1 step, an unknown schedule, or a shift that is not above 0.
+
+    Example:
+        >>> flow_sigmas(4, schedule="linear").tolist()
+        [1.0, 0.75, 0.5, 0.25, 0.0]
+        >>> flow_sigmas(4, schedule="shift", shift=3.0).round(4).tolist()
+        [1.0, 0.9, 0.75, 0.5, 0.0]
     """
     if steps < 1:
         raise ValueError(f"flow_sigmas: steps = {steps} must be at least 1")
@@ -55,7 +61,12 @@ def _shifted(s: np.ndarray, shift: float) -> np.ndarray:
 
 
 def flow_timesteps(sigmas: np.ndarray) -> np.ndarray:
-    """What a flow model is told at each step, 1000 sigma: [T] for sigmas [T + 1] (0 is no step)."""
+    """What a flow model is told at each step, 1000 sigma: [T] for sigmas [T + 1] (0 is no step).
+
+    Example:
+        >>> flow_timesteps(np.array([1.0, 0.5, 0.0])).tolist()
+        [1000.0, 500.0]
+    """
     return TRAIN_STEPS * np.asarray(sigmas, dtype=np.float64)[:-1]
 
 
@@ -65,6 +76,10 @@ def scaled_linear_alpha_bars(
     """Signal shares ab_t = prod (1 - beta_i), i = 0..t: float64 [train_steps], falling.
 
     sqrt(beta) is evenly spaced ("scaled linear"); the defaults are those of Stable Diffusion 1.x.
+
+    Example:
+        >>> scaled_linear_alpha_bars()[[0, 999]].round(5).tolist()
+        [0.99915, 0.00466]
     """
     beta = np.linspace(beta_start**0.5, beta_end**0.5, train_steps) ** 2
     return np.cumprod(1 - beta)
@@ -77,6 +92,10 @@ def ddim_timesteps(
 
     Raises:
         ValueError: steps is below 1, or so large that the first timestep was never trained.
+
+    Example:
+        >>> ddim_timesteps(4).tolist()
+        [751, 501, 251, 1]
     """
     if not 1 <= steps <= train_steps:
         raise ValueError(f"ddim_timesteps: steps = {steps} must be in [1, {train_steps}]")
@@ -101,6 +120,10 @@ def ddim_alpha_bars(
     alpha_bars: [train_steps], by default those of Stable Diffusion 1.x. Step k goes from value k
     to k + 1; the last goes to `final`, by default ab at t = 0 and not 1 (set_alpha_to_one = False
     in diffusers). Raises as `ddim_timesteps` does.
+
+    Example:
+        >>> ddim_alpha_bars(4).round(4).tolist()
+        [0.0557, 0.275, 0.6722, 0.9983, 0.9992]
     """
     table = scaled_linear_alpha_bars() if alpha_bars is None else np.asarray(alpha_bars, np.float64)
     timesteps = ddim_timesteps(steps, train_steps=len(table), steps_offset=steps_offset)

@@ -107,6 +107,12 @@ def shape(
 
     Raises:
         ValueError: an unknown name, a number outside its range, misshapen potentials, no base.
+
+    Example:
+        >>> rewards, potentials = np.array([[1.0, 2.0]]), np.array([[0.5, 0.25]])
+        >>> how = {"mode": "terminal", "scaling": "raw", "gate": "none", "steps": 10}
+        >>> shape(rewards, potentials, weight=2.0, **how).tolist()
+        [[2.0, 2.5]]
     """
     _check(rewards, potentials, weight, gamma, mode, scaling, gate, steps, base)
     xp = array_namespace(rewards)

@@ -83,6 +83,10 @@ def select(
 
     Raises:
         ValueError: unknown rule, misshapen arrays, keep missing or outside [1, G], no draws.
+
+    Example:
+        >>> select(np.array([[0.0, 5.0, 5.1, 5.2, 9.0]]), rule="window", keep=3).tolist()
+        [[False, True, True, True, False]]
     """
     _check(rewards, rule, keep, draws)
     members = masked.usable(rewards, valid)
@@ -110,6 +114,12 @@ def with_fallback(
 
     Returns:
         The subset, bool [P, G], and which groups fell back, bool [P].
+
+    Example:
+        >>> rewards, selected = np.array([[0.0, 1.0, 1.0]]), np.array([[False, True, True]])
+        >>> kept, fell_back = with_fallback(rewards, selected)
+        >>> kept.tolist(), fell_back.tolist()
+        ([[True, True, True]], [True])
     """
     xp = array_namespace(rewards)
     members = masked.usable(rewards, valid)
