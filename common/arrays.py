@@ -1,4 +1,4 @@
-"""What several networks need around their arrays: the check of their shapes, a timestep's features.
+"""Arrays that several networks share: the check of shapes, and the embedding of a timestep.
 
 Host only: numpy in, numpy out.
 """
@@ -14,7 +14,16 @@ __all__ = ["check_shapes", "sinusoid"]
 def check_shapes(
     given: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], what: str
 ) -> None:
-    """Raise ValueError that names the first missing, extra or misshapen array of `given`."""
+    """Compare the names and shapes of arrays with the expected ones.
+
+    Args:
+        given: arrays by name.
+        expected: shapes by name.
+        what: the first words of an error message.
+
+    Raises:
+        ValueError: names the first missing, extra or misshapen array.
+    """
     for name in sorted(expected.keys() - given.keys()):
         raise ValueError(f"{what}: '{name}' is missing")
     for name in sorted(given.keys() - expected.keys()):
@@ -28,10 +37,16 @@ def check_shapes(
 
 
 def sinusoid(t: np.ndarray, width: int) -> np.ndarray:
-    """cos(t w_j), then sin(t w_j), with w_j = exp(-ln(10^4) j / J), J = width / 2: [B, width].
+    """The embedding of timesteps: cos(t w_j), then sin(t w_j), with w_j = exp(-ln(10^4) j / J).
 
-    The timestep input of networks (Ho et al. 2020, arXiv:2006.11239). t: float64 [B]. Returns
-    float64: in float32 the angle alone would be off by 5e-5 at t = 950.
+    Ho et al. 2020, arXiv:2006.11239.
+
+    Args:
+        t: timesteps, float64 [B].
+        width: 2 J.
+
+    Returns:
+        Float64 [B, width]: in float32 the angle alone would be off by 5e-5 at t = 950.
     """
     J = width // 2
     w = np.exp(-np.log(1e4) * np.arange(J, dtype=np.float64) / J)

@@ -1,7 +1,7 @@
 """Counter-based random streams: a key gives the same draw on every backend, batching and resume.
 
-There is no generator state anywhere: what a draw is for is its address. Philox (Salmon et al.
-2011, "Parallel random numbers: as easy as 1, 2, 3") turns the address into numbers on the host.
+There is no generator state: the address of a draw is its purpose. Philox (Salmon et al. 2011,
+"Parallel random numbers: as easy as 1, 2, 3") turns the address into numbers on the host.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import numpy as np
 
 
 class Purpose(IntEnum):
-    """What a draw is for. Values are part of every run's numbers: append, never renumber."""
+    """The purpose of a draw. A run's numbers depend on the values: append, never renumber."""
 
     INITIAL = 0
     """Initial latent of a training rollout."""
@@ -31,7 +31,7 @@ class Purpose(IntEnum):
     PROMPT_ORDER = 6
     """Order of the prompts in an epoch."""
     TRAINED_STEPS = 7
-    """Which denoising steps an update trains on, and where its window lies."""
+    """The denoising steps that an update trains on, and the place of its window."""
     MINIBATCH = 8
     """Order of the transitions in an update."""
     EVALUATION = 9
@@ -41,11 +41,11 @@ class Purpose(IntEnum):
     BOOTSTRAP = 11
     """Resampling of seeds and prompts when runs are compared."""
     SHUFFLE = 12
-    """Who gets whose potential in the shuffled control."""
+    """The permutation of potentials in the shuffled control."""
     REWRITE = 13
     """Tokens of a prompt's variant, drawn from a language model."""
     VARIANT = 14
-    """Which samples of a group see which variant of their prompt."""
+    """The samples of a group that are drawn for a variant of their prompt."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Schedules: prompt noise over denoising time (tau, 1 = pure noise), strengths over training.
 
-g is the share of the prompt that is left alone, u = 1 - g the intensity of the noise. Scalars in,
-scalars out: schedules are evaluated on the host once for a run.
+g is the share of the prompt that stays unchanged, u = 1 - g the intensity of the noise. Scalars in,
+scalars out: a run evaluates its schedules once, on the host.
 """
 
 import math
@@ -26,7 +26,7 @@ TrainingSchedule = Literal["constant", "linear", "cosine"]
 Numbers = Sequence[float] | np.ndarray
 
 _SLACK = 1e-6
-"""Rounding of a schedule that was once float32."""
+"""Rounding error that is accepted at both ends of [0, 1]: a schedule may come from float32."""
 
 
 def anneal(
@@ -84,7 +84,7 @@ def taus(axis: Axis, *, sigmas: Numbers, timesteps: Numbers | None = None) -> li
 
     `index`     1 - k/T, the same for every noise schedule
     `sigma`     the step's noise level
-    `timestep`  what the model is told, divided by 1000
+    `timestep`  the model's timestep, divided by 1000
 
     Args:
         axis: one of the names above.
@@ -114,13 +114,13 @@ def taus(axis: Axis, *, sigmas: Numbers, timesteps: Numbers | None = None) -> li
 
 
 def training_multiplier(schedule: TrainingSchedule, progress: float) -> float:
-    """What a strength or a weight is multiplied by during training, in [0, 1].
+    """The factor on a strength or a weight during training, in [0, 1].
 
     `constant` 1, `linear` 1 - p, `cosine` cos^2(pi p / 2).
 
     Args:
         schedule: one of the names above.
-        progress: p in [0, 1], the share of the updates that is done.
+        progress: p in [0, 1], the share of the run's updates that are finished.
 
     Raises:
         ValueError: unknown schedule, or progress outside [0, 1].

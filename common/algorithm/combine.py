@@ -25,12 +25,11 @@ def combine(
     """One reward r = sum over terms k of w_k s_k, of w_k z_k, or min_k w_k s_k for every sample.
 
     `group_zscore` is the decoupled normalisation of GDPO: z = (s - mean) / std over the finite
-    samples of the group (population std), so that a weight means the same whatever a term's
-    scale. A term that is constant over a group carries no information: z = 0 there.
-    `minimum` takes the worst term. A ceiling c makes s_k = min(s_k, c) before everything else. A
-    sample with s_k below a floor gets the least reward of its group: r = min of r over the group's
-    finite samples. Floors and ceilings are this toolkit's
-    choice.
+    samples of the group (population std), so that a weight does not depend on the scale of its
+    term. A term that is equal for a whole group has z = 0 there. `minimum` takes the worst term.
+    A ceiling c replaces s_k by min(s_k, c) before everything else. A sample with s_k below a floor
+    gets the lowest reward of its group: r = min of r over the group's finite samples. Floors and
+    ceilings are this toolkit's choice.
 
     Args:
         scores: float64 [P, G] by term; not finite where there is no score.

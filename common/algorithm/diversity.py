@@ -1,7 +1,7 @@
 """How different the images of a group are: distances, their mean, and spectral entropies.
 
-Features come in, numbers go out; which features, and which of them are held out for evaluation,
-is the caller's choice. Distances are tiny [G, G] matrices, computed in float64 on the host.
+The caller chooses the features, and keeps some of them for evaluation only. Distances are small
+[G, G] matrices, computed in float64 on the host.
 """
 
 import math

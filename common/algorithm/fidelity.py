@@ -1,7 +1,6 @@
 """How faithful one set of images is to another: Frechet distance, recall, coverage, modes.
 
-Features or labels come in, numbers go out, in float64 numpy on the host; which features, and what
-the sets are, is the caller's choice.
+The caller chooses the sets and their features or labels. Float64 numpy on the host.
 """
 
 import numpy as np

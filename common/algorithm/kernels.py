@@ -267,7 +267,7 @@ def cps_log_prob(sample: Array, mean: Array, std: Array) -> Array:
 LOG_PROBS: dict[Kernel, Callable[[Array, Array, Array], Array]] = {
     kernel: cps_log_prob if kernel == "cps" else log_prob for kernel in get_args(Kernel)
 }
-"""The log-density that goes with each kernel: (sample, mean, std) -> [B]."""
+"""The log-density of each kernel's step: (sample, mean, std) -> [B]."""
 
 
 def clean_from_velocity(x: Array, velocity: Array, sigma: Level) -> Array:

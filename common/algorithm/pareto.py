@@ -119,7 +119,7 @@ class Interval(NamedTuple):
     """A statistic with its bootstrap interval; None where it could not be computed."""
 
     estimate: float | None
-    """On the data as they are."""
+    """On all the data, before any resampling."""
     low: float | None
     """None with one seed: the spread between seeds is then unknown, and no interval is claimed."""
     high: float | None
@@ -158,14 +158,14 @@ def bootstrap_all(
     Each replica draws seeds with replacement, then prompts with replacement, and takes
     statistics(*means) of each method's mean over what was drawn. The draw is shared by the methods
     (paired) and a prompt that is drawn is drawn for every seed, since all runs are evaluated on
-    the same prompts: drawing prompts anew for each seed would average their variance away
+    the same prompts: a new draw of prompts for each seed would average their variance away
     (Owen 2007, "The pigeonhole bootstrap").
 
     The interval runs from estimate - k (estimate - q) to estimate + k (q' - estimate), q and q'
     being the replicas' quantiles. With k = 1 this is the percentile interval, which for the mean
     of 5 seeds is only 63 % as wide as Student's. This toolkit's choice makes up for that: k is the
-    ratio of Student's interval to the percentile one for a mean over seeds and prompts whose
-    variances are the jackknife's (`_widening`).
+    ratio of Student's interval to the percentile one for a mean over seeds and prompts with the
+    variances of the jackknife (`_widening`).
 
     Args:
         statistics: from one mean [...] of each method to numbers by name, or None (not reached).

@@ -81,13 +81,13 @@ def per_sample(
 
 
 def shuffled(potentials: Array, draws: Array, *, valid: Array | None = None) -> Array:
-    """A control: each group's potentials dealt out to its valid samples at random.
+    """Each group's potentials in a random order over its valid samples: a control.
 
-    The bonus keeps its distribution and loses what it says about the images: what is left of the
-    effect of shaping is that of noise in the reward.
+    The bonus keeps its distribution and loses its relation to the images, so the effect of shaping
+    that remains is that of noise in the reward.
 
     Args:
-        potentials: Phi, float [..., P, G]; a sample gets another one's potentials of all steps.
+        potentials: Phi, float [..., P, G]; a sample gets the potentials of another one, all steps.
         draws: uniform [P, G]; their order is the permutation.
         valid: bool [P, G]; None means all. Invalid samples keep their own.
 

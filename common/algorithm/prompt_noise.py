@@ -1,8 +1,8 @@
 """Noise on the prompt embedding, which widens what a group is conditioned on.
 
 Every sample has its own noise, and the noise is an argument: the rollout and the update pass the
-same one, so that their log-probs meet the same conditioning. The null prompt of guidance and the
-prompt that rewards see stay clean; that is the caller's part.
+same noise, so that both compute log-probs under the same conditioning. The caller perturbs neither
+the null prompt of guidance nor the prompt that rewards get.
 """
 
 import math

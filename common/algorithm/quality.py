@@ -1,4 +1,4 @@
-"""Image statistics that betray reward hacking; host numpy, no model."""
+"""Image statistics that reveal reward hacking; host numpy, no model."""
 
 import numpy as np
 

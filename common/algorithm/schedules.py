@@ -61,7 +61,7 @@ def _shifted(s: np.ndarray, shift: float) -> np.ndarray:
 
 
 def flow_timesteps(sigmas: np.ndarray) -> np.ndarray:
-    """What a flow model is told at each step, 1000 sigma: [T] for sigmas [T + 1] (0 is no step).
+    """The timestep of each step of a flow, 1000 sigma: float64 [T] for sigmas [T + 1].
 
     Example:
         >>> flow_timesteps(np.array([1.0, 0.5, 0.0])).tolist()

@@ -74,11 +74,11 @@ def shape(
     `minmax`  std(r) (Phi - min) / max(max - min, 0.005), likewise
     `raw`     Phi: lambda is absolute
 
-    Gates, which samples feel their diversity at all, mean and std being those of the reference:
+    Gates choose the samples that gain from diversity; mean and std are those of the reference:
 
     `none`        all of them
     `above_mean`  r above the mean
-    `above_base`  r above the reward of the base model, in the same units as r
+    `above_base`  r above the reward of the base model, on the same scale
     `soft`        logistic((r - mean) / std(r)): 1/2 at the mean, 0.73 one std above it
 
     The reference is the whole group, or the subset that is trained on: advantages are divided by
@@ -89,7 +89,7 @@ def shape(
     Args:
         rewards: r, float [P, G].
         potentials: Phi [P, G]; for `per_step` [T+1, P, G] from the predicted clean images before
-            each step, the final images last. Not looked at by `none`, `strict`, `multiplicative`.
+            each step, the final images last. `none`, `strict` and `multiplicative` ignore them.
         weight: lambda >= 0; at 0 the rewards come back bit for bit.
         gamma: discount in (0, 1].
         mode: one of the names above.
@@ -99,8 +99,9 @@ def shape(
         valid: bool [P, G]; None means all. Samples that are invalid or have no finite reward
             keep their r and influence no others.
         base: reward of the base model, float [P], for `above_base`; a run takes the mean of its
-            first evaluation, whose images follow the ODE where a rollout's are stochastic.
-        reference: bool [P, G], whose statistics scaling and gates use; None means all valid ones.
+            first evaluation, with images along the ODE where those of a rollout are stochastic.
+        reference: bool [P, G], the samples that scaling and gates take their statistics from; None
+            means all valid ones.
 
     Returns:
         float [P, G]; [T, P, G] for `per_step`.

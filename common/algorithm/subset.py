@@ -1,7 +1,6 @@
-"""Which samples of a group are trained on: a subset where its rewards concentrate.
+"""The selection of the samples that are trained on: a subset of each group with similar rewards.
 
-The subset is chosen from the task reward alone.
-Not here: randomness (the control's draws come in) and the reward itself.
+The task reward alone decides. Randomness is an argument: the uniform draws of the control.
 
 Letters: r rewards, n valid samples of a group, K samples kept, s a group's rewards sorted.
 """

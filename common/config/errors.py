@@ -1,4 +1,4 @@
-"""What pydantic found wrong in a configuration, in one line with the nearest valid spelling."""
+"""Errors in a configuration: pydantic's, in one line with the nearest valid spelling."""
 
 import difflib
 import re

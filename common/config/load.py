@@ -1,7 +1,7 @@
 """A run's typed configuration: read from a recipe, changed key by key, checked and compared.
 
 `--set table.key=value` changes one key. The resolved configuration is written into the run
-directory and is what a resumed run must match.
+directory; a resumed run must have the same one.
 """
 
 import os
@@ -19,7 +19,7 @@ from common.config.recipes import read as read_recipe
 from common.config.tables import Config
 
 NAMED_BY_REWARD = ("reward.terms", "reward.floors", "reward.ceilings")
-"""Tables whose keys are names of rewards."""
+"""Tables that have names of rewards as their keys."""
 
 KEPT_WHOLE = (
     *NAMED_BY_REWARD,
@@ -27,7 +27,7 @@ KEPT_WHOLE = (
     "drift.shaping.features_options",
     "evaluate.features_options",
 )
-"""Tables whose keys are not the configuration's own."""
+"""Tables with keys that the configuration does not declare; each of them is one value."""
 
 
 Overrides = Iterable[str] | Mapping[str, Any]
@@ -78,7 +78,7 @@ def to_tables(config: Config) -> dict[str, Any]:
 
 
 def differences(old: Config, new: Config, ignore: frozenset[str]) -> list[str]:
-    """Dotted keys whose values differ, as "key: old -> new"; keys in `ignore` are skipped."""
+    """Dotted keys with different values, as "key: old -> new"; keys in `ignore` are skipped."""
     before, after = flatten(to_tables(old)), flatten(to_tables(new))
     keys = sorted((before.keys() | after.keys()) - ignore)
     return [
@@ -132,7 +132,7 @@ def split_key(key: str) -> list[str]:
 
 
 def flatten(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables by dotted key; those whose keys are names of rewards stay one value."""
+    """Nested tables by dotted key; the tables in `KEPT_WHOLE` stay one value."""
     flat: dict[str, Any] = {}
     for key, value in tables.items():
         if isinstance(value, Mapping) and prefix + key not in KEPT_WHOLE:

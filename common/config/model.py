@@ -1,4 +1,4 @@
-"""The tables `[model]` and `[adapter]`: what is tuned, and which of its arrays are trained."""
+"""The tables `[model]` and `[adapter]`: the model, and those of its arrays that are trained."""
 
 from typing import Annotated, Literal
 
@@ -9,7 +9,7 @@ from common.config.types import AboveZero, NonNegative, Positive, Precision, Tab
 
 _DIFFUSERS = ("sd15", "sd3", "flux")
 FAMILIES = ("embedded", *_DIFFUSERS)
-"""Model families that ship; any other is a class of the user's, written module:Class."""
+"""Model families that ship; any other is a class of the user, written module:Class."""
 
 
 class ModelConfig(Table):
@@ -24,18 +24,18 @@ class ModelConfig(Table):
     )
     weights: str | None = key(
         None,
-        "file, folder or repository of DiffusionKit's: denoiser and VAE instead of path's; MLX",
+        "file, folder or repository of DiffusionKit: its denoiser and VAE replace path's; MLX",
     )
     dtype: Precision = key(
-        "float32", "of the frozen weights; a low-rank adapter and the kernels stay float32"
+        "float32", "dtype of the frozen weights; a low-rank adapter and the kernels stay float32"
     )
     quantize: Literal[0, 4, 8] = key(
-        0, "bits of the frozen linears in the blocks of denoiser and T5, on MLX; 0 = as dtype says"
+        0, "bits of the frozen linears in the blocks of denoiser and T5, on MLX; 0 = those of dtype"
     )
-    resolution: Positive | None = key(None, "pixels of a side; unset = what the model was made for")
-    max_tokens: Annotated[int, Field(ge=1, le=512)] = key(256, "tokens of a prompt that T5 reads")
+    resolution: Positive | None = key(None, "pixels of a side; unset = the model's own")
+    max_tokens: Annotated[int, Field(ge=1, le=512)] = key(256, "tokens of a prompt for T5")
     text_encoder_3: bool = key(True, "load SD3's T5; without it its tokens are zeros")
-    guidance_embedding: NonNegative = key(3.5, "guidance scale that FLUX.1-dev is told")
+    guidance_embedding: NonNegative = key(3.5, "guidance scale, an input of FLUX.1-dev")
     gradient_checkpointing: bool = key(False, "recompute activations in the backward pass")
     compile: bool = key(
         False, "torch.compile the denoiser; on MLX the gradient and the optimizer too"
@@ -60,7 +60,7 @@ class ModelConfig(Table):
 
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":
-        if self.family not in FAMILIES:  # a user's own may have a use for every key
+        if self.family not in FAMILIES:  # a user's own family may use every key
             return self
         for name, families in _ONLY.items():
             value = getattr(self, name)
@@ -91,7 +91,7 @@ _ONLY = {
     "vae_tiling": _DIFFUSERS,
     "offload": _DIFFUSERS,
 }
-"""Keys of `[model]` that only some families have a use for."""
+"""Keys of `[model]` that only some families use."""
 
 _ATTENTION = ("to_k", "to_out.0", "to_q", "to_v")
 _JOINT = ("add_k_proj", "add_q_proj", "add_v_proj", "to_add_out", *_ATTENTION)
@@ -102,7 +102,7 @@ TARGETS = {
     "sd3": tuple(f"attn.{name}" for name in _JOINT),
     "flux": (*(f"attn.{name}" for name in _JOINT), *_MLP),
 }
-"""What is adapted unless `adapter.targets` says otherwise: DDPO's targets, and Flow-GRPO's."""
+"""Defaults of `adapter.targets`: those of DDPO for sd15, those of Flow-GRPO for the others."""
 
 
 class AdapterConfig(Table):
@@ -111,10 +111,12 @@ class AdapterConfig(Table):
     kind: Literal["lora", "full"] = key("lora", "low-rank adapter, or every weight")
     rank: Positive = key(8, "rank of the low-rank adapter")
     alpha: AboveZero = key(16.0, "the adapter is scaled by alpha / rank")
-    init: Literal["kaiming", "gaussian"] = key("kaiming", "PEFT's names; B starts at 0")
+    init: Literal["kaiming", "gaussian"] = key(
+        "kaiming", "first values of A, by PEFT's names; B starts at 0"
+    )
     targets: tuple[str, ...] = key(
         ("qkv", "o", "m1", "m2"),
-        "how the names of adapted linears end; unset = the family's published ones",
+        "last parts of the names of adapted linears; unset = the family's published ones",
         min_length=1,
         strict=False,
     )

@@ -1,4 +1,4 @@
-"""Recipe files: TOML tables of settings that may extend another recipe, with a word on each.
+"""Recipe files: TOML tables of settings, with a description, that may extend another recipe.
 
 At the top of a file, before its tables: `description` in words, `source` (the paper of the
 method) and `extends`, the name of a shipped recipe or a path relative to the file. The tables of
@@ -16,16 +16,15 @@ from common.config.errors import ConfigError, closest
 RECIPES = Path(__file__).parents[1] / "recipes"
 
 WHOLE = ("reward", "terms")
-"""The table that is replaced, not merged: terms are names of the user, and a recipe that gives
-its own maximises these and no others."""
+"""The table that is replaced, not merged: a recipe with its own terms maximises these alone."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """A recipe file, resolved.
 
-    tables: the settings of the whole chain, nested. extends: what the file extends, nearest
-    first. description and source: the file's own, "" where it says none.
+    tables: the settings of the whole chain, nested. extends: the recipes that the file extends,
+    nearest first. description and source: the file's own, "" where it has none.
     """
 
     tables: dict[str, Any]
@@ -40,18 +39,23 @@ def recipe_names() -> list[str]:
 
 
 def read(recipe: str) -> Recipe:
-    """A recipe with all that it extends: a shipped name, or a path to a TOML file.
+    """A recipe, merged with the recipes that it extends.
 
-    Raises ConfigError, in one line, for a file that cannot be read or is not TOML, an unknown
-    name with the nearest one, a cycle with its whole way round, a word that is not text.
+    Args:
+        recipe: a shipped name, or a path to a TOML file.
+
+    Raises:
+        ConfigError: one line: the file cannot be read or is not TOML; the name is unknown (with
+            the nearest one); the recipe extends itself (with the whole cycle); or `description`,
+            `source` or `extends` is not text.
     """
     return _resolve(_path(recipe, Path()), ())
 
 
 def _resolve(path: Path, children: tuple[Path, ...]) -> Recipe:
     if path.resolve() in [child.resolve() for child in children]:
-        way = " -> ".join(_name(step) for step in (*children, path))
-        raise ConfigError(f"recipe {_name(path)} extends itself: {way}")
+        cycle = " -> ".join(_name(step) for step in (*children, path))
+        raise ConfigError(f"recipe {_name(path)} extends itself: {cycle}")
     tables = _parse(path)
     words = {key: tables.pop(key, "") for key in ("description", "source", "extends")}
     for key, text in words.items():
@@ -64,7 +68,7 @@ def _resolve(path: Path, children: tuple[Path, ...]) -> Recipe:
         except _NoRecipeError as error:
             raise ConfigError(f"recipe {_name(path)}: extends = '{parent}': {error}") from None
         extends = (_name(_path(parent, path.parent)), *base.extends)
-        # What a run is called is the extending file's to say.
+        # The extending file names the run.
         if isinstance(run := base.tables.get("run"), dict):
             run.pop("recipe", None)
         tables = _merged(base.tables, tables)
@@ -72,7 +76,7 @@ def _resolve(path: Path, children: tuple[Path, ...]) -> Recipe:
 
 
 class _NoRecipeError(ConfigError):
-    """What is named is not there; whoever extends it adds its own name."""
+    """A recipe that does not exist; the recipe that extends it adds its own name."""
 
 
 def _path(recipe: str, folder: Path) -> Path:

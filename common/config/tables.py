@@ -1,4 +1,4 @@
-"""The tables of a run's configuration: every key is declared once, with what it means.
+"""The tables of a run's configuration: every key is declared once, with its meaning.
 
 `[model]` and `[adapter]` are in `common.config.model`. How tables are read from recipes, changed
 and compared is in `common.config.load`.
@@ -39,12 +39,12 @@ from common.config.types import (
 
 
 class RunConfig(Table):
-    """`[run]`: what identifies the run."""
+    """`[run]`: the identity of the run."""
 
-    recipe: Name = key("emoji", "name of the recipe this came from; a run's folder is called so")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = key(0, "seed of all randomness")
+    recipe: Name = key("emoji", "name of the recipe of this configuration, and of the run's folder")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = key(0, "seed of all random draws")
     updates: Positive = key(60, "policy updates: one rollout each")
-    backend: str = key("auto", "mlx, cuda, cpu, or auto: the best one here")
+    backend: str = key("auto", "mlx, cuda, cpu, or auto: the fastest on this machine")
 
 
 class RewriterConfig(Table):
@@ -53,27 +53,27 @@ class RewriterConfig(Table):
     model: str | None = key(
         None, "folder or repository name of a causal language model; unset = no variants"
     )
-    variants: Positive = key(4, "other wordings wanted of each prompt")
-    share: Unit = key(0.5, "part of each group that is drawn for a variant, others each update")
-    temperature: AboveZero = key(0.9, "of the language model's draws")
-    max_tokens: Positive = key(96, "tokens of an answer; one that is longer is not used")
+    variants: Positive = key(4, "variants of each prompt")
+    share: Unit = key(0.5, "share of each group that uses a variant; other samples in each update")
+    temperature: AboveZero = key(0.9, "sampling temperature of the language model")
+    max_tokens: Positive = key(96, "most tokens of an answer; a longer answer is not used")
 
 
 class PromptsConfig(Table):
-    """`[prompts]`: what images are asked for."""
+    """`[prompts]`: the texts that images are made of."""
 
     source: str = key(
         "emoji", "a set that `drift prompts` lists, or a file: .txt, one prompt a line, or .jsonl"
     )
     names: tuple[str, ...] = key((), "only these prompts of the source; [] = all", strict=False)
     split: Literal["all", Split] = key(
-        "all", "only prompts of this split, which their text alone decides"
+        "all", "only prompts of this split; a prompt's text alone decides its split"
     )
     held_out: tuple[Unit, Unit] = key(
         (0.1, 0.1), "shares of the prompts that are for validation and for test", strict=False
     )
     limit: Annotated[int, Field(ge=0)] = key(
-        0, "only the first so many of them, in the order of their text's SHA-256; 0 = all"
+        0, "number of prompts, the first in the order of their text's SHA-256; 0 = all"
     )
     rewriter: RewriterConfig = RewriterConfig()
 
@@ -98,19 +98,19 @@ class RolloutConfig(Table):
     steps: Annotated[int, Field(ge=2)] = key(10, "T: denoising steps")
     kernel: kernels.Kernel = key(
         "flow_sde",
-        "the stochastic transition (Flow-GRPO, CPS, DanceGRPO); of diffusions ddim (DDPO)",
+        "stochastic transition: of flows (Flow-GRPO, CPS, DanceGRPO); of diffusions ddim (DDPO)",
     )
     noise_level: AboveZero = key(0.7, "strength a or eta of the kernel's noise")
     guidance: AboveZero = key(1.0, "classifier-free guidance scale; 1 = none")
     guidance_gradient: GuidanceGradient = key(
-        "both", "branches that carry gradients: both (DDPO, Flow-GRPO), or the prompt's alone"
+        "both", "branches with gradients: both (DDPO, Flow-GRPO), or only the one with the prompt"
     )
     schedule: Literal[schedules.FlowSpacing, "model"] = key(
-        "linear", "spacing of a flow's noise levels; model = its own at this resolution"
+        "linear", "spacing of a flow's noise levels; model = the model's own at this resolution"
     )
     shift: AboveZero = key(3.0, "time shift of the shifted schedules")
     window: Annotated[int, Field(ge=0)] = key(
-        0, "steps that are stochastic in an update, the others ODE; 0 = every step"
+        0, "stochastic steps in an update, the others follow the ODE; 0 = every step"
     )
     window_range: tuple[Unit, Unit] = key(
         (0.0, 0.5), "part of the trajectory that a window is drawn from", strict=False
@@ -148,8 +148,10 @@ class RolloutConfig(Table):
 class SubsetConfig(Table):
     """`[drift.subset]`: train on a reward-concentrated subset of each group."""
 
-    rule: subset.Rule = key("none", "how the subset is chosen from the task rewards")
-    keep: Annotated[int, Field(ge=2)] | None = key(None, "K: samples kept by the rules that count")
+    rule: subset.Rule = key("none", "how the subset is selected by task reward")
+    keep: Annotated[int, Field(ge=2)] | None = key(
+        None, "K: samples that window, minvar, trim, nearest, random and maxvar keep"
+    )
     alpha: AboveZero = key(1.5, "half width of `band`, in standard deviations")
     kappa: AboveZero = key(2.5, "cut of `mad`, `upper`, `lower`, in scaled MADs")
 
@@ -163,13 +165,13 @@ class SubsetConfig(Table):
 class NoiseConfig(Table):
     """`[drift.noise]`: annealed noise on the prompt embedding."""
 
-    strength: NonNegative = key(0.0, "s; 0 leaves the prompt clean")
-    pooled_strength: NonNegative = key(0.0, "s of the pooled embedding")
-    form: prompt_noise.Form = key("additive", "how noise enters")
+    strength: NonNegative = key(0.0, "s: strength of the noise on the tokens; 0 = none")
+    pooled_strength: NonNegative = key(0.0, "s of the noise on the pooled embedding; 0 = none")
+    form: prompt_noise.Form = key("additive", "formula that adds the noise")
     mix: Unit = key(1.0, "psi of `cads`: share of the rescaled embedding")
     schedule: annealing.Schedule = key("linear", "how the noise falls over denoising time")
-    tau1: Unit = key(0.6, "below it the prompt is clean (`cads`, `cosine`, `exponential`)")
-    tau2: Unit = key(0.9, "above it they add all the noise")
+    tau1: Unit = key(0.6, "below this time there is no noise (`cads`, `cosine`, `exponential`)")
+    tau2: Unit = key(0.9, "above this time they add all the noise")
     rate: AboveZero = key(3.0, "k of `exponential`")
     axis: annealing.Axis = key("index", "which time the annealing follows")
     draw: Literal["trajectory", "step"] = key(
@@ -178,7 +180,7 @@ class NoiseConfig(Table):
     training_schedule: annealing.TrainingSchedule = key(
         "constant", "how the strength falls over the updates of the run"
     )
-    share: Unit = key(1.0, "part of each group that is perturbed: its first round(share G) samples")
+    share: Unit = key(1.0, "share of each group that has noise: its first round(share G) samples")
 
     @model_validator(mode="after")
     def _check(self) -> "NoiseConfig":
@@ -191,13 +193,15 @@ class ShapingConfig(Table):
     """`[drift.shaping]`: intra-group diversity as a potential that shapes the reward."""
 
     mode: shaping.Mode = key(
-        "none", "how the potential enters; multiplicative ignores gamma, scaling and gate"
+        "none", "where the potential acts; multiplicative ignores gamma, scaling and gate"
     )
     potential: Potential = key("mean_pairwise", "diversity of one sample within its group")
     features: str = key(
-        "embedded", "what images are told apart by; `drift rewards --features` lists them"
+        "embedded", "image features of the distances; `drift rewards --features` lists them"
     )
-    features_options: dict[str, Setting] = key({}, "their own settings, as their weights' path")
+    features_options: dict[str, Setting] = key(
+        {}, "settings of the features, as the path of their weights"
+    )
     neighbours: Positive = key(3, "k of `knn`")
     radius: AboveZero = key(0.1, "distance that joins two samples of a `cluster`")
     weight: NonNegative = key(0.0, "lambda; 0 is the unshaped baseline")
@@ -214,7 +218,7 @@ class ShapingConfig(Table):
     training_schedule: annealing.TrainingSchedule = key(
         "constant", "how the weight falls over the updates of the run"
     )
-    shuffle: bool = key(False, "control: deal out the potentials of a group at random")
+    shuffle: bool = key(False, "control: permute the potentials of a group at random")
 
 
 class DriftConfig(Table):
@@ -231,8 +235,8 @@ class ObjectiveConfig(Table):
     clip_low: Annotated[float, Field(gt=0.0, lt=1.0)] = key(
         1e-3, "the ratio is clipped at 1 - clip_low"
     )
-    clip_high: AboveZero = key(1e-3, "and at 1 + clip_high")
-    advantage_clip: AboveZero = key(5.0, "advantages are clipped to +- this")
+    clip_high: AboveZero = key(1e-3, "the ratio is clipped at 1 + clip_high")
+    advantage_clip: AboveZero = key(5.0, "advantages are clipped to +- this value")
     statistics: advantage.Statistics = key(
         "subset", "samples whose standard deviation divides the advantages"
     )
@@ -246,7 +250,7 @@ class OptimizerConfig(Table):
 
     learning_rate: AboveZero = key(3e-4, "step size")
     beta1: Annotated[float, Field(ge=0, lt=1)] = key(0.9, "decay of the first moment")
-    beta2: Annotated[float, Field(ge=0, lt=1)] = key(0.999, "of the second moment")
+    beta2: Annotated[float, Field(ge=0, lt=1)] = key(0.999, "decay of the second moment")
     eps: AboveZero = key(1e-8, "added to the root of the second moment")
     weight_decay: NonNegative = key(1e-4, "decoupled weight decay")
     max_grad_norm: AboveZero = key(1.0, "gradients are scaled down to this norm")
@@ -257,17 +261,17 @@ class OptimizerConfig(Table):
 
 
 class RewardConfig(Table):
-    """`[reward]`: what is maximised."""
+    """`[reward]`: the scores that are maximised."""
 
     terms: dict[str, Finite] = key({"embedded": 10.0}, "reward name -> weight")
     combine: Combination = key(
         "weighted_sum",
-        "group_zscore scales each term by its group first (GDPO); minimum is the worst term",
+        "group_zscore scales each term within its group first (GDPO); minimum = the worst term",
     )
     floors: dict[str, Finite] = key(
-        {}, "reward name -> a sample below it is worth the least of its group"
+        {}, "reward name -> a sample below it gets the lowest reward of its group"
     )
-    ceilings: dict[str, Finite] = key({}, "reward name -> more than this is not rewarded")
+    ceilings: dict[str, Finite] = key({}, "reward name -> scores above it count as equal to it")
     options: dict[str, dict[str, Setting]] = key(
         {}, "reward name -> its own settings, which `drift rewards NAME` lists"
     )
@@ -290,7 +294,7 @@ class RewardConfig(Table):
 
 
 class AuditConfig(Table):
-    """`[audit]`: watching scorers that are not maximised while the run goes."""
+    """`[audit]`: measuring scorers that are not maximised, during the run."""
 
     every: Annotated[int, Field(ge=0)] = key(0, "updates between two audits; 0 = none")
     images: Annotated[int, Field(ge=2)] = key(8, "images of each prompt")
@@ -298,33 +302,37 @@ class AuditConfig(Table):
         (), "held-out rewards to watch; [] = the embedded held-out scorer", strict=False
     )
     tolerance: AboveZero = key(
-        0.3, "a fall below the base model by more of its spreads within a prompt is an alarm"
+        0.3, "a fall below the base model by more standard deviations within a prompt is an alarm"
     )
     action: Literal["warn", "stop", "weaken"] = key(
-        "warn", "at an alarm; weaken lowers the weight of the term that rose most"
+        "warn", "action at an alarm; weaken lowers the weight of the term that rose most"
     )
     factor: Unit = key(0.5, "what `weaken` multiplies that weight by")
 
 
 class CheckpointConfig(Table):
-    """`[checkpoint]`: what is kept on disk."""
+    """`[checkpoint]`: the states of a run on disk."""
 
-    every: Positive = key(10, "updates between two checkpoints; the last is saved too")
+    every: Positive = key(10, "updates between two checkpoints; the last update is saved too")
     keep: Annotated[int, Field(ge=0)] = key(0, "newest checkpoints kept; 0 = all")
 
 
 class EvaluateConfig(Table):
     """`[evaluate]`: measuring the policy on fixed initial noise as it trains."""
 
-    every: Positive = key(20, "updates between two evaluations; first and last too")
+    every: Positive = key(
+        20, "updates between two evaluations; before the first and after the last update too"
+    )
     images: Annotated[int, Field(ge=2)] = key(16, "images of each prompt")
     steps: Positive = key(20, "ODE steps")
-    prompts: Annotated[int, Field(ge=0)] = key(0, "first so many prompts; 0 = all")
+    prompts: Annotated[int, Field(ge=0)] = key(0, "number of prompts, the first ones; 0 = all")
     grid: Positive = key(8, "images of each prompt in the picture")
     features: str = key(
-        "embedded_heldout", "what diversity is measured by; not what shapes the reward"
+        "embedded_heldout", "image features that diversity is measured with; not those of shaping"
     )
-    features_options: dict[str, Setting] = key({}, "their own settings, as their weights' path")
+    features_options: dict[str, Setting] = key(
+        {}, "settings of the features, as the path of their weights"
+    )
 
 
 class Config(Table):
@@ -346,7 +354,7 @@ class Config(Table):
     @model_validator(mode="before")
     @classmethod
     def _published_targets(cls, tables: Any) -> Any:
-        """Give a family that has them its own `adapter.targets`, unless the user names some."""
+        """Set `adapter.targets` to the family's published ones, unless the user names some."""
         model, adapter = (tables.get(name, {}) for name in ("model", "adapter"))
         if not isinstance(model, Mapping) or not isinstance(adapter, Mapping):
             return tables

@@ -30,7 +30,7 @@ from common.sampling.process import Levels, Process
 from common.sampling.rollout import Trajectories
 
 KL_PAIRS = 24
-"""Pairs of an update whose KL to the reference is measured where the loss has no use for it."""
+"""Pairs of an update that the KL to the reference is measured on where the loss has no KL."""
 
 
 def surrogate_loss(policy: Policy, process: Process, config: Config) -> LossFunction:
@@ -69,7 +69,7 @@ def surrogate_loss(policy: Policy, process: Process, config: Config) -> LossFunc
 
 @dataclass
 class _Statistics:
-    """What the micro-batches of an update report, on the host; loss: one for each step."""
+    """Results of the micro-batches of an update, on the host; loss: one for each step."""
 
     loss: list[float] = field(default_factory=list)
     ratio: list[np.ndarray] = field(default_factory=list)

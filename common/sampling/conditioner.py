@@ -1,7 +1,7 @@
-"""Prompt noise of an update: made from keys when needed, never stored.
+"""Prompt noise of an update: computed from keys when it is needed, never stored.
 
-The rollout and the update ask for the conditioning of (sample, step) pairs and get the same
-arrays, because the noise of a pair is addressed by its key (`common.random`).
+The rollout and the update get the same arrays for the same (sample, step) pair, because the key of
+a pair is the address of its noise (`common.random`).
 """
 
 from collections.abc import Callable, Sequence
@@ -24,9 +24,9 @@ from common.sampling.process import Process
 class Conditioner:
     """Clean and perturbed conditioning of the P G samples of one update.
 
-    Sample n belongs to prompt n // G. Every sample has its own noise: noise shared by a group
-    would move the whole group and add no diversity inside it. Which samples of a group have any is
-    told by their number alone: nothing else about a sample depends on it.
+    Sample n belongs to prompt n // G. Every sample has its own noise: noise that a group shares
+    would move the whole group and add no diversity inside it. The first samples of each group
+    have noise, as many as `drift.noise.share` says; nothing else depends on a sample's number.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Conditioner:
         clock: Clock,
         texts: Sequence[Sequence[str]] | None = None,
     ) -> None:
-        """texts: what each sample is drawn for, [P][G]; None is its group's prompt."""
+        """texts: the text of each sample, [P][G]; None is the prompt of its group."""
         self._config, self._backend, self._clock = config, backend, clock
         self._ids = np.array([prompt.id for prompt in prompts])
         self._update = update
@@ -54,7 +54,7 @@ class Conditioner:
         backend.evaluate(self._clean.tokens)
         self._intensity = intensities(settings, process)
         self._noisy = round(settings.share * config.rollout.group_size)
-        self._held: dict[Purpose, tuple[list[Key], Array]] = {}
+        self._last_draws: dict[Purpose, tuple[list[Key], Array]] = {}
         self._multiplier = annealing.training_multiplier(
             settings.training_schedule, update / config.run.updates
         )
@@ -79,16 +79,16 @@ class Conditioner:
         )
 
     def _draws(self, keys: list[Key], count: int) -> Array:
-        """Normal draws [B, count] on the device; the last ones of a purpose are kept.
+        """Normal draws [B, count] on the device; the last ones of each purpose stay in memory.
 
-        One draw for a trajectory is the same at each step of its rollout, and large.
+        Noise that is drawn once per trajectory is the same at each step of a rollout, and large.
         """
         purpose = keys[0].purpose
-        if purpose not in self._held or self._held[purpose][0] != keys:
+        if purpose not in self._last_draws or self._last_draws[purpose][0] != keys:
             with self._clock("noise"):
                 draws = self._backend.asarray(random.normals(keys, (count,)))
-            self._held[purpose] = keys, draws
-        return self._held[purpose][1]
+            self._last_draws[purpose] = keys, draws
+        return self._last_draws[purpose][1]
 
     def _keys(self, purpose: Purpose, samples: np.ndarray, steps: np.ndarray) -> list[Key]:
         root = Key(self._config.run.seed, purpose, update=self._update)
@@ -114,15 +114,18 @@ def perturbed(
 ) -> Conditioning:
     """A conditioning with noise on its tokens and on its pooled embedding.
 
-    Each block of tokens has a mean and a standard deviation of its own: text encoders differ in
-    scale by orders of magnitude. Zero padding beyond a block's channels stays zero.
+    Mean and standard deviation are those of each block of tokens: the scales of text encoders
+    differ by orders of magnitude. Zero padding beyond a block's channels stays zero.
 
     Args:
         clean: the conditioning of B samples.
         draws: (purpose, n) -> standard normal [B, n], the noise of those samples.
-        strength: s of the tokens; 0 leaves them as they are.
-        pooled_strength: s of the pooled embedding.
+        strength: s of the tokens; 0 leaves them unchanged.
+        pooled_strength: s of the pooled embedding; 0 leaves it unchanged.
         how: the other arguments of `prompt_noise.perturb`.
+
+    Returns:
+        A conditioning with the same shapes, dtypes and blocks.
     """
     tokens, pooled = clean.tokens, clean.pooled
     if strength > 0:

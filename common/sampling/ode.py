@@ -1,4 +1,4 @@
-"""Images without randomness but their first noise: sampling along a process's ODE."""
+"""Deterministic sampling along a process's ODE: only the initial noise is random."""
 
 from collections.abc import Callable, Sequence
 
@@ -27,8 +27,17 @@ def sample_images(
     """`count` images of each prompt along the process's ODE: uint8 [P, count, H, W, 3].
 
     The initial noise depends on the seed, the prompt's text and the sample's number only, so
-    that two checkpoints, two runs or two backends start from the same noise. perturb: what the
-    conditioning of each step becomes; None leaves the prompts clean.
+    that two checkpoints, two runs or two backends start from the same noise.
+
+    Args:
+        policy: predicts and decodes.
+        backend: that of the policy.
+        process: the denoising steps.
+        prompts: P texts.
+        count: images of each prompt.
+        seed: of the initial noise.
+        batch_size: images in one forward pass.
+        perturb: changes the conditioning of each step; None leaves the prompts clean.
     """
     keys = [
         Key(seed, Purpose.EVALUATION, prompt=random.address(text), sample=sample)
@@ -45,8 +54,8 @@ def sample_images(
             x = backend.asarray(random.normals(part, policy.latent_shape))
             for step in range(process.steps):
                 levels = process.levels(backend, policy, np.full(len(part), step))
-                given = perturb(conditioning, part, step) if perturb else conditioning
-                x = process.ode(x, process.predict(policy, x, levels, given), levels)
+                at_step = perturb(conditioning, part, step) if perturb else conditioning
+                x = process.ode(x, process.predict(policy, x, levels, at_step), levels)
                 backend.evaluate(x)
             images.append(policy.decode(x))
     stacked = np.concatenate(images)

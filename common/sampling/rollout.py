@@ -1,4 +1,4 @@
-"""Prompts to trajectories: sampling with the stochastic process, keeping what is trained on."""
+"""Rollouts: trajectories of the stochastic process, with the steps that are trained on stored."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from common.sampling.process import Process
 
 @dataclass(frozen=True)
 class StepPlan:
-    """What an update does at each denoising step; shared by all its groups.
+    """The kind of each denoising step of an update; the same for all its groups.
 
-    stochastic: bool [T], the other steps follow the ODE. trained: int [S], ascending, each of
-    them stochastic.
+    stochastic: bool [T], the other steps follow the ODE. trained: int [S], ascending, the steps
+    that are trained on, each of them stochastic.
     """
 
     stochastic: np.ndarray
@@ -89,8 +89,14 @@ class Sampler:
     ) -> Trajectories:
         """Trajectories of G samples of each prompt.
 
-        keep_predicted: also decode every step. finished: given the images of each batch, in the
-        order of the samples, before the next batch is begun.
+        Args:
+            prompts: the P prompts of the update.
+            rollout: the table `[rollout]`.
+            seed: the run's seed.
+            update: number of the update, 0-based.
+            keep_predicted: also decode the clean sample that is predicted at every step.
+            finished: called with the images of each batch, in the order of the samples, before
+                the next batch begins.
         """
         size = rollout.group_size
         root = Key(seed, Purpose.INITIAL, update=update)
