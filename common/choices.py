@@ -2,7 +2,16 @@
 
 from typing import Literal, get_args
 
-__all__ = ["READINGS", "SPLITS", "Reading", "Split"]
+__all__ = [
+    "ALIGNMENTS",
+    "DIVERSITIES",
+    "READINGS",
+    "SPLITS",
+    "Alignment",
+    "Diversity",
+    "Reading",
+    "Split",
+]
 
 Split = Literal["train", "validation", "test"]
 """The part of a prompt set that a prompt belongs to."""
@@ -13,3 +22,13 @@ Reading = Literal["front", "path"]
 """The curve that gains are measured on: see `common.comparison.gains`."""
 
 READINGS: tuple[Reading, ...] = get_args(Reading)
+
+Alignment = Literal["alignment_heldout", "alignment_train", "reward"]
+"""The measure of alignment that methods are compared by."""
+
+ALIGNMENTS: tuple[Alignment, ...] = get_args(Alignment)
+
+Diversity = Literal["diversity", "vendi", "pixel_distance", "modes"]
+"""The measure of diversity that methods are compared by."""
+
+DIVERSITIES: tuple[Diversity, ...] = get_args(Diversity)

@@ -5,15 +5,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from common.choices import READINGS, SPLITS
+from common.choices import ALIGNMENTS, DIVERSITIES, READINGS, SPLITS
 
 if TYPE_CHECKING:
     from common.comparison.gains import Reading
     from common.evaluation.records import Split
     from common.report.comparison import Table
-
-ALIGNMENTS = ("alignment_heldout", "alignment_train", "reward")
-DIVERSITIES = ("diversity", "vendi", "pixel_distance", "modes")
 
 
 class Shares(click.ParamType):

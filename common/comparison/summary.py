@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from common import random
 from common.algorithm import pareto
 from common.algorithm.pareto import ALIGNMENT, DIVERSITY, Interval
+from common.choices import Alignment, Diversity
 from common.comparison import gains
 from common.comparison.gains import Curves, Levels, Name, Reading, Sample
 from common.comparison.methods import Method, Strength, Study, settings
@@ -25,8 +26,6 @@ from common.random import Key, Purpose
 FORMAT = 1
 """Version of the JSON; a reader refuses any other."""
 
-ALIGNMENTS = ("alignment_heldout", "alignment_train", "reward")
-DIVERSITIES = ("diversity", "vendi", "pixel_distance", "modes")
 DEGRADATION = ("high_frequency", "frechet")
 """Measures that rise when images degrade."""
 
@@ -202,8 +201,8 @@ def summarise(
     study: Study,
     baseline: str,
     *,
-    alignment: str = "alignment_heldout",
-    diversity: str = "diversity",
+    alignment: Alignment = "alignment_heldout",
+    diversity: Diversity = "diversity",
     gain_shares: Sequence[float] = (0.25, 0.5, 0.75, 0.9),
     diversity_shares: Sequence[float] = (0.8, 0.6),
     reading: Reading = "front",
@@ -215,8 +214,8 @@ def summarise(
     Args:
         study: the measured methods.
         baseline: name of the method to compare the others with.
-        alignment: one of ALIGNMENTS.
-        diversity: one of DIVERSITIES.
+        alignment: the measure of alignment.
+        diversity: the measure of diversity.
         gain_shares: of the baseline's gain in alignment.
         diversity_shares: of the base model's diversity.
         reading: how levels are read from points; see `common.comparison.gains`.

@@ -1,10 +1,10 @@
 """The options of evaluating, comparing and sampling, with their limits; the commands' are equal."""
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError
 
-from common.choices import Reading, Split
+from common.choices import Alignment, Diversity, Reading, Split
 from common.config import Table, errors, key
 from common.config.types import Positive
 from common.errors import RequestError
@@ -40,12 +40,8 @@ class CompareOptions(Table):
 
     split: Split = key("test", "which prompts count")
     until: Positive | None = key(None, "leave out what was measured after more updates")
-    alignment: Literal["alignment_heldout", "alignment_train", "reward"] = key(
-        "alignment_heldout", "which alignment counts"
-    )
-    diversity: Literal["diversity", "vendi", "pixel_distance", "modes"] = key(
-        "diversity", "which diversity counts"
-    )
+    alignment: Alignment = key("alignment_heldout", "which alignment counts")
+    diversity: Diversity = key("diversity", "which diversity counts")
     gain_shares: tuple[Share, ...] = key(
         (0.25, 0.5, 0.75, 0.9), "of the baseline's gain", strict=False, min_length=1
     )

@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from common.commands import compare as command
-from common.comparison import summary as summaries
 from common.comparison.summary import from_json
 from common.evaluation.records import FILE
 
@@ -72,11 +70,6 @@ def test_later_checkpoints_can_be_left_out(drift, runs):
     assert result.exit_code == 0, result.output
     summary = from_json(result.stdout)
     assert {point.update for m in summary.methods for point in m.points} == {10, 20}
-
-
-def test_the_options_offer_what_a_summary_knows():
-    assert command.ALIGNMENTS == summaries.ALIGNMENTS
-    assert command.DIVERSITIES == summaries.DIVERSITIES
 
 
 def test_one_seed_claims_no_interval(drift, runs):
