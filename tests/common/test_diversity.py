@@ -1,4 +1,4 @@
-"""Distances against numpy, diversity numbers whose value is known, and what they must ignore."""
+"""Distances against numpy, diversity measures with known values, and samples that they ignore."""
 
 import math
 

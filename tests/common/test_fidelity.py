@@ -14,7 +14,7 @@ def normal(*shape, seed=0):
 
 
 def with_moments(mean, std, n, seed=0):
-    """n samples whose mean and covariance are exactly these: [n, D], std [D]."""
+    """n samples with exactly this mean and covariance: [n, D], std [D]."""
     x = normal(n, len(mean), seed=seed)
     x -= x.mean(axis=0)
     whiten = np.linalg.inv(np.linalg.cholesky(np.atleast_2d(np.cov(x.T)))).T

@@ -20,7 +20,7 @@ PROMPTS = [Prompt(4, f"{SHARED} and a cat"), Prompt(9, f"{SHARED} and a dog")]
 
 
 class Numpy:
-    """A backend whose arrays are numpy's."""
+    """A backend with numpy arrays."""
 
     asarray = staticmethod(np.asarray)
     to_numpy = staticmethod(np.asarray)

@@ -41,11 +41,11 @@ def listed():
 
 
 def test_each_choice_is_listed_once():
-    found = listed()
-    count = Counter(choice for choice, _ in found)
+    places = listed()
+    count = Counter(choice for choice, _ in places)
     assert len(count) > 20
-    assert {choice: [at for other, at in found if other == choice] for choice in count} == {
-        choice: [at] for choice, at in found
+    assert {choice: [at for other, at in places if other == choice] for choice in count} == {
+        choice: [at] for choice, at in places
     }
 
 

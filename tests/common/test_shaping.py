@@ -106,8 +106,8 @@ def test_a_chain_is_one_cluster(f64, to_np):
     points = np.arange(9.0)[np.random.default_rng(12).permutation(9)]
     D = np.abs(points[:, None] - points[None, :])
     assert (to_np(potential.per_sample(f64(D), kind="cluster", radius=1.0)) == 0).all()
-    apart = to_np(potential.per_sample(f64(D), kind="cluster", radius=0.9))
-    np.testing.assert_allclose(apart, 3.0, rtol=1e-6)
+    separate = to_np(potential.per_sample(f64(D), kind="cluster", radius=0.9))
+    np.testing.assert_allclose(separate, 3.0, rtol=1e-6)
 
 
 def test_leave_one_out_vendi_by_hand(f64, to_np):
@@ -215,7 +215,7 @@ def test_zscore_by_hand(f64, to_np):  # std(r) = 2; Phi has mean 0.3 and std 0.1
     np.testing.assert_allclose(to_np(got), [[0.0, 6.0, 4.0, 2.0]], rtol=1e-5, atol=1e-5)
 
 
-def test_nearly_equal_images_are_not_separated(f64, to_np):
+def test_the_differences_of_nearly_equal_images_are_not_amplified(f64, to_np):
     rewards, phi = f64([[1.0, 3.0]]), f64([[1e-5, 3e-5]])  # spread 1e-5, floor 5e-3
     for scaling in ("zscore", "minmax"):
         got = to_np(shaping.shape(rewards, phi, **plain(scaling=scaling)))

@@ -1,4 +1,4 @@
-"""Levers on shaping: whose statistics give lambda its unit, dealt-out potentials, its schedule.
+"""Levers on shaping: the statistics that set lambda's unit, permuted potentials, the schedule.
 
 Defaults are pinned by numbers that the code gave before there were these levers.
 """
@@ -17,7 +17,7 @@ P, G, T = 3, 8, 4
 
 @pytest.fixture(scope="module")
 def batch():
-    """Rewards with an outlier, potentials, who is valid and who is selected."""
+    """Rewards with an outlier, potentials, the valid samples and the selected ones."""
     rng = np.random.default_rng(21)
     rewards, phi = 5.0 + rng.normal(size=(P, G)), rng.random((P, G))
     rewards[:, 0] += 6.0
@@ -99,7 +99,7 @@ def test_an_empty_reference_adds_nothing(batch):
         np.testing.assert_array_equal(got, rewards)
 
 
-# --- dealt-out potentials ------------------------------------------------------------------------
+# --- permuted potentials -------------------------------------------------------------------------
 
 
 def test_shuffling_by_hand(f64, bools, to_np):

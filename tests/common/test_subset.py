@@ -115,7 +115,7 @@ def test_few_valid_samples(f64, bools, to_np, groups, rule):
         ("nearest", [0.0, 1.0, 0.0, 1.0], 2, [0, 1, 1, 0]),
         # One more zero and the median is 0: the zeros with the lowest indices.
         ("window", [0.0, 1.0, 0.0, 1.0, 0.0], 2, [1, 0, 1, 0, 0]),
-        # Ranges 1 and 1 - 1e-8 are tied: the run whose mean is the median 1/2.
+        # Ranges 1 and 1 - 1e-8 are tied: the run with mean 1/2, the median, wins.
         ("window", [0.0, 1.0, 2.0, 9.0, -8.0, -7.00000001], 2, [1, 1, 0, 0, 0, 0]),
         # Lowest one and highest two, or lowest two and highest one: the higher mean.
         ("maxvar", [0.0, 1.0, 2.0, 3.0], 3, [1, 0, 1, 1]),
