@@ -1,14 +1,22 @@
 """Import a user's class or function from its `module:name` in the configuration."""
 
+import ast
 import importlib
 import os
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from common.config.errors import closest
 
 __all__ = ["error_text", "resolve", "resolve_class"]
+
+OURS = Path(__file__).parent
+"""The toolkit's package `common`."""
+
+_RENAME = "{} has the name of the toolkit's package 'common', which is imported instead: rename it"
 
 
 def resolve(where: str, name: str, *, what: str, likely: Callable[[Any], bool]) -> Any:
@@ -31,6 +39,8 @@ def resolve(where: str, name: str, *, what: str, likely: Callable[[Any], bool]) 
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # Python adds it for `python -m`, not for a console script
     try:
+        if hidden := _hidden_by_ours(module):
+            raise ImportError(_RENAME.format(hidden))
         target: Any = importlib.import_module(module)
     except Exception as error:
         raise ValueError(f"{where}: cannot import '{module}': {error_text(error)}") from error
@@ -47,6 +57,45 @@ def resolve_class(key: str, name: str) -> Any:
     """The class `module:Class` in a key of the configuration; errors as in `resolve`."""
     where = f"{key} = '{name}'"
     return resolve(where, name, what="Class", likely=lambda value: isinstance(value, type))
+
+
+def _hidden_by_ours(module: str) -> Path | None:
+    """A file called `common` that the module needs, and that the toolkit's package hides.
+
+    Python has one module of a name. The toolkit's is imported long before, so that `import common`
+    in a user's module never gives the file beside it.
+    """
+    spec = None if module.partition(".")[0] == OURS.name else find_spec(module)
+    file = Path(spec.origin) if spec and spec.origin else Path(os.getcwd(), module)
+    beside = (file.parent / f"{OURS.name}.py", file.parent / OURS.name / "__init__.py")
+    hidden = next((path for path in beside if path.is_file()), None)
+    if hidden is None or hidden.parent.resolve() == OURS:
+        return None
+    if spec is None:
+        return hidden
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError):  # importing it says what is wrong
+        return None
+    return hidden if any(_is_theirs(node) for node in ast.walk(tree)) else None
+
+
+def _is_theirs(node: ast.AST) -> bool:
+    """Whether a statement imports of `common` what the toolkit's package does not have."""
+    if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+        names = [node.module]
+        if node.module == OURS.name:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+    else:
+        return False
+    return any(name.split(".")[0] == OURS.name and not _is_ours(name) for name in names)
+
+
+def _is_ours(name: str) -> bool:
+    parts = name.split(".")[1:2]  # a bare `import common` is of no use with ours: it is theirs
+    return bool(parts) and any((OURS / f"{parts[0]}{end}").exists() for end in ("", ".py"))
 
 
 def error_text(error: BaseException) -> str:
