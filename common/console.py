@@ -16,7 +16,22 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-console = Console(highlight=False, force_jupyter=False)
+
+def _in_notebook() -> bool:
+    """Whether this process runs a notebook, where output can be redrawn."""
+    interactive = sys.modules.get("IPython")
+    shell = interactive.get_ipython() if interactive else None
+    return type(shell).__name__ == "ZMQInteractiveShell"
+
+
+def _console(**options: Any) -> Console:
+    """A console without colours of its own; a notebook gets plain lines, as a file does."""
+    # ipykernel sets FORCE_COLOR, which rich takes for a terminal.
+    terminal = False if _in_notebook() else None
+    return Console(highlight=False, force_jupyter=False, force_terminal=terminal, **options)
+
+
+console = _console()
 """Everything goes through it; it follows `sys.stdout` and knows whether that is a terminal."""
 
 UNLIMITED = 10_000
@@ -96,13 +111,6 @@ def results(base: Mapping[str, Any], tuned: Mapping[str, Any]) -> None:
     table(rows, right=("base", "tuned", "change"))
 
 
-def _in_notebook() -> bool:
-    """Whether this process runs a notebook, where output can be redrawn."""
-    interactive = sys.modules.get("IPython")
-    shell = interactive.get_ipython() if interactive else None
-    return type(shell).__name__ == "ZMQInteractiveShell"
-
-
 class _NotebookOutput:
     """Output of a notebook's cell that `update` redraws."""
 
@@ -116,7 +124,7 @@ class _NotebookOutput:
         self._handle.update(self._drawn(), raw=True)
 
     def _drawn(self) -> dict[str, str]:
-        screen = Console(file=io.StringIO(), width=100, highlight=False, force_jupyter=False)
+        screen = _console(file=io.StringIO(), width=100)
         with screen.capture() as captured:
             screen.print(self._shown)
         return {"text/plain": "\n".join(line.rstrip() for line in captured.get().splitlines())}
@@ -236,6 +244,7 @@ class RunDisplay(LivePanel):
         """Print one evaluation; later ones are compared with the first one."""
         self.base = self.base or record
         self.latest = record
+        self.refresh()
         say(self._evaluation(record))
 
     def saved(self, path: Path) -> None:
@@ -270,7 +279,7 @@ def _print(grid: Table) -> None:
     if console.is_terminal:
         console.print(grid)
         return
-    plain = Console(file=io.StringIO(), width=UNLIMITED, highlight=False)
+    plain = _console(file=io.StringIO(), width=UNLIMITED)
     with plain.capture() as captured:
         plain.print(grid)
     for line in captured.get().splitlines():
