@@ -1,6 +1,6 @@
 """The emoji model in MLX: a flow transformer, two image-text scorers, and their weights."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import mlx.core as mx
 import numpy as np
@@ -8,17 +8,15 @@ from mlx import nn
 from mlx.utils import tree_flatten
 
 from common.arrays import check_shapes
-from common.backends import Conditioning, DiffusionSchedule, FlowSchedule, Prediction
+from common.backends import Conditioning
 from common.config import AdapterConfig, ModelConfig
 from common.embedded import model as shared
 from common.embedded.model import DenoiserConfig, ScorerConfig
+from common.policies import embedded
 from drift_mlx.networks.layers import GroupNorm, gelu
 from drift_mlx.policy import Tuned
 
 __all__ = ["Block", "Denoiser", "EmbeddedPolicy", "EmbeddedScorer", "ImageText"]
-
-CHUNK = 256
-"""Images that a scorer looks at in one pass: bounds memory."""
 
 
 class Block(nn.Module):
@@ -94,11 +92,8 @@ class Denoiser(nn.Module):
         return results | {"velocity": _image(out, self.config)}
 
 
-class EmbeddedPolicy(Tuned):
+class EmbeddedPolicy(Tuned, embedded.EmbeddedPolicy):
     """The emoji flow model being tuned; fulfils `common.backends.Policy`."""
-
-    prediction: Prediction = "velocity"
-    schedule: FlowSchedule | DiffusionSchedule = FlowSchedule()
 
     def __init__(self, model: ModelConfig, adapter: AdapterConfig, *, seed: int):
         config = DenoiserConfig()
@@ -109,22 +104,6 @@ class EmbeddedPolicy(Tuned):
         self._tune(module, adapter, seed=seed, again=lambda: Denoiser(config), frozen=config.frozen)
         self.compiled = model.compile
 
-    def check(self, prompts: Sequence[str]) -> None:
-        """Read prompts without embedding them. ValueError names a prompt it cannot read."""
-        shared.tokenize(prompts, self.module.config)
-
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """Embed clean prompts: tokens [B, 6, 64]. ValueError names a prompt it cannot read."""
-        return self._embed(shared.tokenize(prompts, self.module.config))
-
-    def null(self, count: int) -> Conditioning:
-        """The null prompt's embedding, `count` times."""
-        return self._embed(shared.null_tokens(count, self.module.config))
-
-    def embed_time(self, t: np.ndarray) -> mx.array:
-        """Times t [B] in [0, 1], 1 = noise, as features [B, 64], computed in float64."""
-        return mx.array(shared.time_features(t, self.module.config).astype(np.float32))
-
     def predict(
         self, x: mx.array, time: mx.array, conditioning: Conditioning, *, constant: bool = False
     ) -> mx.array:
@@ -133,19 +112,17 @@ class EmbeddedPolicy(Tuned):
         velocity = forward(x, time, conditioning)
         return mx.stop_gradient(velocity) if constant else velocity
 
-    def trace(self, x: mx.array, time: mx.array, conditioning: Conditioning) -> dict[str, mx.array]:
-        """Every intermediate result of `predict`, by layer name in order."""
-        return self._active.layers(x, time, conditioning.tokens)
-
-    def decode(self, x: mx.array) -> np.ndarray:
-        """Latents as pixels: uint8 [B, 32, 32, 3]."""
-        return shared.to_images(np.array(x))
-
     def _forward(self, x: mx.array, time: mx.array, conditioning: Conditioning) -> mx.array:
         return self._active(x, time, conditioning.tokens)
 
     def _embed(self, tokens: np.ndarray) -> Conditioning:
         return Conditioning(self.module.encode(mx.array(tokens)))
+
+    def _array(self, values: np.ndarray) -> mx.array:
+        return mx.array(values.astype(np.float32))
+
+    def _host(self, array: mx.array) -> np.ndarray:
+        return np.array(array)
 
 
 class ImageText(nn.Module):
@@ -187,47 +164,31 @@ class ImageText(nn.Module):
         return x
 
 
-class EmbeddedScorer:
+class EmbeddedScorer(embedded.EmbeddedScorer):
     """An embedded image-text scorer; fulfils `common.backends.Scorer`."""
 
     def __init__(self, name: str):
-        self.config = shared.scorer_config(name)
+        super().__init__(name)
         self.module = ImageText(self.config)
         weights = shared.scorer_weights(name)
         # MLX convolves images whose channels come last: [out, in, ky, kx] to [out, ky, kx, in].
         last = {n: w.transpose(0, 2, 3, 1) if w.ndim == 4 else w for n, w in weights.items()}
         _load(self.module, last, f"weights scorer_{name}")
         self.module.freeze()
-        self._features = shared.LastResultCache(self._convolved)
 
-    def can_read(self, prompts: Sequence[str]) -> bool:
-        """Whether every word of the prompts is in the vocabulary."""
-        return shared.can_read(prompts, self.config)
+    def _convolve(self, images: np.ndarray) -> mx.array:
+        features = self.module.features(mx.array(images))
+        mx.eval(features)
+        return features
 
-    def score(self, images: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
-        """Cosine of image and text for uint8 [N, H, W, 3] and N prompts: float64 [N]."""
-        if len(images) != len(prompts):
-            raise ValueError(f"{len(images)} images but {len(prompts)} prompts")
-        text = np.array(self.module.text(mx.array(shared.tokenize(prompts, self.config))))
-        image = _host([self.module.head(part) for part in self._features(images)])
-        return (shared.unit(image) * shared.unit(text)).sum(-1)
+    def _embed_features(self, features: mx.array) -> np.ndarray:
+        return self._host(self.module.head(features))
 
-    def features(self, images: np.ndarray) -> np.ndarray:
-        """Unit-norm image features: float32 [N, F]."""
-        return shared.unit(_host(self._features(images))).astype(np.float32)
+    def _embed_text(self, tokens: np.ndarray) -> np.ndarray:
+        return self._host(self.module.text(mx.array(tokens)))
 
-    def _convolved(self, images: np.ndarray) -> list[mx.array]:
-        """Features of the images on the device, chunk by chunk, computed by now."""
-        x = shared.from_images(shared.fit(images, self.config))
-        chunks = [x[i : i + CHUNK] for i in range(0, len(x), CHUNK)]
-        parts = [self.module.features(mx.array(chunk)) for chunk in chunks]
-        mx.eval(parts)
-        return parts
-
-
-def _host(parts: list[mx.array]) -> np.ndarray:
-    """Parts on the device as one array of its own on the host."""
-    return np.concatenate([np.array(part) for part in parts])
+    def _host(self, array: mx.array) -> np.ndarray:
+        return np.array(array)
 
 
 def _modulate(h: mx.array, scale: mx.array, shift: mx.array) -> mx.array:

@@ -4,8 +4,6 @@ mlx-lm has such a layer too; importing it takes seconds (it loads transformers) 
 transposed matrices.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -15,7 +13,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from common.adapters import low_rank
 from common.config import AdapterConfig
 
-__all__ = ["LoRALinear", "MixedLoRALinear", "attach", "disabled", "trainable"]
+__all__ = ["LoRALinear", "MixedLoRALinear", "attach", "trainable"]
 
 
 class LoRALinear(nn.Module):
@@ -79,20 +77,6 @@ def attach(
     shapes = {name: _shape(linears[name]) for name in names}
     values = low_rank.initial(shapes, config, seed)
     module.load_weights([(name, mx.array(v)) for name, v in values.items()], strict=False)
-
-
-@contextmanager
-def disabled(module: nn.Module) -> Iterator[None]:
-    """Within it, every adapter in `module` is off."""
-    adapters = [part for part in module.modules() if isinstance(part, LoRALinear)]
-    before = [part.enabled for part in adapters]
-    try:
-        for part in adapters:
-            part.enabled = False
-        yield
-    finally:
-        for part, enabled in zip(adapters, before, strict=True):
-            part.enabled = enabled
 
 
 def trainable(module: nn.Module) -> dict[str, mx.array]:

@@ -1,8 +1,7 @@
 """What every policy on MLX shares: its trainable arrays, and the model before tuning."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -10,23 +9,22 @@ import numpy as np
 from mlx import nn
 from mlx.utils import tree_unflatten
 
-from common.arrays import check_shapes
 from common.backends import Conditioning
 from common.config import AdapterConfig
+from common.policies.tuned import TunedPolicy
 from drift_mlx import lora
 from drift_mlx.compiling import compiled
 
 __all__ = ["Tuned", "set_parameters"]
 
 
-class Tuned(ABC):
-    """A denoiser with an adapter on it, or with all its weights trained.
+class Tuned(TunedPolicy):
+    """A denoiser on MLX; see `TunedPolicy`.
 
-    module: the denoiser. It is frozen but for what is trained. compiled: predictions, gradients
-    and the optimizer's step of this policy go through `drift_mlx.compiling`.
+    compiled: predictions, gradients and the optimizer's step of this policy go through
+    `drift_mlx.compiling`.
     """
 
-    module: Any
     compiled: bool = False
 
     def _tune(
@@ -93,37 +91,20 @@ class Tuned(ABC):
     def _is_reference(self) -> bool:
         if self._active is not self.module:
             return True
-        adapters = (part for part in self.module.modules() if isinstance(part, lora.LoRALinear))
-        first = next(adapters, None)
+        first = next(iter(self._adapted_layers()), None)
         return first is not None and not first.enabled
 
-    def parameters(self) -> dict[str, mx.array]:
-        """The trainable arrays as they are now, sorted by name."""
+    def _trainable(self) -> Mapping[str, mx.array]:
         return lora.trainable(self.module)
 
-    def load_parameters(self, values: Mapping[str, np.ndarray]) -> None:
-        """Replace every trainable array; ValueError names missing, extra or misshapen ones."""
-        shapes = {name: array.shape for name, array in lora.trainable(self.module).items()}
-        check_shapes(values, shapes, "trainable parameters")
+    def _copied(self, array: mx.array) -> mx.array:
+        return array  # arrays are immutable
+
+    def _assign(self, values: Mapping[str, np.ndarray]) -> None:
         self.module.load_weights([(n, mx.array(v)) for n, v in values.items()], strict=False)
 
-    @contextmanager
-    def reference(self) -> Iterator[None]:
-        """Within it, `predict` is the model before tuning."""
-        original = (
-            lora.disabled(self.module) if self._base is None else self.denoising_with(self._base)
-        )
-        with original:
-            yield
-
-    @contextmanager
-    def denoising_with(self, network: Any) -> Iterator[None]:
-        """Within it, `predict` asks this network."""
-        try:
-            self._active = network
-            yield
-        finally:
-            self._active = self.module
+    def _adapted_layers(self) -> Iterable[lora.LoRALinear]:
+        return (part for part in self.module.modules() if isinstance(part, lora.LoRALinear))
 
 
 def set_parameters(module: nn.Module, parameters: Mapping[str, mx.array]) -> None:

@@ -1,6 +1,6 @@
 """The emoji model in PyTorch: a flow transformer, two image-text scorers, and their weights."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 
 import numpy as np
@@ -9,16 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.arrays import check_shapes
-from common.backends import Conditioning, DiffusionSchedule, FlowSchedule, Prediction
+from common.backends import Conditioning
 from common.config import AdapterConfig, ModelConfig
 from common.embedded import model as shared
 from common.embedded.model import DenoiserConfig, ScorerConfig
+from common.policies import embedded
 from drift_torch.policy import Tuned
 
 __all__ = ["Block", "Denoiser", "EmbeddedPolicy", "EmbeddedScorer", "ImageText"]
-
-CHUNK = 256
-"""Images that a scorer looks at in one pass: bounds memory."""
 
 
 class Block(nn.Module):
@@ -93,11 +91,8 @@ class Denoiser(nn.Module):
         return results | {"velocity": _image(out, self.config)}
 
 
-class EmbeddedPolicy(Tuned):
+class EmbeddedPolicy(Tuned, embedded.EmbeddedPolicy):
     """The emoji flow model being tuned; fulfils `common.backends.Policy`."""
-
-    prediction: Prediction = "velocity"
-    schedule: FlowSchedule | DiffusionSchedule = FlowSchedule()
 
     def __init__(
         self,
@@ -118,22 +113,6 @@ class EmbeddedPolicy(Tuned):
         if model.compile:
             module.compile()
 
-    def check(self, prompts: Sequence[str]) -> None:
-        """Read prompts without embedding them. ValueError names a prompt it cannot read."""
-        shared.tokenize(prompts, self.module.config)
-
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """Embed clean prompts: tokens [B, 6, 64]. ValueError names a prompt it cannot read."""
-        return self._embed(shared.tokenize(prompts, self.module.config))
-
-    def null(self, count: int) -> Conditioning:
-        """The null prompt's embedding, `count` times."""
-        return self._embed(shared.null_tokens(count, self.module.config))
-
-    def embed_time(self, t: np.ndarray) -> Tensor:
-        """Times t [B] in [0, 1], 1 = noise, as features [B, 64], computed in float64."""
-        return self._tensor(shared.time_features(t, self.module.config))
-
     def predict(
         self, x: Tensor, time: Tensor, conditioning: Conditioning, *, constant: bool = False
     ) -> Tensor:
@@ -141,20 +120,15 @@ class EmbeddedPolicy(Tuned):
         with torch.no_grad() if constant else nullcontext():
             return self._active(x, time, conditioning.tokens)
 
-    def trace(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> dict[str, Tensor]:
-        """Every intermediate result of `predict`, by layer name in order."""
-        return self._active.layers(x, time, conditioning.tokens)
-
-    def decode(self, x: Tensor) -> np.ndarray:
-        """Latents as pixels: uint8 [B, 32, 32, 3]."""
-        return shared.to_images(x.detach().cpu().numpy())
-
     @torch.no_grad()
     def _embed(self, tokens: np.ndarray) -> Conditioning:
         return Conditioning(self.module.encode(torch.from_numpy(tokens).to(self.device)))
 
-    def _tensor(self, values: np.ndarray) -> Tensor:
+    def _array(self, values: np.ndarray) -> Tensor:
         return _own(values, self.device, self.dtype)
+
+    def _host(self, array: Tensor) -> np.ndarray:
+        return array.detach().cpu().numpy()
 
 
 class ImageText(nn.Module):
@@ -192,46 +166,30 @@ class ImageText(nn.Module):
         return self.txt(words)
 
 
-class EmbeddedScorer:
+class EmbeddedScorer(embedded.EmbeddedScorer):
     """An embedded image-text scorer; fulfils `common.backends.Scorer`."""
 
     def __init__(self, name: str, *, device: torch.device, dtype: torch.dtype):
-        self.config = shared.scorer_config(name)
+        super().__init__(name)
         self.device, self.dtype = device, dtype
         self.module = ImageText(self.config)
         _load(self.module, shared.scorer_weights(name), f"weights scorer_{name}")
         self.module.requires_grad_(False).to(device, dtype)
-        self._features = shared.LastResultCache(self._convolved)
-
-    def can_read(self, prompts: Sequence[str]) -> bool:
-        """Whether every word of the prompts is in the vocabulary."""
-        return shared.can_read(prompts, self.config)
-
-    def score(self, images: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
-        """Cosine of image and text for uint8 [N, H, W, 3] and N prompts: float64 [N]."""
-        if len(images) != len(prompts):
-            raise ValueError(f"{len(images)} images but {len(prompts)} prompts")
-        tokens = torch.from_numpy(shared.tokenize(prompts, self.config)).to(self.device)
-        with torch.no_grad():
-            text = self.module.text(tokens).cpu().numpy()
-            image = _host([self.module.head(part) for part in self._features(images)])
-        return (shared.unit(image) * shared.unit(text)).sum(-1)
-
-    def features(self, images: np.ndarray) -> np.ndarray:
-        """Unit-norm image features: float32 [N, F]."""
-        return shared.unit(_host(self._features(images))).astype(np.float32)
 
     @torch.no_grad()
-    def _convolved(self, images: np.ndarray) -> list[Tensor]:
-        """Features of the images on the device, chunk by chunk."""
-        x = shared.from_images(shared.fit(images, self.config))
-        chunks = [x[i : i + CHUNK] for i in range(0, len(x), CHUNK)]
-        return [self.module.features(_own(chunk, self.device, self.dtype)) for chunk in chunks]
+    def _convolve(self, images: np.ndarray) -> Tensor:
+        return self.module.features(_own(images, self.device, self.dtype))
 
+    @torch.no_grad()
+    def _embed_features(self, features: Tensor) -> np.ndarray:
+        return self._host(self.module.head(features))
 
-def _host(parts: list[Tensor]) -> np.ndarray:
-    """Parts on the device as one array of its own on the host."""
-    return np.concatenate([part.cpu().numpy() for part in parts])
+    @torch.no_grad()
+    def _embed_text(self, tokens: np.ndarray) -> np.ndarray:
+        return self._host(self.module.text(torch.from_numpy(tokens).to(self.device)))
+
+    def _host(self, array: Tensor) -> np.ndarray:
+        return array.cpu().numpy()
 
 
 def _own(values: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -1,8 +1,5 @@
 """Low-rank adapters on linear layers, with PEFT's mathematics and PEFT's names."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -10,7 +7,7 @@ from torch.nn import functional
 from common.adapters import low_rank
 from common.config import AdapterConfig
 
-__all__ = ["LoRALinear", "MixedLoRALinear", "attach", "disabled", "trainable"]
+__all__ = ["LoRALinear", "MixedLoRALinear", "attach", "trainable"]
 
 
 class LoRALinear(nn.Module):
@@ -83,20 +80,6 @@ def attach(
     with torch.no_grad():
         for name, value in low_rank.initial(shapes, config, seed).items():
             parameters[name].copy_(torch.from_numpy(value))
-
-
-@contextmanager
-def disabled(module: nn.Module) -> Iterator[None]:
-    """Within it, every adapter in `module` is off."""
-    adapters = [part for part in module.modules() if isinstance(part, LoRALinear)]
-    before = [part.enabled for part in adapters]
-    try:
-        for part in adapters:
-            part.enabled = False
-        yield
-    finally:
-        for part, enabled in zip(adapters, before, strict=True):
-            part.enabled = enabled
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:

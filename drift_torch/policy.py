@@ -1,7 +1,7 @@
 """What every policy on PyTorch shares: its trainable arrays, and the model before tuning."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,21 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.arrays import check_shapes
 from common.config import AdapterConfig, ModelConfig
+from common.policies.tuned import TunedPolicy
 from drift_torch import lora
 
 __all__ = ["Tuned"]
 
 
-class Tuned:
-    """A denoiser with an adapter on it, or with all its weights trained.
+class Tuned(TunedPolicy):
+    """A denoiser on PyTorch; see `TunedPolicy`."""
 
-    module: the denoiser. It is frozen but for what is trained; a reference copy is only made
-    where every weight is trained.
-    """
-
-    module: Any
     device: torch.device
 
     def _tune(
@@ -46,18 +41,19 @@ class Tuned:
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(name not in frozen)
 
-    def parameters(self) -> dict[str, Tensor]:
-        """Copies of the trainable arrays as they are now, sorted by name."""
-        return {name: p.detach().clone() for name, p in lora.trainable(self.module).items()}
+    def _trainable(self) -> Mapping[str, Tensor]:
+        return lora.trainable(self.module)
 
-    def load_parameters(self, values: Mapping[str, np.ndarray]) -> None:
-        """Replace every trainable array; ValueError names missing, extra or misshapen ones."""
-        parameters = lora.trainable(self.module)
-        shapes = {name: tuple(p.shape) for name, p in parameters.items()}
-        check_shapes(values, shapes, "trainable parameters")
+    def _copied(self, array: Tensor) -> Tensor:
+        return array.detach().clone()
+
+    def _assign(self, values: Mapping[str, np.ndarray]) -> None:
         with torch.no_grad():
-            for name, parameter in parameters.items():
+            for name, parameter in self._trainable().items():
                 parameter.copy_(torch.from_numpy(np.array(values[name])))
+
+    def _adapted_layers(self) -> Iterable[lora.LoRALinear]:
+        return (part for part in self.module.modules() if isinstance(part, lora.LoRALinear))
 
     def resident(self) -> list[nn.Module]:
         """The modules whose weights are on the device all the time."""
@@ -71,16 +67,3 @@ class Tuned:
     def with_memory_settings(self, model: ModelConfig) -> Iterator[None]:
         """Within it, memory is used as these settings of the same model say; for estimates."""
         yield
-
-    @contextmanager
-    def reference(self) -> Iterator[None]:
-        """Within it, `predict` is the model before tuning."""
-        if self._base is None:
-            with lora.disabled(self.module):
-                yield
-            return
-        try:
-            self._active = self._base
-            yield
-        finally:
-            self._active = self.module
