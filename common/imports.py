@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from common import consent
 from common.config.errors import closest
 
 __all__ = ["error_text", "resolve", "resolve_class"]
@@ -32,10 +33,12 @@ def resolve(where: str, name: str, *, what: str, likely: Callable[[Any], bool]) 
 
     Raises:
         ValueError: one line; the module cannot be imported or has no such name.
+        RequestError: a file names it, and the user has not consented: see `common.consent`.
     """
     module, _, path = name.partition(":")
     if not module or not path:
         raise ValueError(f"{where}: write module:{what}")
+    consent.require(name, f"import '{module}' and run its code ({where})")
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # Python adds it for `python -m`, not for a console script
     try:

@@ -11,11 +11,15 @@ import importlib
 import os
 import runpy
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything loads a threaded library
+os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(
+    prefix="drift-tests-"
+)  # what is trusted stays there
 
 import numpy as np
 import pytest

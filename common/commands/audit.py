@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from common.commands.trust import trust_option
 from common.errors import preparing
 
 if TYPE_CHECKING:
@@ -43,7 +44,10 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE.html",
               help="[default: RUN/audit-NNNNNN.html]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@trust_option
+@click.pass_context
 def audit(
+    ctx: click.Context,
     directory: Path,
     checkpoint: str,
     images: int,
@@ -54,6 +58,7 @@ def audit(
     backend: str | None,
     out: Path | None,
     as_json: bool,
+    trust: bool,
 ) -> None:
     """Compare base and tuned images of RUN by scorers that it did not maximise.
 
@@ -61,6 +66,7 @@ def audit(
     how much of the reward the statistics explain, and the images on which the scorers disagree
     most. The exit code is 0 for every verdict.
     """
+    from common import consent
     from common.audit import measure
     from common.console import console
     from common.prompts import load, of_split
@@ -68,6 +74,7 @@ def audit(
     from common.runs.directory import RunDirectory
     from common.workflows.sample import checkpoint_path, choose_backend
 
+    ctx.with_resource(consent.asked(directory, (), trust=trust))
     with preparing(), console.status("loading"):
         run = RunDirectory.open(directory)
         config, seed = run.config, run.config.run.seed if seed is None else seed

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from common.choices import SPLITS
+from common.commands.trust import trust_option
 from common.errors import RequestError
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ STRENGTHS = click.FloatRange(0.0, 10.0)
     help="Folder of base model images that runs share.  [default: evaluation-cache beside RUN]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
+@trust_option
 def evaluate(
     directories: tuple[Path, ...],
     splits: tuple["Split", ...],
@@ -102,6 +104,7 @@ def evaluate(
     backend: str | None,
     cache: Path | None,
     as_json: bool,
+    trust: bool,
 ) -> None:
     """Measure checkpoints of each RUN: alignment, diversity and degradation.
 
@@ -124,7 +127,7 @@ def evaluate(
         prompt_noise=strengths,
     )
     planned = workflow.plan(dict.fromkeys(directories), chosen, wanted, backend)
-    counts = workflow.measure_all(planned, cache, quiet=as_json)
+    counts = workflow.measure_all(planned, cache, quiet=as_json, trust=trust)
     if as_json:
         rows = [_as_json(each, new) for each, new in zip(planned, counts, strict=True)]
         click.echo(json.dumps({"runs": rows}))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from common.commands.trust import trust_option
 from common.errors import RequestError
 
 
@@ -28,6 +29,7 @@ from common.errors import RequestError
 @click.option(
     "--dry-run", is_flag=True, help="Check everything, show sizes and memory, and do nothing."
 )
+@trust_option
 @click.pass_context
 def run(
     ctx: click.Context,
@@ -37,6 +39,7 @@ def run(
     out: Path | None,
     resume: bool,
     dry_run: bool,
+    trust: bool,
 ) -> None:
     """Fine-tune a model as RECIPE says: a name that `drift recipes` lists, or a TOML file.
 
@@ -53,10 +56,18 @@ def run(
     if dry_run:
         if resume:
             raise RequestError("--dry-run is about a new run; leave out --resume")
-        pairs(rehearse(recipe, overrides))
+        pairs(rehearse(recipe, overrides, trust=trust))
         return
     signals = interrupts.of_the_command()
-    done = fine_tune(recipe, overrides, out=out, resume=resume, interrupts=signals, progress=True)
+    done = fine_tune(
+        recipe,
+        overrides,
+        out=out,
+        resume=resume,
+        interrupts=signals,
+        progress=True,
+        trust=trust,
+    )
     if not done.finished:
         say(f"stopped after update {done.update} of {done.config.run.updates}; go on with")
         say(f"  drift run --resume --out {shlex.quote(str(done.path))}")

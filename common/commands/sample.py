@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from common.commands.trust import trust_option
 from common.errors import RequestError
 
 
@@ -39,6 +40,7 @@ from common.errors import RequestError
     metavar="auto|mlx|cuda|cpu",
     help="Where to draw; auto: the best here.  [default: the run's if it works here, else auto]",
 )
+@trust_option
 def sample(
     directory: Path,
     prompts: tuple[str, ...],
@@ -47,6 +49,7 @@ def sample(
     seed: int | None,
     out: Path | None,
     backend: str | None,
+    trust: bool,
 ) -> None:
     """Draw images from a checkpoint of RUN: a PNG with a row for each --prompt.
 
@@ -57,7 +60,9 @@ def sample(
 
     if out is not None and out.suffix.lower() != ".png":
         raise RequestError(f"--out {out}: write a name that ends in .png")
-    drawn = draw(directory, prompts, count, which=checkpoint, seed=seed, backend=backend)
+    drawn = draw(
+        directory, prompts, count, which=checkpoint, seed=seed, backend=backend, trust=trust
+    )
     if out is None:
         name = f"{_slug(prompts[0])}-{drawn.label}-seed{drawn.seed}"
         out = drawn.run.save_picture(name, drawn.images.picture())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from common.commands.errors import FAILED
+from common.commands.trust import trust_option
 from common.errors import RequestError, preparing
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Seeds(click.ParamType):
     help="Options that --eval passes on, as '--split validation --images 24'; implies --eval.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the commands and do nothing.")
+@trust_option
 @click.pass_context
 def sweep(
     ctx: click.Context,
@@ -91,6 +93,7 @@ def sweep(
     evaluate: bool,
     eval_options: str | None,
     dry_run: bool,
+    trust: bool,
 ) -> None:
     """Run every RECIPE with every combination of values for every seed, each in DIR/NAME.
 
@@ -111,7 +114,8 @@ def sweep(
         )
         states = {run.name: planning.progress(run, out / run.name) for run in runs}
         measured = _eval_words(backend, eval_options) if evaluate or eval_options else None
-    tasks = _tasks(runs, states, out, backend=backend, measured=measured)
+    passed = ("--trust",) if trust else ()
+    tasks = _tasks(runs, states, out, backend=backend, measured=measured, passed=passed)
     if dry_run:
         _print_plan(runs, states, tasks)
         return
@@ -161,10 +165,11 @@ def _tasks(
     *,
     backend: str | None,
     measured: Sequence[str] | None,
+    passed: Sequence[str],
 ) -> list["Task"]:
     """A task for each run that has a step left.
 
-    measured: options of `drift eval`; None: do not evaluate.
+    measured: options of `drift eval`; None: do not evaluate. passed: options of every step.
     """
     from common.sweep.board import EVALUATING
     from common.sweep.jobs import Step, Task
@@ -175,9 +180,10 @@ def _tasks(
         steps = []
         if state != "complete":
             words = run.command(path, backend=backend, resume=state == "incomplete")
+            words = (*words, *passed)
             steps.append(Step("resumed" if state == "incomplete" else "started", words, log))
         if measured is not None:
-            steps.append(Step(EVALUATING, ("eval", str(path), *measured), log))
+            steps.append(Step(EVALUATING, ("eval", str(path), *measured, *passed), log))
         if steps:
             tasks.append(Task(run.name, tuple(steps)))
     return tasks
@@ -258,4 +264,5 @@ def _words(given: Mapping[str, Any]) -> list[str]:
     words += ["--jobs", str(given["jobs"])] if given["jobs"] > 1 else []
     words += ["--backend", given["backend"]] if given["backend"] else []
     words += ["--eval"] if given["evaluate"] else []
+    words += ["--trust"] if given["trust"] else []
     return [*words, "--eval-options", given["eval_options"]] if given["eval_options"] else words

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from common import consent
 from common.rewards.guard import RewardError
 
 LIMIT = 100_000
@@ -39,6 +40,8 @@ class ScoreCache:
         self._memory: OrderedDict[str, float] = OrderedDict()
         self._file, self._base = file, None
         if file is not None:
+            if file.is_absolute() or ".." in file.parts:
+                consent.require(str(file), f"keep scores in {file} (reward.cache)")
             try:
                 # Calls come from one thread at a time, but not always from the same thread.
                 self._base = sqlite3.connect(file, timeout=30, check_same_thread=False)

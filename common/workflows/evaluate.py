@@ -10,6 +10,7 @@ from typing import Any, Self
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from common import consent
 from common.backends import Backend
 from common.choices import Split
 from common.console import console, say
@@ -48,6 +49,7 @@ def evaluate(
     backend: str | None = None,
     cache: str | PathLike[str] | None = None,
     progress: bool = True,
+    trust: bool = False,
 ) -> list[dict[str, Any]]:
     """Measure alignment and diversity of checkpoints; the Python form of `drift eval`.
 
@@ -67,6 +69,7 @@ def evaluate(
         backend: "mlx", "cuda", "cpu" or "auto"; None: the run's if it works here, else the best.
         cache: where runs share their base model's images; None: evaluation-cache beside the run.
         progress: show a line for each record; False prints nothing.
+        trust: let the runs' configurations import the code that they name.
 
     Returns:
         A row of means for each run, split and checkpoint: "run", "update", "split", the measures.
@@ -88,7 +91,8 @@ def evaluate(
     )
     wanted = [str(which) for which in checkpoints]
     planned = plan(run_paths(runs), chosen, wanted, backend)
-    measure_all(planned, None if cache is None else Path(cache), quiet=not progress)
+    where = None if cache is None else Path(cache)
+    measure_all(planned, where, quiet=not progress, trust=trust)
     return [{"run": str(each.run.path), **row} for each in planned for row in mean_rows(each)]
 
 
@@ -115,12 +119,15 @@ def plan(
     return planned
 
 
-def measure_all(planned: Sequence[Measurement], cache: Path | None, *, quiet: bool) -> list[int]:
+def measure_all(
+    planned: Sequence[Measurement], cache: Path | None, *, quiet: bool, trust: bool
+) -> list[int]:
     """Measure what is missing; the number of new records of each run."""
     counts = []
     for each in planned:
         total = len(each.protocols) * len(each.variants)
-        with _Progress(each.run, total, quiet=quiet) as progress:
+        allowed = consent.asked(each.run.path, (), trust=trust)
+        with _Progress(each.run, total, quiet=quiet) as progress, allowed:
             measure.evaluate(
                 each.run,
                 each.backend,

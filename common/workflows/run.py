@@ -103,12 +103,12 @@ class Run:
             there = f"; there are {', '.join(map(str, rows))}" if rows else ""
             raise RequestError(f"{self.path} has no evaluation after update {chosen}{there}")
         row = rows[chosen]
-        file = self.path / "samples" / str(row["grid"])
+        folder, name = self.path / "samples", row["grid"]
         try:
-            picture = pictures.load(file)
+            picture = pictures.load_inside(folder, name)
             array = pictures.cells(picture, len(row["prompts"]), int(row["columns"]))
         except ValueError as error:
-            raise RequestError(f"the picture {file}: {error}") from None
+            raise RequestError(f"the picture {name!r} in {folder} {error}") from None
         return Images(array, tuple(row["prompts"]))
 
 

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import backends
+from common import backends, consent
 from common.backends import Backend, BackendUnavailableError, Policy
 from common.errors import RequestError, preparing
 from common.runs import checkpoint
@@ -35,6 +35,7 @@ def sample(
     checkpoint: int | str = "latest",
     seed: int | None = None,
     backend: str | None = None,
+    trust: bool = False,
 ) -> Images:
     """Draw images from a checkpoint of a run; the Python form of `drift sample`.
 
@@ -49,6 +50,7 @@ def sample(
             "latest".
         seed: of the initial noise; None: the run's.
         backend: "mlx", "cuda", "cpu" or "auto"; None: the run's if it works here, else the best.
+        trust: let the run's configuration import the code that it names.
 
     Raises:
         drift.RequestError: a run, checkpoint, prompt, number or backend that is not there or not
@@ -57,7 +59,9 @@ def sample(
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     with preparing():
         options.checked(options.SampleOptions, prompts=texts, count=count, seed=seed)
-    return draw(Path(run), texts, count, which=str(checkpoint), seed=seed, backend=backend).images
+    which = str(checkpoint)
+    drawn = draw(Path(run), texts, count, which=which, seed=seed, backend=backend, trust=trust)
+    return drawn.images
 
 
 def draw(
@@ -68,9 +72,10 @@ def draw(
     which: str,
     seed: int | None,
     backend: str | None,
+    trust: bool,
 ) -> Sampled:
     """What `sample` and the command share; which: "N", "base" or "latest"."""
-    with preparing():
+    with preparing(), consent.asked(path, (), trust=trust):
         run = RunDirectory.open(path)
         settings = run.config
         seed = settings.run.seed if seed is None else seed

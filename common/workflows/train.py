@@ -2,15 +2,16 @@
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from common import backends, config as configuration, machine, report
+from common import backends, config as configuration, consent, machine, report
 from common.backends import Backend
 from common.config import Config, Overrides
+from common.consent import Consent
 from common.console import RunDisplay, console, results, say
 from common.errors import RequestError, preparing
 from common.rewards import hosts
@@ -35,6 +36,7 @@ def train(
     out: str | PathLike[str] | None = None,
     resume: bool = False,
     progress: bool = True,
+    trust: bool = False,
 ) -> Run:
     """Fine-tune a model, or go on with a run; the Python form of `drift run`.
 
@@ -49,6 +51,8 @@ def train(
         out: the folder of the run; None: runs/RECIPE-BACKEND-seedN, or the first free one after it.
         resume: go on with the run in `out`.
         progress: show the plan, the progress and the results; False prints nothing.
+        trust: let the recipe's file, or the run that is resumed, import the code that it names;
+            what `set` names needs no trust.
 
     Returns:
         The run, with a report when it is finished.
@@ -68,6 +72,7 @@ def train(
         resume=resume,
         interrupts=caught,
         progress=progress,
+        trust=trust,
     )
     if progress and not run.finished:
         say(f"stopped after update {run.update} of {run.config.run.updates}; go on with")
@@ -83,6 +88,7 @@ def fine_tune(
     resume: bool,
     interrupts: Interrupts,
     progress: bool,
+    trust: bool,
 ) -> Run:
     """What `train` and the command share; returns the run, finished or stopped.
 
@@ -90,6 +96,7 @@ def fine_tune(
     """
     with ExitStack() as until_done:
         until_done.enter_context(hosts.named_in(overrides))
+        consented = until_done.enter_context(_asked(recipe, overrides, out, trust))
         with preparing(), _status("loading", progress):
             prepare = _reopen if resume else _create
             directory, engine, config = prepare(recipe, overrides, out)
@@ -106,6 +113,8 @@ def fine_tune(
                 done = trainer.plan()["update"]
                 directory.adopt(config, _environment(engine), update=done)
         live = (lambda: display.live) if display else (lambda: False)
+        if consented.used:  # what runs here may run again when this run is measured
+            consent.remember(directory.path, consented.used)
         until_done.enter_context(interrupts.caught(RunDisplay.STOPPING, live))
         with display or nullcontext():
             finished = trainer.run()
@@ -114,9 +123,13 @@ def fine_tune(
     return Run(directory)
 
 
-def rehearse(recipe: Recipe | None, overrides: Overrides) -> dict[str, Any]:
+def rehearse(recipe: Recipe | None, overrides: Overrides, *, trust: bool) -> dict[str, Any]:
     """Load all that a run needs, and give its sizes and its memory; nothing is left on disk."""
-    with hosts.named_in(overrides), TemporaryDirectory(prefix="drift-dry-run-") as folder:
+    with (
+        hosts.named_in(overrides),
+        _asked(recipe, overrides, None, trust),
+        TemporaryDirectory(prefix="drift-dry-run-") as folder,
+    ):
         with preparing(), console.status("loading"):
             directory, engine, config = _create(recipe, overrides, Path(folder) / "run")
             trainer = Trainer(
@@ -129,6 +142,17 @@ def rehearse(recipe: Recipe | None, overrides: Overrides) -> dict[str, Any]:
     sizes = {f"memory, {stage}": f"{size / 1e9:.2f} GB" for stage, size in memory.items()}
     peak = {"memory at its peak": f"{max(memory.values()) / 1e9:.2f} GB"} if memory else {}
     return {"recipe": config.run.recipe, "backend": engine.name, **plan, **sizes, **peak}
+
+
+def _asked(
+    recipe: Recipe | None, overrides: Overrides, out: Path | None, trust: bool
+) -> AbstractContextManager[Consent]:
+    """What the recipe's file, or the stored run, demands needs consent; a `Config` is Python's."""
+    if isinstance(recipe, Config):
+        return consent.asked(None, overrides, trust=True)
+    stored = out if recipe is None else None
+    file = Path(recipe) if recipe is not None and str(recipe).endswith(".toml") else None
+    return consent.asked(file or stored, overrides, trust=trust)
 
 
 def load_config(recipe: Recipe = RECIPE, set: Mapping[str, Any] | None = None) -> Config:

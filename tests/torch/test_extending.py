@@ -41,7 +41,7 @@ def followed(tmp_path, monkeypatch):
 
 
 def run(*words):
-    return CliRunner().invoke(drift, ["run", *words, "--backend", "cpu"])
+    return CliRunner().invoke(drift, ["run", *words, "--backend", "cpu", "--trust"])
 
 
 def test_the_pages_family_trains_with_the_pages_reward_and_prompts(followed):
