@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything loads a threaded library
-os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(
-    prefix="drift-tests-"
-)  # what is trusted stays there
+# What a test trusts is not trusted by the person who runs it.
+os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="drift-tests-")
 
 import numpy as np
 import pytest
