@@ -278,8 +278,8 @@ def register_reward(
             a ":"; or a function that cannot be called.
     """
     if not name or not callable(function):
-        what = "a name is needed" if not name else f"a {type(function).__name__} is no function"
-        raise RewardNameError(f"reward '{name}': {what}")
+        what = f"a function, not {type(function).__name__}" if name else "a name"
+        raise RewardNameError(f"reward '{name}' needs {what}")
     REWARDS.register_function(
         name,
         function,
