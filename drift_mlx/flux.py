@@ -1,4 +1,4 @@
-"""FLUX.1 as a policy: a flow transformer over packed latents, told by a T5 and a pooled CLIP."""
+"""FLUX.1 as a policy: a flow transformer over packed latents, prompts by a T5 and a pooled CLIP."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ NATIVE = 128
 
 
 class FluxPolicy(DiffusersPolicy):
-    """FLUX.1-dev, which is told its guidance scale, and FLUX.1-schnell."""
+    """FLUX.1-dev, whose network has an input for the guidance scale, and FLUX.1-schnell."""
 
     prediction: Prediction = "velocity"
 

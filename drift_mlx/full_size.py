@@ -31,7 +31,7 @@ NETWORKS = {"sd15": (UNet, UNetConfig), "sd3": (MMDiT, MMDiTConfig), "flux": (Fl
 def policy(model: ModelConfig, adapter: AdapterConfig) -> DiffusersPolicy:
     """The policy of `model.family` with weights that are drawn when they are first used.
 
-    Nothing is read from `model.path`; of FLUX.1, it tells schnell from dev. What a prompt says is
+    Nothing is read from `model.path`; that of FLUX.1 names schnell or dev. What a prompt says is
     of no matter: its letters are its tokens.
     """
     documents = architectures.documents(model.family, model.path)

@@ -77,14 +77,14 @@ class Tuned(TunedPolicy):
                 trained: Any, x: mx.array, time: mx.array, tokens: mx.array, *pooled: mx.array
             ) -> mx.array:
                 set_parameters(module, trained)
-                told = Conditioning(tokens, pooled[0] if pooled else None, blocks)
-                return self._forward(x, time, told)
+                inputs = Conditioning(tokens, pooled[0] if pooled else None, blocks)
+                return self._forward(x, time, inputs)
 
             self._predictors[is_reference] = compiled(pure)
         trained = lora.trainable(module)
-        told = [part for part in (conditioning.tokens, conditioning.pooled) if part is not None]
+        parts = [part for part in (conditioning.tokens, conditioning.pooled) if part is not None]
         try:
-            return self._predictors[is_reference](trained, x, time, *told)
+            return self._predictors[is_reference](trained, x, time, *parts)
         finally:
             set_parameters(module, trained)
 

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1 and 2 as a policy: a UNet that predicts noise or v, told by a CLIP."""
+"""Stable Diffusion 1 and 2 as a policy: a UNet that predicts noise or v, conditioned on a CLIP."""
 
 from typing import Any
 

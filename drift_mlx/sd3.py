@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 and 3.5 as a policy: a flow transformer told by two CLIPs and a T5."""
+"""Stable Diffusion 3 and 3.5 as a policy: a flow transformer conditioned on two CLIPs and a T5."""
 
 from typing import Any
 

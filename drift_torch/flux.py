@@ -1,4 +1,4 @@
-"""FLUX.1 as a policy: a flow transformer over packed latents, told by a T5 and a pooled CLIP."""
+"""FLUX.1 as a policy: a flow transformer over packed latents, prompts by a T5 and a pooled CLIP."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ NATIVE = 128
 
 
 class FluxPolicy(DiffusersPolicy):
-    """FLUX.1-dev, which is told its guidance scale, and FLUX.1-schnell."""
+    """FLUX.1-dev, whose network has an input for the guidance scale, and FLUX.1-schnell."""
 
     prediction: Prediction = "velocity"
 
@@ -32,7 +32,7 @@ class FluxPolicy(DiffusersPolicy):
         pipeline: Any = None,
     ):
         super().__init__(model, adapter, seed=seed, device=device, pipeline=pipeline)
-        self._told = self.module.config.guidance_embeds
+        self._has_guidance_input = self.module.config.guidance_embeds
         _, height, width = self.latent_shape
         self.schedule = pipelines.flux_schedule(
             self._pipe.scheduler.config, (height // 2) * (width // 2)
@@ -63,7 +63,7 @@ class FluxPolicy(DiffusersPolicy):
 
     def _forward(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
         guidance = None
-        if self._told:
+        if self._has_guidance_input:
             guidance = torch.full_like(time, self._settings.guidance_embedding)
         packed = self._active(
             hidden_states=pack(x),

@@ -43,7 +43,7 @@ def policy(
     """The policy of `model.family` with random weights; nothing is read from `model.path`.
 
     Args:
-        model: family, dtype and memory settings; of FLUX.1, the path tells schnell from dev.
+        model: family, dtype and memory settings; the path of FLUX.1 names schnell or dev.
         adapter: what is trained.
         device: where the weights are made; "meta" makes none at all.
         size: of the shapes, see `architectures.Size`.
@@ -70,8 +70,8 @@ def without_content(
             read = made._encode("")
     tokens = torch.zeros(read.tokens.shape, dtype=read.tokens.dtype)
     pooled = None if read.pooled is None else torch.zeros(read.pooled.shape, dtype=tokens.dtype)
-    made._null = told = Conditioning(tokens, pooled, read.blocks)
-    made._on_host = lambda prompts: [told] * len(prompts)
+    made._null = conditioning = Conditioning(tokens, pooled, read.blocks)
+    made._on_host = lambda prompts: [conditioning] * len(prompts)
     return made
 
 
@@ -153,5 +153,5 @@ def _pieces() -> Any:
 
 
 def _library(name: str) -> Any:
-    """A library that takes seconds to import, and whose types are not told."""
+    """A library that takes seconds to import, and whose types are unknown."""
     return importlib.import_module(name)

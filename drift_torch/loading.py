@@ -68,7 +68,7 @@ def pipeline(model: ModelConfig, dtype: torch.dtype, **parts: Any) -> Any:
 
 
 def quiet() -> None:
-    """Let diffusers and transformers tell of errors alone, without progress bars."""
+    """Let diffusers and transformers report errors alone, without progress bars."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

@@ -1,4 +1,4 @@
-"""How a denoiser is told its time: diffusers' sinusoid, but computed in float64."""
+"""The time input of a denoiser: diffusers' sinusoid, but computed in float64."""
 
 import math
 

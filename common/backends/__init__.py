@@ -1,4 +1,4 @@
-"""Tensor libraries on devices: what they promise, how one is found, what to do without memory.
+"""Tensor libraries on devices: their protocols, their registry, advice when memory runs out.
 
 `backend` composes the protocol `Backend` of three groups: `arrays` (arrays and gradients),
 `factory` (what it makes) and `machine` (the device). `protocols` has the protocols of what it

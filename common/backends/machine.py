@@ -12,7 +12,7 @@ class Machine(Protocol):
     """Memory and description of the device, and what would make it faster."""
 
     def estimate(self, policy: Policy, config: "Config", prompt: str) -> dict[str, int]:
-        """Bytes on the device at the peak of each stage of an update; {} where it cannot be told.
+        """Bytes on the device at the peak of each stage of an update; {} where it is unknown.
 
         Computes nothing. prompt: one that the policy can read.
         """

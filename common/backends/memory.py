@@ -56,9 +56,9 @@ _ASKED = re.compile(r"allocate\D{0,12}([\d.]+) *([KMGT]?)i?B?(?:ytes)?", re.IGNO
 
 
 def asked(message: str) -> int | None:
-    """Bytes that were asked for, as the message of a library tells it; None if it does not."""
-    found = _ASKED.search(message)
-    return round(float(found[1].rstrip(".")) * UNITS[found[2].lower()]) if found else None
+    """Bytes that were asked for, from the message of a library; None if it names no number."""
+    match = _ASKED.search(message)
+    return round(float(match[1].rstrip(".")) * UNITS[match[2].lower()]) if match else None
 
 
 def savings(estimate: Estimate, config: Config, stage: str) -> dict[str, tuple[Any, int]]:
@@ -71,18 +71,18 @@ def savings(estimate: Estimate, config: Config, stage: str) -> dict[str, tuple[A
     if not parts:
         return {}
     peak = max(parts, key=lambda name: before[name])
-    found = {
+    changes = {
         key: (value, before[peak] - estimate(changed)[peak])
         for key, (value, changed) in _changes(config, peak).items()
     }
-    lower = {key: change for key, change in found.items() if change[1] > 0}
+    lower = {key: change for key, change in changes.items() if change[1] > 0}
     return dict(sorted(lower.items(), key=lambda item: -item[1][1]))
 
 
 def explain(
     error: BaseException, stage: str, config: Config, *, estimate: Estimate | None, run: Path
 ) -> OutOfMemoryError:
-    """What to tell when memory ran out.
+    """The error to raise when memory ran out, with advice.
 
     Args:
         error: the library's.
@@ -107,25 +107,27 @@ def explain(
 
 def _advice(stage: str, config: Config, estimate: Estimate) -> tuple[str, list[str]]:
     """What needs less, in words, and the first of it as `--set` takes it."""
-    found: dict[str, tuple[Any, Any]] = {}
+    changes: dict[str, tuple[Any, Any]] = {}
     how = "these lower it most, by estimate"
     with suppress(Exception):  # no room left even to estimate: the first error is what counts
-        found = {**savings(estimate, config, stage)}
-    if not found:
+        changes = {**savings(estimate, config, stage)}
+    if not changes:
         how = "these lower it"
-        found = {key: (value, 0) for key, (value, _) in _changes(config, *ESTIMATED[stage]).items()}
-    if not found:
+        changes = {
+            key: (value, 0) for key, (value, _) in _changes(config, *ESTIMATED[stage]).items()
+        }
+    if not changes:
         return "a lower model.resolution or adapter.rank, in a new run, needs less", []
-    told = []
-    for key, (value, less) in list(found.items())[:SHOWN]:
-        told.append(f"{key} = {_toml(value)}" + (f" (-{less / 1e9:.2f} GB)" if less else ""))
-    key, (value, _) = next(iter(found.items()))
-    return f"{how}: {', '.join(told)}", [f"{key}={_toml(value)}"]
+    phrases = []
+    for key, (value, less) in list(changes.items())[:SHOWN]:
+        phrases.append(f"{key} = {_toml(value)}" + (f" (-{less / 1e9:.2f} GB)" if less else ""))
+    key, (value, _) = next(iter(changes.items()))
+    return f"{how}: {', '.join(phrases)}", [f"{key}={_toml(value)}"]
 
 
 def _changes(config: Config, *stages: str) -> dict[str, tuple[Any, Config]]:
     """What could lower any of the stages: key -> (value, the configuration with it)."""
-    found: dict[str, tuple[Any, Config]] = {}
+    changes: dict[str, tuple[Any, Config]] = {}
     for key, (lowered, lower) in CHANGES.items():
         if lowered.isdisjoint(stages):
             continue
@@ -133,8 +135,8 @@ def _changes(config: Config, *stages: str) -> dict[str, tuple[Any, Config]]:
         value = lower(getattr(getattr(config, table), name))
         changed = None if value is None else _changed(config, table, name, value)
         if changed is not None:
-            found[key] = value, changed
-    return found
+            changes[key] = value, changed
+    return changes
 
 
 def _changed(config: Config, table: str, name: str, value: Any) -> Config | None:

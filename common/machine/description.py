@@ -35,7 +35,7 @@ def facts() -> dict[str, str]:
 
 
 def chip() -> str:
-    """What the processor is called, as far as the system tells."""
+    """What the processor is called, as far as the system says."""
     with suppress(OSError, subprocess.SubprocessError):
         if platform.system() == "Darwin":
             asked = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]

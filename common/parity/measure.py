@@ -13,7 +13,7 @@ ROLLOUT = 1e-4
 """A whole rollout, or what is computed from its images: ten steps, each fed with the last."""
 
 UPDATES = 1e-3
-"""Five complete updates: rollouts by policies that the errors of earlier updates moved apart."""
+"""Five complete updates: rollouts by policies that the errors of earlier updates made different."""
 
 CHANGE = 2 * math.sqrt(2 * SINGLE / math.sqrt(2 * math.pi))
 """How far five updates moved the parameters, 5.6e-3 of the distance.
@@ -38,7 +38,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class StageResult:
-    """How far two backends are apart in one stage.
+    """How far two backends differ in one stage.
 
     backends: "cpu vs float64" or "cpu vs mlx". relative_error: the largest of
     |a - b| / |b| (Euclidean norms of a whole array) over the stage's arrays, b being the

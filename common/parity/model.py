@@ -103,22 +103,22 @@ def compare_model(
         raise ValueError("a model is compared on two backends or more, such as cpu,mlx")
     config = settings(path, changes)
     backends = {name: registry.load(name) for name in names}
-    found: dict[str, dict[str, Measured]] = {}
+    stages_of: dict[str, dict[str, Measured]] = {}
     for name, backend in backends.items():
         subject, stages = ModelUnderTest(backend, config), {}
         for title, work in WORK.items():
             if observer is not None:
                 observer(f"{title} on {name}")
             stages |= {measured.stage: measured for measured in work(subject)}
-        found[name] = stages
+        stages_of[name] = stages
         del subject
         gc.collect()
     pairs = list(combinations(names, 2))
     return [
-        between(f"{a} vs {b}", found[a][stage], found[b][stage])
-        for stage in found[names[0]]
+        between(f"{a} vs {b}", stages_of[a][stage], stages_of[b][stage])
+        for stage in stages_of[names[0]]
         for a, b in pairs
-        if stage in found[a] and stage in found[b]  # not every backend names every part
+        if stage in stages_of[a] and stage in stages_of[b]  # not every backend names every part
     ]
 
 
@@ -158,27 +158,27 @@ class ModelUnderTest:
         return {name: self.backend.to_numpy(array) for name, array in arrays.items()}
 
     def sample(self, update: int) -> tuple[Trajectories, Conditioner, np.ndarray]:
-        """Two images of a prompt, with prompt noise; what they were told; the trained steps."""
+        """Two images of a prompt, with prompt noise; their conditioning; the trained steps."""
         config, policy, clock = self.config, self.policy, Clock()
         process, seed = make_process(policy, config.rollout), config.run.seed
         plan = plan_steps(config.rollout, seed=seed, update=update)
         prompts = [self.prompts[update % len(self.prompts)]]
         conditioner = Conditioner(config, self.backend, policy, process, prompts, update, clock)
         sampler = Sampler(policy, self.backend, process, conditioner, plan, clock)
-        found = sampler.sample(
+        trajectories = sampler.sample(
             prompts, config.rollout, seed=seed, update=update, keep_predicted=False
         )
-        return found, conditioner, plan.trained
+        return trajectories, conditioner, plan.trained
 
 
 def encoders(subject: ModelUnderTest) -> Iterator[Measured]:
     """Prompts, and the empty one, embedded."""
     with subject.backend.inference():
-        told, null = subject.policy.encode(PROMPTS), subject.policy.null(1)
-    arrays = {"tokens": told.tokens, "null": null.tokens}
+        conditioning, null = subject.policy.encode(PROMPTS), subject.policy.null(1)
+    arrays = {"tokens": conditioning.tokens, "null": null.tokens}
     yield measured("text encoders, tokens", subject.to_host(arrays))
-    if told.pooled is not None:
-        arrays = {"pooled": told.pooled, "null": null.pooled}
+    if conditioning.pooled is not None:
+        arrays = {"pooled": conditioning.pooled, "null": null.pooled}
         yield measured("text encoders, pooled", subject.to_host(arrays))
 
 
@@ -186,10 +186,10 @@ def parts(subject: ModelUnderTest) -> Iterator[Measured]:
     """Results of the denoiser's parts that the backends name alike, and its prediction."""
     x, time = subject.inputs
     with subject.backend.inference():
-        told = subject.policy.encode(PROMPTS)
+        conditioning = subject.policy.encode(PROMPTS)
         with subject.policy.reference():
-            off = subject.backend.to_numpy(subject.policy.predict(x, time, told))
-        trace = subject.to_host(subject.policy.trace(x, time, told))
+            off = subject.backend.to_numpy(subject.policy.predict(x, time, conditioning))
+        trace = subject.to_host(subject.policy.trace(x, time, conditioning))
     prediction = trace.pop("prediction")
     for name, result in trace.items():
         yield measured(f"denoiser {name}", {name: result})
@@ -202,13 +202,13 @@ def gradients(subject: ModelUnderTest) -> Iterator[Measured]:
     x, time = subject.inputs
     target = subject.backend.asarray(draw("target", x.shape))
     with subject.backend.inference():
-        told = subject.policy.encode(PROMPTS)
+        conditioning = subject.policy.encode(PROMPTS)
 
     def loss(x: Any) -> tuple[Any, dict[str, Any]]:
-        return ((subject.policy.predict(x, time, told) - target) ** 2).mean(), {}
+        return ((subject.policy.predict(x, time, conditioning) - target) ** 2).mean(), {}
 
-    _, _, found = subject.backend.value_and_grad(subject.policy, loss)(x)
-    yield Measured("gradients, adapter", subject.to_host(found), GRADIENTS)
+    _, _, by_name = subject.backend.value_and_grad(subject.policy, loss)(x)
+    yield Measured("gradients, adapter", subject.to_host(by_name), GRADIENTS)
 
 
 def decoding(subject: ModelUnderTest) -> Iterator[Measured]:
@@ -224,13 +224,13 @@ def rollout(subject: ModelUnderTest) -> Iterator[Measured]:
     whole = config.rollout.model_copy(update={"trained_steps": 0})
     kept, subject.config = config, config.model_copy(update={"rollout": whole})
     try:
-        found, _, trained = subject.sample(0)
+        trajectories, _, trained = subject.sample(0)
     finally:
         subject.config = kept
-    steps = {f"step {k}": found.next_latents[:, i] for i, k in enumerate(trained)}
+    steps = {f"step {k}": trajectories.next_latents[:, i] for i, k in enumerate(trained)}
     yield Measured("rollout latents", steps, ROLLOUT)
-    yield Measured("rollout log-probs", {"log_probs": found.log_probs}, ROLLOUT)
-    yield Measured("rollout images", {"images": found.images}, IMAGES)
+    yield Measured("rollout log-probs", {"log_probs": trajectories.log_probs}, ROLLOUT)
+    yield Measured("rollout images", {"images": trajectories.images}, IMAGES)
 
 
 def updates(subject: ModelUnderTest) -> Iterator[Measured]:
@@ -242,9 +242,9 @@ def updates(subject: ModelUnderTest) -> Iterator[Measured]:
     learner = Learner(config, backend, policy, process, optimizer, None)
     size = (1, config.rollout.group_size)
     for update in range(config.run.updates):
-        found, conditioner, trained = subject.sample(update)
+        trajectories, conditioner, trained = subject.sample(update)
         credit = Credit(np.ones(size, bool), draw(f"advantages {update}", size).astype(float), {})
-        learner.update(found, credit, trained, conditioner, update)
+        learner.update(trajectories, credit, trained, conditioner, update)
     values = subject.to_host(policy.parameters())
     flat = np.concatenate([values[name].ravel() for name in sorted(values)], dtype=float)
     yield Measured("two updates, parameters", {"parameters": flat}, UPDATES)

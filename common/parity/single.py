@@ -79,8 +79,8 @@ def gradients(subject: BackendUnderTest) -> Iterator[Measured]:
             "time": subject.levels(policy).time,
             "tokens": subject.conditioning(policy).tokens,
         }
-        _, _, found = subject.backend.value_and_grad(policy, _flow_loss(policy))(inputs)
-        yield measured(f"gradients, {name}", subject.to_host(found))
+        _, _, by_name = subject.backend.value_and_grad(policy, _flow_loss(policy))(inputs)
+        yield measured(f"gradients, {name}", subject.to_host(by_name))
 
 
 def transitions(subject: BackendUnderTest) -> Iterator[Measured]:
@@ -120,11 +120,11 @@ def objective(subject: BackendUnderTest) -> Iterator[Measured]:
         **levels._asdict(),
     }
     loss = surrogate_loss(policy, subject.process, config)
-    value, parts, found = subject.backend.value_and_grad(policy, loss)(batch)
+    value, parts, by_name = subject.backend.value_and_grad(policy, loss)(batch)
     yield measured("objective loss", subject.to_host({"loss": value}))
     yield measured("objective ratio", subject.to_host({"ratio": parts["ratio"]}))
     yield measured("objective KL", subject.to_host({"kl": parts["kl"]}))
-    yield measured("objective gradients", subject.to_host(found))
+    yield measured("objective gradients", subject.to_host(by_name))
 
 
 def optimizer(subject: BackendUnderTest) -> Iterator[Measured]:

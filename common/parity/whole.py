@@ -44,13 +44,13 @@ def rollout(subject: BackendUnderTest) -> Iterator[Measured]:
     """
     config = settings(*SMALL, "rollout.train_last_step=true")
     prompts = _prompts(config)
-    found = _sample(subject, config, prompts)
-    kept = {f"step {k}": found.next_latents[:, k] for k in range(config.rollout.steps)}
+    trajectories = _sample(subject, config, prompts)
+    kept = {f"step {k}": trajectories.next_latents[:, k] for k in range(config.rollout.steps)}
     yield Measured("rollout latents", kept, ROLLOUT)
-    yield Measured("rollout log-probs", {"log_probs": found.log_probs}, ROLLOUT)
-    yield Measured("rollout final latents", {"final": found.next_latents[:, -1]}, ROLLOUT)
-    yield Measured("rollout images", {"images": found.images}, ROLLOUT)
-    rewards, features = _score(subject.backend, config, prompts, found.images)
+    yield Measured("rollout log-probs", {"log_probs": trajectories.log_probs}, ROLLOUT)
+    yield Measured("rollout final latents", {"final": trajectories.next_latents[:, -1]}, ROLLOUT)
+    yield Measured("rollout images", {"images": trajectories.images}, ROLLOUT)
+    rewards, features = _score(subject.backend, config, prompts, trajectories.images)
     potentials, _ = _credit(config, rewards, features)
     yield Measured("rollout rewards", {"rewards": rewards}, ROLLOUT)
     yield Measured("rollout potentials", {"potentials": potentials}, ROLLOUT)

@@ -1,6 +1,6 @@
 """What published model families are made of: their configurations, without their weights.
 
-A pipeline is told as its files tell it, under the names of diffusers and transformers: a component
+A pipeline is described as in its files, under the names of diffusers and transformers: a component
 and what its config.json holds. Estimates and timings at full size draw weights for it.
 Not here: anything that is read from disk, and the classes of a tensor library.
 """
@@ -214,15 +214,18 @@ TINY: dict[str, Documents] = {
 
 
 def documents(family: str, path: str | None, *, size: Size = "full") -> Documents:
-    """The components of a family; of FLUX.1, the path tells schnell from dev.
+    """The components of a family; of FLUX.1, the path decides between schnell and dev.
 
     Raises KeyError for a family that none is published of.
     """
-    found = (TINY if size == "tiny" else FULL)[family]
+    components = (TINY if size == "tiny" else FULL)[family]
     if family == "flux":
         dev = "schnell" not in str(path)
-        found = {**found, "transformer": {**found["transformer"], "guidance_embeds": dev}}
-    return _shallow(found) if size == "shallow" else found
+        components = {
+            **components,
+            "transformer": {**components["transformer"], "guidance_embeds": dev},
+        }
+    return _shallow(components) if size == "shallow" else components
 
 
 def _shallow(documents: Documents) -> Documents:

@@ -56,24 +56,24 @@ def index(path: str) -> dict[str, Any]:
     file = folder / INDEX
     if not folder.is_dir():
         if not REPOSITORY.fullmatch(path):
-            held = _weights([folder])
-            raise ValueError(f"model.path = '{path}': no such folder, and no repository name{held}")
+            hint = _weights([folder])
+            raise ValueError(f"model.path = '{path}': no such folder, and no repository name{hint}")
         from huggingface_hub import hf_hub_download
 
         with explained(path):
             file = Path(hf_hub_download(path, INDEX))
     elif not file.is_file():
-        held = _weights(sorted(folder.iterdir()))
+        hint = _weights(sorted(folder.iterdir()))
         raise ValueError(
-            f"model.path = '{path}' is no diffusers pipeline: {INDEX} is missing{held}"
+            f"model.path = '{path}' is no diffusers pipeline: {INDEX} is missing{hint}"
         )
     try:
-        found = reading.json_document(reading.content(file))
+        document = reading.json_document(reading.content(file))
     except (ValueError, OSError):
-        found = None
-    if not isinstance(found, dict):
+        document = None
+    if not isinstance(document, dict):
         raise ValueError(f"model.path = '{path}': {INDEX} is damaged")
-    return found
+    return document
 
 
 def check(model: ModelConfig, without: Collection[str] = ()) -> dict[str, Any]:
@@ -90,20 +90,20 @@ def check(model: ModelConfig, without: Collection[str] = ()) -> dict[str, Any]:
             that the index says is none or that the folder lacks.
     """
     path, expected = str(model.path), PIPELINES.get(model.family)
-    found = index(path)
-    kind = str(found.get("_class_name"))
+    document = index(path)
+    kind = str(document.get("_class_name"))
     if expected is not None and kind != expected:
         family = FAMILIES.get(kind)
         hint = f": model.family = '{family}'" if family else f"; '{model.family}' is {expected}"
         raise ValueError(f"model.path = '{path}' holds a {kind}, not a {expected}{hint}")
     folder = Path(path).expanduser()
-    for name, entry in sorted(found.items()):
+    for name, entry in sorted(document.items()):
         if not isinstance(entry, list) or name in OPTIONAL or name in without:
             continue
         if entry[0] is None or (folder.is_dir() and not (folder / name).is_dir()):
             hint = "; model.text_encoder_3 = false does without" if name.endswith("_3") else ""
             raise ValueError(f"model.path = '{path}': its component '{name}' is missing{hint}")
-    return found
+    return document
 
 
 def check_resolution(pixels: int, multiple: int) -> None:
