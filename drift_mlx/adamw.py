@@ -47,7 +47,7 @@ class AdamW:
             raise NotFiniteError(f"the gradient norm is {before}; nothing was updated")
         self._step += 1
         t = self._step
-        # Arrays, for a number is a constant to the compiler: every step would be compiled anew.
+        # Arrays, for a number is a constant to the compiler: every step would be compiled again.
         rate = mx.array(s.learning_rate / (1 - s.beta1**t))
         root = mx.array(math.sqrt(1 - s.beta2**t))
         shrink = mx.array(1 - s.learning_rate * s.weight_decay)
@@ -82,8 +82,8 @@ class AdamW:
     def state(self) -> dict[str, np.ndarray]:
         """`step` (int64 scalar), `first/<name>` and `second/<name>` (moments), on the host."""
         state = {"step": np.array(self._step, dtype=np.int64)}
-        for moment, held in (("first", self._first), ("second", self._second)):
-            state |= {f"{moment}/{name}": np.array(array) for name, array in held.items()}
+        for moment, arrays in (("first", self._first), ("second", self._second)):
+            state |= {f"{moment}/{name}": np.array(array) for name, array in arrays.items()}
         return state
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
@@ -91,8 +91,10 @@ class AdamW:
         expected = {name: array.shape for name, array in self.state().items()}
         check_shapes(state, expected, "optimizer state")
         self._step = int(state["step"])
-        for moment, held in (("first", self._first), ("second", self._second)):
-            held.update({name: mx.array(state[f"{moment}/{name}"], mx.float32) for name in held})
+        for moment, arrays in (("first", self._first), ("second", self._second)):
+            arrays.update(
+                {name: mx.array(state[f"{moment}/{name}"], mx.float32) for name in arrays}
+            )
 
 
 def is_compiled(policy: protocols.Policy) -> bool:

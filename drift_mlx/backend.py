@@ -96,8 +96,8 @@ class Backend:
         an argument but for frozen weights, so it is traced once for each set of shapes.
 
         Where some of the way is in float16, what is below 6e-8 vanishes. The loss is then
-        multiplied by the largest power of two whose gradients are finite, found anew each time: a
-        scale carried along would have to be part of every checkpoint.
+        multiplied by the largest power of two whose gradients are finite, searched for at every
+        call: a scale that is kept would have to be part of every checkpoint.
         """
         module, dtype = module_of(policy), getattr(policy, "dtype", None)
         half = dtype is not None and dtype == mx.float16
@@ -129,19 +129,19 @@ class Backend:
         ) -> tuple[mx.array, dict[str, mx.array], Parameters]:
             parameters = lora.trainable(module)
             try:
-                found = compute(parameters, mx.array(2.0**exponent), onto, *arrays)
+                result = compute(parameters, mx.array(2.0**exponent), onto, *arrays)
             finally:
                 set_parameters(module, parameters)
-            mx.eval(*found)
-            return found
+            mx.eval(*result)
+            return result
 
         def run(
             *arrays: mx.array, onto: Parameters | None = None
         ) -> tuple[mx.array, dict[str, mx.array], Parameters]:
             for exponent in (16, 12, 8, 4) if half else ():
-                found = scaled(exponent, onto, arrays)
-                if all(mx.isfinite(g).all().item() for g in found[2].values()):
-                    return found
+                result = scaled(exponent, onto, arrays)
+                if all(mx.isfinite(g).all().item() for g in result[2].values()):
+                    return result
             return scaled(0, onto, arrays)
 
         return run
@@ -210,13 +210,13 @@ class Backend:
         return no_room or isinstance(error, MemoryError)
 
     def compiling_seconds(self) -> float:
-        """Seconds of tracing, and on a CPU of g++; what Metal's compiler takes is not told."""
+        """Seconds of tracing, and on a CPU of g++; what Metal's compiler takes is not counted."""
         return spent.seconds
 
     def device_memory(self) -> dict[str, int]:
-        """Bytes that MLX holds: `peak` since the start, and `active`; `total` that it may."""
-        held = {"peak": mx.get_peak_memory(), "active": mx.get_active_memory()}
-        return held | {"total": _room()}
+        """Bytes that MLX has allocated: `peak` since the start, `active` now, `total` allowed."""
+        allocated = {"peak": mx.get_peak_memory(), "active": mx.get_active_memory()}
+        return allocated | {"total": _room()}
 
     def describe(self) -> dict[str, str]:
         """Versions, device and numerical switches, for `environment.json`."""

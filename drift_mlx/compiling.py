@@ -40,7 +40,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         spent.traces += 1
         spent._depth += 1
         try:
-            return _apart(function(*arguments))
+            return _unmerged(function(*arguments))
         finally:
             spent._depth -= 1
 
@@ -50,12 +50,12 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         if spent._depth:
             return function(*arguments)
         before, start, outside = spent.traces, time.perf_counter(), _compiler_seconds()
-        found = fast(*arguments)
+        results = fast(*arguments)
         if spent.traces > before:
             spent.seconds += time.perf_counter() - start
-            mx.eval(found)  # which is when a CPU's code is generated
+            mx.eval(results)  # which is when a CPU's code is generated
             spent.seconds += _compiler_seconds() - outside
-        return found
+        return results
 
     return call
 
@@ -71,16 +71,16 @@ def check_compiler() -> None:
         )
 
 
-def _apart(found: Any) -> Any:
+def _unmerged(results: Any) -> Any:
     """The same arrays, which the compiler cannot merge with others.
 
     What is computed twice MLX 0.32.4 merges; where one of the two is a result, as a ratio that the
     loss needs as well, it then cannot find it: IndexError.
     """
     arrays: list[mx.array] = []
-    tree_map(arrays.append, found)
+    tree_map(arrays.append, results)
     behind = iter(mx.depends(arrays, arrays[:1]))
-    return tree_map(lambda _: next(behind), found)
+    return tree_map(lambda _: next(behind), results)
 
 
 def _compiler_seconds() -> float:

@@ -32,18 +32,18 @@ T = TypeVar("T")
 
 
 class Part(Generic[T]):
-    """A frozen part of a pipeline, held all the time or only while it is used."""
+    """A frozen part of a pipeline, in memory all the time or only while it is used."""
 
     def __init__(self, load: Callable[[], T], module: Callable[[T], nn.Module], *, keep: bool):
         self._load, self._keep = load, keep
         part = load()  # its names and shapes are checked now, its arrays not read
         self.size = nbytes(module(part).parameters())
-        self._held: T | None = part if keep else None
+        self._kept_part: T | None = part if keep else None
 
     @contextmanager
     def present(self) -> Iterator[T]:
         """Within it the part is there."""
-        part = self._load() if self._held is None else self._held
+        part = self._load() if self._kept_part is None else self._kept_part
         try:
             yield part
         finally:
@@ -91,7 +91,7 @@ class DiffusersPolicy(Tuned):
             )
             for name in names
         }
-        self._vae = Part(folder.vae, lambda found: found[0], keep=self._kept)
+        self._vae = Part(folder.vae, lambda decoder: decoder[0], keep=self._kept)
         self._vae_config = folder.settings("vae", vae.VAEConfig)
         self.latent_shape = self._latent_shape()
         self._tune_denoiser(adapter, seed)

@@ -186,7 +186,7 @@ def stages(policy: Any, config: Config, *, on_cpu: bool) -> dict[str, int]:
     kept = trained_on.training(checkpointing=model.gradient_checkpointing)
     if rollout.guidance_gradient == "both":
         kept *= branches
-    found = {
+    peaks = {
         "encoding": always + (encoders if brought else 0),
         "rollout": always + _tally(policy, rollout.batch_size, on_cpu).inference(),
         "decoding": always
@@ -194,7 +194,7 @@ def stages(policy: Any, config: Config, *, on_cpu: bool) -> dict[str, int]:
         + decoding(policy, config, on_cpu=on_cpu),
         "update": always + trained + kept,
     }
-    return {stage: round(size) for stage, size in found.items()}
+    return {stage: round(size) for stage, size in peaks.items()}
 
 
 def least(policy: Any) -> int:

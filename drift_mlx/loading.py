@@ -73,14 +73,14 @@ class Folder:
         """A JSON file of a component."""
         path = self._path / component / file
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            document = json.loads(path.read_text(encoding="utf-8"))
         except OSError:
             raise ValueError(f"{self._where}: {component}/{file} is missing") from None
         except ValueError:
-            found = None
-        if not isinstance(found, dict):
+            document = None
+        if not isinstance(document, dict):
             raise ValueError(f"{self._where}: {component}/{file} is damaged")
-        return found
+        return document
 
     def settings(self, component: str, kind: type[T]) -> T:
         """The configuration of a component as the dataclass that knows its keys.
@@ -90,16 +90,16 @@ class Folder:
         """
         given = self.document(component)
         known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-        found = kind(**{key: _frozen(value) for key, value in given.items() if key in known})
+        settings = kind(**{key: _frozen(value) for key, value in given.items() if key in known})
         for key in known:
-            valid, value = getattr(kind, key.upper(), None), getattr(found, key)
+            valid, value = getattr(kind, key.upper(), None), getattr(settings, key)
             for each in value if isinstance(value, tuple) else (value,):
                 if valid is not None and each not in valid:
                     raise ValueError(self._unknown(component, key, each, valid))
         for key, value in getattr(kind, "FIXED", {}).items():
             if given.get(key, value) != value:
                 raise ValueError(self._unknown(component, key, given[key], (value,)))
-        return found
+        return settings
 
     def weights(self, component: str) -> dict[str, mx.array]:
         """The arrays of a component by name, not read from disk before they are used.
@@ -112,17 +112,17 @@ class Folder:
         folder = self._path / component
         files = self._files(folder, stem)
         if not files:
-            held = sorted(path.name for path in folder.glob(f"{stem}*"))
-            also = f"; it has {', '.join(held)}" if held else ""
+            existing = sorted(path.name for path in folder.glob(f"{stem}*"))
+            also = f"; it has {', '.join(existing)}" if existing else ""
             raise ValueError(f"{self._where}: {component}/{stem}.safetensors is missing{also}")
-        found: dict[str, Any] = {}
+        arrays: dict[str, Any] = {}
         for file in files:
             try:
-                found |= mx.load(str(file))  # type: ignore[operator]
+                arrays |= mx.load(str(file))  # type: ignore[operator]
             except (RuntimeError, ValueError, OSError) as error:
                 line = " ".join(str(error).split())[:200]
                 raise ValueError(f"{self._where}: {component}/{file.name}: {line}") from None
-        return found
+        return arrays
 
     def origin(self, component: str) -> str:
         """What to call a component's weights in an error message."""
@@ -138,7 +138,7 @@ class Folder:
 
         logging.set_verbosity_error()
         kind = getattr(transformers, self.kind(component), transformers.AutoTokenizer)
-        with pipelines.explained(self.name), warnings.catch_warnings():
+        with pipelines.load_errors_in_one_line(self.name), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             return kind.from_pretrained(self._path / component)
 
@@ -200,7 +200,7 @@ class Folder:
         ignored = ["*.fp16*", "*non_ema*", "*.msgpack", *(f"{name}/*" for name in without)]
         if self._source is not None:
             ignored.append("transformer/*.safetensors")
-        with pipelines.explained(self.name):
+        with pipelines.load_errors_in_one_line(self.name):
             return Path(
                 snapshot_download(self.name, allow_patterns=list(PATTERNS), ignore_patterns=ignored)
             )
@@ -221,8 +221,8 @@ def fill(
 ) -> None:
     """Put weights, in PyTorch's layout, into a module, which is frozen then.
 
-    what: whose they are, for ValueError that names a missing, extra or misshapen one. only: of
-    which names the module's arrays are replaced. Nothing is read from disk yet. Linears whose
+    what: the component, for the ValueError that names a missing, extra or misshapen array. only:
+    whether the array of that name is replaced. Nothing is read from disk yet. Linears whose
     weights come with scales become quantised ones.
     """
     _as_packed(module, weights)
@@ -257,14 +257,14 @@ def _as_packed(module: nn.Module, weights: Mapping[str, mx.array]) -> None:
 
 def flat(module: nn.Module) -> dict[str, mx.array]:
     """The arrays of a module by name."""
-    found: Any = tree_flatten(module.parameters())
-    return dict(found)
+    pairs: Any = tree_flatten(module.parameters())
+    return dict(pairs)
 
 
 def quantized(module: nn.Module, bits: int) -> None:
     """Hold the linears inside of a network's blocks in groups of a few bits, each with a scale.
 
-    bits: 4 or 8; 0 leaves them as they are. What enters and leaves the blocks keeps its digits, as
+    bits: 4 or 8; 0 changes nothing. What enters and leaves the blocks keeps its digits, as
     do linears whose inputs do not divide into groups.
     """
 

@@ -1,7 +1,7 @@
-"""How much of a Mac's memory MLX may hold: what is set where Metal is, and nowhere else.
+"""How much of a Mac's memory MLX may use: limits that are set on Metal, and nowhere else.
 
 macOS may swap out or compress what a process has not touched for a while, weights of a model too.
-What is *wired* stays where the GPU finds it. MLX wires nothing unless it is told how much it may.
+*Wired* memory stays where the GPU can read it. MLX wires nothing before a limit is set.
 Never run on a Mac: what is called here is what MLX 0.32 documents.
 """
 
@@ -44,10 +44,10 @@ def limits(info: Mapping[str, Any]) -> Limits | None:
 
 
 def hold(core: Any) -> Limits | None:
-    """Set the limits where there is Metal; gives them as they are now, else None.
+    """Set the limits where there is Metal; returns those in force now, None without Metal.
 
-    core: `mlx.core`. Whoever has set a larger wired limit or a smaller cache keeps it. A system
-    that refuses keeps its own: then 0 is wired.
+    core: `mlx.core`. A larger wired limit or a smaller cache limit that is set already is kept.
+    A system that refuses keeps its own: then 0 is wired.
     """
     wanted = limits(core.device_info()) if core.metal.is_available() else None
     if wanted is None:
@@ -66,12 +66,12 @@ def hold(core: Any) -> Limits | None:
     )
 
 
-def describe(held: Limits) -> dict[str, str]:
+def describe(current: Limits) -> dict[str, str]:
     """The limits in words, for `drift doctor` and `environment.json`."""
     return {
-        "wired limit": f"{_gb(held.wired)} of {_gb(held.recommended)} that Metal recommends",
-        "cache limit": _gb(held.cached),
-        "unified memory": _gb(held.total),
+        "wired limit": f"{_gb(current.wired)} of {_gb(current.recommended)} that Metal recommends",
+        "cache limit": _gb(current.cached),
+        "unified memory": _gb(current.total),
     }
 
 

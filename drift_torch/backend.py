@@ -113,10 +113,10 @@ class Backend:
                 value, auxiliary = loss(*arrays)
             gradients = _gradients(value, list(parameters.values()), half=half)
             detached = {name: array.detach() for name, array in auxiliary.items()}
-            found = dict(zip(parameters, gradients, strict=True))
+            summed = dict(zip(parameters, gradients, strict=True))
             if onto is not None:
-                found = {name: onto[name] + g for name, g in found.items()}
-            return value.detach(), detached, found
+                summed = {name: onto[name] + g for name, g in summed.items()}
+            return value.detach(), detached, summed
 
         return run
 
@@ -265,8 +265,8 @@ class AdamW:
         state = {"step": np.array(steps[0] if steps else 0, dtype=np.int64)}
         for moment, key in MOMENTS.items():
             for name, parameter in self._parameters.items():
-                held = states[parameter][key] if steps else torch.zeros_like(parameter)
-                state[f"{moment}/{name}"] = np.array(held.detach().cpu().numpy())
+                array = states[parameter][key] if steps else torch.zeros_like(parameter)
+                state[f"{moment}/{name}"] = np.array(array.detach().cpu().numpy())
         return state
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
@@ -275,22 +275,22 @@ class AdamW:
         expected = {f"{m}/{name}": shape for m in MOMENTS for name, shape in shapes.items()}
         check_shapes(state, {"step": ()} | expected, "optimizer state")
         for name, parameter in self._parameters.items():
-            held: dict[str, Tensor] = {"step": torch.tensor(float(state["step"]))}
+            restored: dict[str, Tensor] = {"step": torch.tensor(float(state["step"]))}
             for moment, key in MOMENTS.items():
-                held[key] = torch.tensor(state[f"{moment}/{name}"]).to(parameter)
-            self._optimizer.state[parameter] = held
+                restored[key] = torch.tensor(state[f"{moment}/{name}"]).to(parameter)
+            self._optimizer.state[parameter] = restored
 
 
 def _gradients(value: Tensor, parameters: list[nn.Parameter], *, half: bool) -> list[Tensor]:
     """Gradients of a scalar, in the parameters' own type; zeros for those that it does not use.
 
     half: some of the way is in float16, where what is below 6e-8 vanishes. The loss is then
-    multiplied by the largest power of two whose gradients are finite, found anew each time: a
-    scale carried along (as by GradScaler) would have to be part of every checkpoint.
+    multiplied by the largest power of two whose gradients are finite, searched for at every call: a
+    scale that is kept (as by GradScaler) would have to be part of every checkpoint.
     """
-    found: Sequence[Tensor] = ()
+    gradients: Sequence[Tensor] = ()
     for exponent in (16, 12, 8, 4, 0) if half else (0,):
-        found = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             value * 2.0**exponent if half else value,
             parameters,
             retain_graph=exponent > 0,
@@ -298,10 +298,10 @@ def _gradients(value: Tensor, parameters: list[nn.Parameter], *, half: bool) -> 
             materialize_grads=True,
         )
         if exponent:
-            found = [gradient / 2.0**exponent for gradient in found]
-            if all(bool(torch.isfinite(gradient).all()) for gradient in found):
+            gradients = [gradient / 2.0**exponent for gradient in gradients]
+            if all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
                 break
-    return list(found)
+    return list(gradients)
 
 
 def _module(policy: protocols.Policy) -> nn.Module:

@@ -1,4 +1,4 @@
-"""How much memory a run needs, found without computing it: its steps on tensors without content.
+"""How much memory a run needs, by tracing its steps on tensors without content.
 
 PyTorch's fake tensors have a shape, a type and a device but no values. Running a rollout's or an
 update's forward and backward pass on them, while adding up the storages that are alive, gives the
@@ -72,14 +72,14 @@ def stages(policy: Tuned, config: Config, prompt: str) -> dict[str, int]:
         resident = policy.resident()
         trained = sum(value.nbytes for value in policy.parameters().values())
         always = stored(resident) + 2 * trained  # AdamW's two moments
-        found = {"rollout": always + inference(policy, process, rollout.batch_size, prompt)}
+        peaks = {"rollout": always + inference(policy, process, rollout.batch_size, prompt)}
         for stage, (part, call) in policy.transient_parts(rollout.batch_size).items():
-            found[stage] = (
+            peaks[stage] = (
                 stored([*resident, part]) + 2 * trained + _alone(part, call, policy.device)
             )
         micro_batch = training(policy, process, settings.micro_batch, prompt)
-        found["update"] = always + trained + micro_batch  # and the sum of earlier gradients
-    return found
+        peaks["update"] = always + trained + micro_batch  # and the sum of earlier gradients
+    return peaks
 
 
 def stored(modules: Iterable[nn.Module]) -> int:
@@ -118,7 +118,7 @@ def _peak(policy: Any, process: Process, batch: int, prompt: str, *, gradients: 
             prediction = process.predict(policy, x, levels, conditioning)
         if gradients:
             loss = prediction.square().mean()
-            # float16's gradients are found by trial, for which the graph is kept.
+            # In float16 the backward pass is tried with several loss scales: the graph is kept.
             half = getattr(policy, "dtype", None) == torch.float16
             kept = torch.autograd.grad(loss, trained, allow_unused=True, retain_graph=half)
             del kept

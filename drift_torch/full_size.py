@@ -89,8 +89,8 @@ def _pipeline(model: ModelConfig, device: torch.device, size: Size) -> Any:
             parts[name].to("cpu")
     for name in documents:
         if name.startswith("text_encoder"):
-            reads = _pieces() if "d_model" in documents[name] else _words()
-            parts[name.replace("text_encoder", "tokenizer")] = reads
+            tokenizer = _pieces() if "d_model" in documents[name] else _words()
+            parts[name.replace("text_encoder", "tokenizer")] = tokenizer
     diffusers, scheduler = _library("diffusers"), documents["scheduler"]
     flow = diffusers.FlowMatchEulerDiscreteScheduler
     match model.family:

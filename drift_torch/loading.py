@@ -57,7 +57,7 @@ def pipeline(model: ModelConfig, dtype: torch.dtype, **parts: Any) -> Any:
             f"model.path = '{path}' holds a {index['_class_name']}, which diffusers "
             f"{diffusers.__version__} does not know"
         )
-    with pipelines.explained(path), warnings.catch_warnings():
+    with pipelines.load_errors_in_one_line(path), warnings.catch_warnings():
         # `torch_dtype` is what every diffusers since 0.35 knows; its successor is not.
         warnings.simplefilter("ignore", FutureWarning)
         return kind.from_pretrained(

@@ -68,13 +68,13 @@ class Maps:
 
     def _read(self, head: str) -> list[Tensor]:
         values = loading.weights(head)
-        found = []
+        heads = []
         for i, (_, channels, *_rest) in enumerate(LAYERS.values()):
             weight = values.get(f"lin{i}.model.1.weight")
             if weight is None or weight.shape != (1, channels, 1, 1) or (weight < 0).any():
                 raise RewardNameError(f"'{head}' holds no LPIPS weights for AlexNet")
-            found.append(weight.to(self._device))
-        return found
+            heads.append(weight.to(self._device))
+        return heads
 
     @staticmethod
     def _weighted(maps: Tensor, weight: Tensor) -> Tensor:

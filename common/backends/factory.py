@@ -36,6 +36,6 @@ class Factory(Protocol):
     def language_model(self, name: str) -> "LanguageModel":
         """A causal language model by its folder or repository name.
 
-        Raises common.prompts.language.LanguageModelError, in one line, when it cannot be had.
+        Raises common.prompts.language.LanguageModelError, in one line, when it cannot be loaded.
         """
         ...

@@ -8,9 +8,9 @@ from common.pipelines.folder import (
     check,
     check_resolution,
     diffusion_schedule,
-    explained,
     flux_schedule,
     index,
+    load_errors_in_one_line,
 )
 
 __all__ = [
@@ -21,7 +21,7 @@ __all__ = [
     "check",
     "check_resolution",
     "diffusion_schedule",
-    "explained",
     "flux_schedule",
     "index",
+    "load_errors_in_one_line",
 ]

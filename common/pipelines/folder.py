@@ -25,9 +25,9 @@ __all__ = [
     "check",
     "check_resolution",
     "diffusion_schedule",
-    "explained",
     "flux_schedule",
     "index",
+    "load_errors_in_one_line",
 ]
 
 FAMILIES = {
@@ -60,7 +60,7 @@ def index(path: str) -> dict[str, Any]:
             raise ValueError(f"model.path = '{path}': no such folder, and no repository name{hint}")
         from huggingface_hub import hf_hub_download
 
-        with explained(path):
+        with load_errors_in_one_line(path):
             file = Path(hf_hub_download(path, INDEX))
     elif not file.is_file():
         hint = _weights(sorted(folder.iterdir()))
@@ -160,8 +160,11 @@ def flux_schedule(scheduler: Mapping[str, Any], length: int) -> FlowSchedule:
 
 
 @contextmanager
-def explained(path: str, key: str = "model.path") -> Iterator[None]:
-    """Within it, errors of the hub and of reading files become one line on the key."""
+def load_errors_in_one_line(path: str, key: str = "model.path") -> Iterator[None]:
+    """Errors of the hub and of files, raised within it, become a ValueError of one line.
+
+    The line begins with the key and the path.
+    """
     from huggingface_hub import errors
 
     where = f"{key} = '{path}'"

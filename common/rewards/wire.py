@@ -138,8 +138,8 @@ def read_request(body: bytes | bytearray) -> tuple[np.ndarray, list[str], list[d
 def response(scores: np.ndarray, reward: str = "", version: str = "") -> bytes:
     """N scores as the body of a response; the digits are those of float64.
 
-    reward and version: what computed them, so that a server that was started anew with another
-    reward is noticed.
+    reward and version: what computed them, so that a server that was started again with
+    another reward is noticed.
     """
     values = [float(score) if math.isfinite(score) else None for score in scores]
     return json.dumps({"scores": values, "reward": reward, "version": version}).encode()

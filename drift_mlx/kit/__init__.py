@@ -51,11 +51,11 @@ def load() -> Any:
     }
     with _in_their_place(standins):
         try:
-            found = {name: importlib.import_module(f"{PACKAGE}.mlx.{name}") for name in MODULES}
+            modules = {name: importlib.import_module(f"{PACKAGE}.mlx.{name}") for name in MODULES}
         except Exception as error:  # another release may break in any way
             line = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise UnavailableError(f"broken ({line}): {DIFFUSIONKIT}") from None
-    return SimpleNamespace(**found)
+    return SimpleNamespace(**modules)
 
 
 def verdict() -> str:

@@ -104,36 +104,38 @@ def of_denoiser(named: Mapping[str, mx.array], *, flux: bool) -> Arrays:
     """Diffusers' names and PyTorch's layout for a denoiser in DiffusionKit's.
 
     A quantised linear's scales and biases go where its weight goes. KeyError names half of a
-    projection that is missing; a name that is not known stays as it is.
+    projection that is missing; a name that is not known is not changed.
     """
-    found: Arrays = {}
+    converted: Arrays = {}
     for name, array in named.items():
         if name.startswith(PATCHES):
             leaf = name.removeprefix(PATCHES)
             flat = array[:, 0, 0] if leaf == "weight" and flux else array
             last = flat.transpose(0, 3, 1, 2) if flat.ndim == 4 else flat
-            found[f"{'x_embedder' if flux else 'pos_embed.proj'}.{leaf}"] = last
+            converted[f"{'x_embedder' if flux else 'pos_embed.proj'}.{leaf}"] = last
         elif name == POSITIONS:
-            found["pos_embed.pos_embed"] = array[None]
+            converted["pos_embed.pos_embed"] = array[None]
         elif re.match(rf"{SINGLE}mlp\.fc2\.", name):
             continue  # the other half of `proj_out`
         else:
             if re.match(rf"{SINGLE}attn\.o_proj\.", name) and not name.endswith(".bias"):
                 half = named[name.replace("attn.o_proj", "mlp.fc2")]
                 array = mx.concatenate([array, half], axis=1)
-            found[_part(name)] = array
-    last = max((int(name.split(".")[1]) for name in found if name.startswith("transf")), default=0)
+            converted[_part(name)] = array
+    last = max(
+        (int(name.split(".")[1]) for name in converted if name.startswith("transf")), default=0
+    )
     swapped = ["norm_out.linear"] + ([] if flux else [f"transformer_blocks.{last}.norm1_context."])
-    for name in [name for name in found if name.startswith(tuple(swapped))]:
-        shift, scale = mx.split(found[name], 2)
-        found[name] = mx.concatenate([scale, shift])
-    return found
+    for name in [name for name in converted if name.startswith(tuple(swapped))]:
+        shift, scale = mx.split(converted[name], 2)
+        converted[name] = mx.concatenate([scale, shift])
+    return converted
 
 
 def of_decoder(named: Mapping[str, mx.array]) -> Arrays:
     """The same for the decoder of a VAE."""
     last = max((int(name.split(".")[1]) for name in named if name.startswith("up_bl")), default=0)
-    found: Arrays = {}
+    converted: Arrays = {}
     for name, array in named.items():
         for theirs, ours in DECODER:
             name = re.sub(theirs, ours, name)
@@ -142,13 +144,13 @@ def of_decoder(named: Mapping[str, mx.array]) -> Arrays:
             array = array[:, :, None, None]
         elif array.ndim == 4:
             array = array.transpose(0, 3, 1, 2)
-        found[f"decoder.{name}"] = array
-    return found
+        converted[f"decoder.{name}"] = array
+    return converted
 
 
 def _part(name: str) -> str:
     stem, dot, leaf = name.rpartition(".")
     for theirs, ours in PARTS:
-        if found := re.fullmatch(theirs, stem):
-            return f"{found.expand(ours)}.{leaf}"
+        if match := re.fullmatch(theirs, stem):
+            return f"{match.expand(ours)}.{leaf}"
     return f"{stem}{dot}{leaf}"

@@ -41,7 +41,7 @@ SIGNS = {
     "unified_transformer_blocks.": "flux",
     MADE: "sd3",
 }
-"""Beginnings of names that tell a family, the surer ones first."""
+"""Beginnings of names -> the family that they belong to, the surer ones first."""
 
 
 class Source:
@@ -59,7 +59,7 @@ class Source:
         except kit.UnavailableError as error:
             raise kit.UnavailableError(f"{self.where}: diffusionkit is {error}") from None
         self._family, self._bits = model.family, model.quantize
-        self._files = self._found(str(model.weights))
+        self._files = self._weight_files(str(model.weights))
         self._check()
 
     def has(self, component: str) -> bool:
@@ -75,26 +75,26 @@ class Source:
         """
         given, lost = self._denoiser(), {}
         named = names.flux_named if self._family == "flux" else names.sd3_named
-        with self._told("transformer"):
+        with self._name_errors_in_one_line("transformer"):
             if any(name.startswith(MADE) for name in given):
                 lost = _lost(given)
             else:
                 given = named(given, self._io)
-            found = names.of_denoiser(given | lost, flux=self._family == "flux")
+            arrays = names.of_denoiser(given | lost, flux=self._family == "flux")
         if lost:
             warnings.warn(
                 f"{self.where}: its making dropped the biases of {len(lost)} key projections; "
                 "they are zero here, so this is another model than the one that it was made of",
                 stacklevel=2,
             )
-        return found
+        return arrays
 
     def vae(self) -> Arrays:
         """The arrays of its decoder, as those of the denoiser."""
         given = self._read()
         before = next(before for before in DECODERS if f"{before}conv_in.weight" in given)
         own = {name: array for name, array in given.items() if name.startswith(before)}
-        with self._told("vae", before):
+        with self._name_errors_in_one_line("vae", before):
             if any(".mid_blocks." in name for name in own):
                 named = {name.removeprefix(before): array for name, array in own.items()}
             else:
@@ -102,8 +102,11 @@ class Source:
             return names.of_decoder(named)
 
     @contextmanager
-    def _told(self, component: str, before: str = "") -> Iterator[None]:
-        """Within it, what naming stumbles over becomes one line. before: what names lost."""
+    def _name_errors_in_one_line(self, component: str, before: str = "") -> Iterator[None]:
+        """Errors of renaming, raised within it, become a ValueError of one line.
+
+        before: the prefix that was removed from the names.
+        """
         try:
             yield
         except KeyError as error:
@@ -113,7 +116,7 @@ class Source:
             line = " ".join(str(error).split())[:200]
             raise ValueError(f"{self.where}: {component}: a tensor's shape: {line}") from None
 
-    def _found(self, name: str) -> list[Path]:
+    def _weight_files(self, name: str) -> list[Path]:
         path = Path(name).expanduser()
         if path.is_file():
             return [path]
@@ -122,7 +125,7 @@ class Source:
                 raise ValueError(f"{self.where}: no such file or folder, and no repository name")
             from huggingface_hub import snapshot_download
 
-            with pipelines.explained(name, KEY):
+            with pipelines.load_errors_in_one_line(name, KEY):
                 path = Path(snapshot_download(name, allow_patterns=["*.safetensors"]))
         if not (files := sorted(path.glob("*.safetensors"))):
             raise ValueError(f"{self.where}: no .safetensors file is in it")
@@ -130,20 +133,20 @@ class Source:
 
     def _read(self) -> Arrays:
         """All arrays of all files by name; their contents are read when they are used."""
-        found: Arrays = {}
+        arrays: Arrays = {}
         for file in self._files:
             try:
-                arrays: Any = mx.load(str(file), format="safetensors")
+                in_file: Any = mx.load(str(file), format="safetensors")
             except (RuntimeError, ValueError, OSError) as error:
                 line = " ".join(str(error).split())[:200]
                 raise ValueError(f"{self.where}: {file.name}: {line}") from None
-            if twice := sorted(found.keys() & arrays.keys()):
+            if twice := sorted(arrays.keys() & in_file.keys()):
                 raise ValueError(
                     f"{self.where}: '{twice[0]}' is in {file.name} and in another of its "
                     f"{len(self._files)} files; name one file"
                 )
-            found |= arrays
-        return found
+            arrays |= in_file
+        return arrays
 
     def _denoiser(self) -> Arrays:
         """The denoiser's arrays under the names of the file, without a prefix."""
@@ -156,9 +159,10 @@ class Source:
         given = self._denoiser()
         kind = next((SIGNS[s] for s in SIGNS if any(n.startswith(s) for n in given)), None)
         if kind is None:
-            held = f"'{min(given)}' and the like" if given else "no denoiser at all"
+            content = f"'{min(given)}' and the like" if given else "no denoiser at all"
             raise ValueError(
-                f"{self.where} holds {held}, none of an SD3 or FLUX as DiffusionKit publishes them"
+                f"{self.where} holds {content}, none of an SD3 or FLUX as DiffusionKit publishes "
+                "them"
             )
         if kind != self._family:
             raise ValueError(

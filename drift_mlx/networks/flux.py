@@ -89,7 +89,7 @@ class Flux(Blocks):
             time: features of the time [B, 256].
             tokens: [B, L', D] of T5.
             pooled: [B, D'] of CLIP.
-            guidance: features of the guidance scale [B, 256], where the model is told it.
+            guidance: features of the guidance scale [B, 256], for a model that has an input for it.
             size: rows and columns of the L packed latents.
             trace: filled with the results of the parts.
         """

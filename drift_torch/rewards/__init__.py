@@ -20,39 +20,39 @@ CLIP_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
 
 class ClipOptions(TorchOptions):
-    """What a CLIP scorer can be told besides."""
+    """A CLIP scorer's own options."""
 
     processor: str | None = key(None, "folder or hub name of its tokenizer; unset = its weights'")
     interpolation: Filter = key("bicubic", "how images are resized")
 
 
 class AestheticOptions(TorchOptions):
-    """What the aesthetic predictor can be told besides."""
+    """The aesthetic predictor's own options."""
 
     head: str | None = key(None, "file of the layers above CLIP; unset = the published ones")
 
 
 class ImageRewardOptions(TorchOptions):
-    """What ImageReward can be told besides."""
+    """ImageReward's own options."""
 
     tokenizer: str = key("bert-base-uncased", "folder or hub name of the tokenizer")
 
 
 class ClassOptions(TorchOptions):
-    """What the ImageNet classifier can be told besides."""
+    """The ImageNet classifier's own options."""
 
     size: int = key(224, "pixels of a side that images are resized to", ge=32)
 
 
 class LpipsOptions(TorchOptions):
-    """What LPIPS can be told besides. path: torchvision's AlexNet."""
+    """LPIPS's own options. path: torchvision's AlexNet."""
 
     head: str | None = key(None, "file of LPIPS's own weights: `alex.pth` of its wheel")
     size: int = key(64, "pixels of a side that images are resized to", ge=32)
 
 
 class DetectorOptions(TorchOptions):
-    """What the detector can be told besides."""
+    """The detector's own options."""
 
     threshold: float = key(0.3, "confidence from which an object counts", ge=0, le=1)
     counting_threshold: float = key(0.9, "the same where several are to be counted", ge=0, le=1)

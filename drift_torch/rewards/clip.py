@@ -60,11 +60,11 @@ class Clip:
         tokens = self._tokenizer(
             unique, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
         ).to(self._device)
-        found = self._model.get_text_features(
+        features = self._model.get_text_features(
             input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
         )
         rows = [unique.index(prompt) for prompt in prompts]
-        return normalize(_embedding(found), dim=-1)[rows]
+        return normalize(_embedding(features), dim=-1)[rows]
 
 
 class ClipScore:
@@ -170,6 +170,6 @@ def regression(values: dict[str, Tensor], name: str, options: TorchOptions) -> n
     return layers.requires_grad_(False).to(loading.device_of(options))
 
 
-def _embedding(found: Any) -> Tensor:
+def _embedding(features: Any) -> Tensor:
     """Float32 of what `get_*_features` gives: a tensor, or since transformers 5 an object."""
-    return (found if isinstance(found, Tensor) else found.pooler_output).float()
+    return (features if isinstance(features, Tensor) else features.pooler_output).float()

@@ -39,20 +39,20 @@ class Detector:
         asked = [detection.question(p, about) for p, about in zip(prompts, metadata, strict=True)]
         return np.array(
             [
-                detection.score(wanted, self.found(image, wanted))
+                detection.score(wanted, self.detections(image, wanted))
                 for image, wanted in zip(images, asked, strict=True)
             ]
         )
 
     @torch.no_grad()
-    def found(self, image: np.ndarray, wanted: Question) -> dict[str, list[Box]]:
+    def detections(self, image: np.ndarray, wanted: Question) -> dict[str, list[Box]]:
         """Boxes by name in an image uint8 [H, W, 3], the surest first."""
         names = wanted.names
         queries = [f"a photo of a {name}" for name in names]
         queries += [f"a photo of a {color} {name}" for name in names for color in COLORS]
         logits, corners = self._look(image, queries)
         threshold = self._options.counting_threshold if wanted.counts else self._options.threshold
-        found = {}
+        boxes_by_name = {}
         for i, name in enumerate(names):
             start = len(names) + i * len(COLORS)
             colors = logits[:, start : start + len(COLORS)].argmax(axis=1)
@@ -61,10 +61,10 @@ class Detector:
                 Box((float(c[0]), float(c[1]), float(c[2]), float(c[3])), float(p), COLORS[k])
                 for c, p, k in zip(corners, sure, colors, strict=True)
             ]
-            found[name] = detection.without_overlaps(
+            boxes_by_name[name] = detection.without_overlaps(
                 boxes, threshold=threshold, overlap=self._options.overlap
             )
-        return found
+        return boxes_by_name
 
     def _look(self, image: np.ndarray, queries: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Logits [boxes, queries], and corners in pixels [boxes, 4]."""

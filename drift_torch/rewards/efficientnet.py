@@ -146,7 +146,7 @@ class ClassScore:
     ) -> np.ndarray:
         """Float64 [N], below 0; ValueError for a prompt that names no class."""
         wanted = [classes.named(p, about) for p, about in zip(prompts, metadata, strict=True)]
-        found = self._classifier.log_probabilities(images)
+        log_probs = self._classifier.log_probabilities(images)
         return np.array(
-            [np.logaddexp.reduce(row[those]) for row, those in zip(found, wanted, strict=True)]
+            [np.logaddexp.reduce(row[those]) for row, those in zip(log_probs, wanted, strict=True)]
         )

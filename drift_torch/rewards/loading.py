@@ -1,4 +1,4 @@
-"""Weights of scorers from a folder, a file or the hub; what fails is told in one line."""
+"""Weights of scorers from a folder, a file or the hub; errors are one line."""
 
 import os
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def pretrained(kind: Any, name: str, **settings: Any) -> Any:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     name = os.path.expanduser(name)
-    with explained(name):
+    with load_errors_in_one_line(name):
         return kind.from_pretrained(name, **settings)
 
 
@@ -55,18 +55,18 @@ def weights(name: str) -> dict[str, torch.Tensor]:
             raise RewardNameError(f"'{name}': no such file, and no repository:file of the hub")
         from huggingface_hub import hf_hub_download
 
-        with explained(name):
+        with load_errors_in_one_line(name):
             file = Path(hf_hub_download(repository, inside))
-    with explained(name):
+    with load_errors_in_one_line(name):
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(file)
-        found = torch.load(file, map_location="cpu", weights_only=True)
-    found = found.get("state_dict", found) if isinstance(found, dict) else None
-    if not found or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        values = torch.load(file, map_location="cpu", weights_only=True)
+    values = values.get("state_dict", values) if isinstance(values, dict) else None
+    if not values or not all(isinstance(value, torch.Tensor) for value in values.values()):
         raise RewardNameError(f"'{name}' holds no named tensors")
-    return found
+    return values
 
 
 def fill(module: nn.Module, values: dict[str, torch.Tensor], name: str) -> None:
@@ -87,8 +87,8 @@ def _made(key: str) -> bool:
 
 
 @contextmanager
-def explained(name: str) -> Iterator[None]:
-    """Within it, errors of the hub and of files become one line."""
+def load_errors_in_one_line(name: str) -> Iterator[None]:
+    """Errors of the hub and of files, raised within it, become a RewardNameError of one line."""
     import pickle
 
     from huggingface_hub import errors
@@ -99,7 +99,7 @@ def explained(name: str) -> Iterator[None]:
     except errors.GatedRepoError:
         raise RewardNameError(
             f"'{name}': accept its licence on the hub, then `hf auth login`"
-        ) from (None)
+        ) from None
     except errors.RepositoryNotFoundError:
         raise RewardNameError(f"'{name}': the hub has no such repository") from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):

@@ -43,24 +43,24 @@ def load(name: str) -> torch.nn.Module:
 
 
 def renamed(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights under transformers' names; what both share of shape stays as it is."""
-    found: dict[str, Tensor] = {"logit_scale": values["logit_scale"].reshape(())}
+    """The weights under transformers' names; values that need no other name are not changed."""
+    renamed_values: dict[str, Tensor] = {"logit_scale": values["logit_scale"].reshape(())}
     # open_clip multiplies from the right, transformers with a linear layer.
-    found["text_projection.weight"] = values["text_projection"].T.contiguous()
-    found["visual_projection.weight"] = values["visual.proj"].T.contiguous()
+    renamed_values["text_projection.weight"] = values["text_projection"].T.contiguous()
+    renamed_values["visual_projection.weight"] = values["visual.proj"].T.contiguous()
     for key, value in values.items():
         for old, new in RENAMED:
             key = re.sub(old, new, key)
         if ".attn.in_proj_" in key:
             for part, third in zip("qkv", value.chunk(3), strict=True):
-                found[key.replace(".attn.in_proj_", f".self_attn.{part}_proj.")] = third
+                renamed_values[key.replace(".attn.in_proj_", f".self_attn.{part}_proj.")] = third
         else:
-            found.setdefault(key, value)
-    return found
+            renamed_values.setdefault(key, value)
+    return renamed_values
 
 
 def _config(values: dict[str, Tensor]) -> Any:
-    """The architecture that the weights' shapes tell."""
+    """The architecture, from the shapes of the weights."""
     from transformers import CLIPConfig
 
     width, _, patch, _ = values["visual.conv1.weight"].shape

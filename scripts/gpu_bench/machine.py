@@ -1,7 +1,7 @@
 """The machine, its software and the code that was measured.
 
-Run as a module it prints what PyTorch says of the device, as JSON: in a process of its own, since
-whoever asks PyTorch for a GPU keeps some of its memory until it ends.
+Run as a module it prints what PyTorch says of the device, as JSON. It has a process of its own: a
+process that asks PyTorch for a GPU keeps some of its memory until it ends.
 """
 
 import hashlib
@@ -37,16 +37,16 @@ def device() -> dict[str, Any]:
     """PyTorch's version, and the device if there is one."""
     import torch
 
-    found: dict[str, Any] = {"torch": torch.__version__, "cuda": str(torch.version.cuda)}
+    result: dict[str, Any] = {"torch": torch.__version__, "cuda": str(torch.version.cuda)}
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
-        found |= {
+        result |= {
             "device": properties.name,
             "memory": properties.total_memory,
             "multiprocessors": properties.multi_processor_count,
             "capability": f"{properties.major}.{properties.minor}",
         }
-    return found
+    return result
 
 
 def _versions() -> dict[str, str]:

@@ -178,7 +178,7 @@ def estimated(trainer: Trainer) -> dict[str, int] | None:
 
 
 def settled(context: Context) -> None:
-    """Wait for the device and begin to count its peak memory anew."""
+    """Wait for the device and reset the count of its peak memory."""
     if context.backend == "cuda":
         torch.cuda.synchronize()
         torch.cuda.empty_cache()

@@ -49,13 +49,13 @@ def sd3(context: Context) -> dict[str, Any]:
 
 def flux(context: Context) -> dict[str, Any]:
     """A tiny FLUX.1-dev."""
-    return family(context, "flux", told=True)
+    return family(context, "flux", guided=True)
 
 
 def family(context: Context, name: str, **shape: Any) -> dict[str, Any]:
     """Every stage of a tiny pipeline, the card against the CPU, in float32 and in bfloat16.
 
-    float32 is held to the toolkit's tolerances. In bfloat16 both sides round to 8 bits at every
+    In float32 the toolkit's tolerances apply. In bfloat16 both sides round to 8 bits at every
     layer, so the errors say what that type costs: only what is not finite is over. A tiny run has
     no card and compares the CPU with itself.
     """
@@ -79,7 +79,7 @@ def family(context: Context, name: str, **shape: Any) -> dict[str, Any]:
 
 def _stages(backend: str, config: Config) -> dict[str, Measured]:
     bench = ModelUnderTest(load(backend), config)
-    return {found.stage: found for work in WORK.values() for found in work(bench)}
+    return {result.stage: result for work in WORK.values() for result in work(bench)}
 
 
 def summary(stages: Sequence[StageResult]) -> dict[str, Any]:

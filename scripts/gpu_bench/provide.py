@@ -2,9 +2,9 @@
 
     python -m scripts.gpu_bench.provide WHEELS
 
-Prints the folder. In it are those packages of WHEELS that this Python lacks, and the names under
-which the toolkit's backends and rewards are found. It stands in the checkout, not in a folder that
-others may write. Needs nothing but Python and pip.
+Prints the folder. In it are those packages of WHEELS that this Python lacks, and the entry
+points of the toolkit's backends and rewards. It is in the checkout, not in a folder that others may
+write. Needs nothing but Python and pip.
 """
 
 import importlib.metadata
@@ -32,7 +32,7 @@ def main() -> int:
 
 
 def provide(wheels: Path, root: Path = ROOT) -> Path:
-    """The folder, made anew; raises ValueError in one line for wheels that do not fit."""
+    """Make the folder, replacing an old one; ValueError in one line for wheels that do not fit."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     site = root / f".gpu_site-{version}"
     shutil.rmtree(site, ignore_errors=True)
@@ -70,8 +70,8 @@ def _least() -> dict[str, str]:
     project = _project(ROOT)
     groups = [project["dependencies"], *project["optional-dependencies"].values()]
     listed = [text for group in groups for text in group]
-    found = (re.match(r"([\w.-]+)(?:\[.*?\])?>=([\d.]+)", text) for text in listed)
-    return {_plain(match[1]): match[2] for match in found if match}
+    matches = (re.match(r"([\w.-]+)(?:\[.*?\])?>=([\d.]+)", text) for text in listed)
+    return {_plain(match[1]): match[2] for match in matches if match}
 
 
 def _entry_points(site: Path, root: Path) -> None:

@@ -47,15 +47,15 @@ def _copies(size: int, device: torch.device, context: Context) -> dict[str, Any]
     """On the device, counting bytes read and written; and from and to the host, pinned or not."""
     a = torch.zeros(size, dtype=torch.uint8, device=device)
     b = torch.zeros_like(a)
-    found = {"on the device": _rate(lambda: b.copy_(a), 2 * size, device, context)}
+    copies = {"on the device": _rate(lambda: b.copy_(a), 2 * size, device, context)}
     if device.type == "cuda":
         part = a[: size // 4]
         for name, pinned in (("pageable", False), ("pinned", True)):
             host = torch.zeros(size // 4, dtype=torch.uint8, pin_memory=pinned)
             to = _rate(lambda host=host: part.copy_(host), size // 4, device, context)
             back = _rate(lambda host=host: host.copy_(part), size // 4, device, context)
-            found |= {f"to the device, {name}": to, f"from the device, {name}": back}
-    return found
+            copies |= {f"to the device, {name}": to, f"from the device, {name}": back}
+    return copies
 
 
 def _rate(

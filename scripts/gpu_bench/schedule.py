@@ -1,7 +1,7 @@
 """Running rows within the time there is, each in a process of its own, with all of it on disk.
 
-A row's process may crash, hang or be killed: the others are not touched. The document is written
-anew after every row, so that a run which is killed leaves every row that had ended.
+A row's process may crash, hang or be killed: the others are not touched. The document is
+written whole after every row, so that a run which is killed leaves every row that had ended.
 """
 
 import importlib.util
@@ -109,12 +109,12 @@ def run(plan: Plan, document: Document, say: Callable[[str], None]) -> None:
 
 def lacking(rows: Sequence[Row]) -> dict[str, list[str]]:
     """Modules that are not installed -> names of the rows that cannot run without them."""
-    found: dict[str, list[str]] = {}
+    missing: dict[str, list[str]] = {}
     for row in rows:
         for module in (*NEEDED, *row.modules):
             if importlib.util.find_spec(module) is None:
-                found.setdefault(module, []).append(row.name)
-    return found
+                missing.setdefault(module, []).append(row.name)
+    return missing
 
 
 def _room(row: Row, running: Sequence[_Running], plan: Plan) -> bool:

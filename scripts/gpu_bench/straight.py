@@ -1,9 +1,9 @@
 """The same work by a straight-line loop, as a researcher would write it, in turn with ours.
 
 Diffusers' transformer, PEFT's LoRA under autocast, latents kept on the device, PPO step by step in
-the manner of Flow-GRPO's public code (arXiv 2505.05470), written anew: sample with guidance as one
-batch of two halves, decode, score, normalise rewards by group, then a backward pass for every
-trained step. Images, trained steps, batch sizes and dtypes are those of the recipe.
+the manner of Flow-GRPO's public code (arXiv 2505.05470), written from scratch: sample with guidance
+as one batch of two halves, decode, score, normalise rewards by group, then a backward pass for
+every trained step. Images, trained steps, batch sizes and dtypes are those of the recipe.
 """
 
 import io
@@ -135,8 +135,8 @@ class StraightLoop:
 
     def _embedded(self, prompt: str) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            told = self.ours.encode([prompt])
-        return told.tokens, told.pooled
+            encoded = self.ours.encode([prompt])
+        return encoded.tokens, encoded.pooled
 
     def _cast(self) -> Any:
         if self.dtype == torch.float32:
@@ -161,8 +161,8 @@ class StraightLoop:
             )[0].float()
         if guidance == 1.0:
             return output
-        null, told = output.chunk(2)
-        return null + guidance * (told - null)
+        null, conditional = output.chunk(2)
+        return null + guidance * (conditional - null)
 
     def _moments(self, x: Tensor, velocity: Tensor, step: int) -> tuple[Tensor, float]:
         """Mean and standard deviation of the next latents: Flow-SDE, or CPS (arXiv 2509.05952)."""

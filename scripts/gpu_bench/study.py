@@ -110,10 +110,10 @@ def _work(context: Context, workers: int, seeds: int, seconds: float) -> dict[st
                 raise RuntimeError("a process of the study failed; its log says why") from None
     for process in processes:
         process.join()
-    runs = sorted((run for found in reports for run in found["runs"]), key=_order)
-    unfinished = sum(found["unfinished"] for found in reports)
+    runs = sorted((run for report in reports for run in report["runs"]), key=_order)
+    unfinished = sum(report["unfinished"] for report in reports)
     return {
-        "rate": sum(found["rate"] for found in reports),
+        "rate": sum(report["rate"] for report in reports),
         "runs": runs,
         "unfinished": unfinished,
     }

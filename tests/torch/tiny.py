@@ -165,11 +165,14 @@ def sd3(path, *, t5_encoder=True, newer=False, as_published=False, **_):
     return _save(pipeline, path)
 
 
-def flux(path, *, told=True, as_published=False, **_):
-    """FLUX.1-dev's shape (`told` its guidance, dynamic shift), or schnell's."""
+def flux(path, *, guided=True, as_published=False, **_):
+    """FLUX.1-dev's shape (`guided`: by an input, with dynamic shift), or schnell's."""
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(
-            shift=3.0 if told else 1.0, use_dynamic_shifting=told, base_shift=0.5, max_shift=1.15
+            shift=3.0 if guided else 1.0,
+            use_dynamic_shifting=guided,
+            base_shift=0.5,
+            max_shift=1.15,
         ),
         vae=vae(
             scaling_factor=0.3611,
@@ -189,7 +192,7 @@ def flux(path, *, told=True, as_published=False, **_):
             num_attention_heads=2,
             joint_attention_dim=32,
             pooled_projection_dim=12,
-            guidance_embeds=told,
+            guidance_embeds=guided,
             axes_dims_rope=(4, 4, 8),
         ),
     )
