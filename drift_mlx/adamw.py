@@ -98,7 +98,7 @@ class AdamW:
 
 
 def is_compiled(policy: protocols.Policy) -> bool:
-    """Whether what is done with a policy is compiled; one of a user's own need not say."""
+    """Whether a policy is to be compiled; False for a policy without the attribute `compiled`."""
     return getattr(policy, "compiled", False)
 
 

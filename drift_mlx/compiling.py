@@ -20,7 +20,7 @@ __all__ = ["Spent", "check_compiler", "compiled", "spent"]
 
 @dataclass
 class Spent:
-    """What compiling took in this process: functions traced, and seconds."""
+    """The cost of compiling in this process: functions traced, and seconds."""
 
     traces: int = 0
     seconds: float = 0.0
@@ -33,7 +33,7 @@ spent = Spent()
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """A faster version of a pure function of arrays, and of lists and dicts of them.
 
-    Inside of another one that is being traced it is a part of that.
+    A call while another function is traced becomes a part of that function.
     """
 
     def traced(*arguments: Any) -> Any:
@@ -84,6 +84,6 @@ def _unmerged(results: Any) -> Any:
 
 
 def _compiler_seconds() -> float:
-    """Of programs that this process called and waited for, which g++ is one of."""
+    """Seconds of the programs that this process called and waited for; g++ is one of them."""
     of_children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return of_children.ru_utime + of_children.ru_stime

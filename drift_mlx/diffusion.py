@@ -42,7 +42,7 @@ class Part(Generic[T]):
 
     @contextmanager
     def present(self) -> Iterator[T]:
-        """Within it the part is there."""
+        """The part, in memory within the context."""
         part = self._load() if self._kept_part is None else self._kept_part
         try:
             yield part
@@ -102,7 +102,7 @@ class DiffusersPolicy(Tuned):
     # --- what a family says ----------------------------------------------------------------------
 
     def _without(self) -> tuple[str, ...]:
-        """Components of the pipeline that are not wanted."""
+        """Components of the pipeline that are not loaded."""
         return ()
 
     @abstractmethod
@@ -111,10 +111,10 @@ class DiffusersPolicy(Tuned):
 
     @abstractmethod
     def _native_resolution(self) -> int:
-        """Pixels of a side that the model was made for."""
+        """Pixels of a side at the model's native resolution."""
 
     def _patch(self) -> int:
-        """What the number of latents of a side is a multiple of."""
+        """Number that divides the latents of a side."""
         return 2
 
     @abstractmethod
@@ -242,12 +242,12 @@ class DiffusersPolicy(Tuned):
         return np.array(ids, dtype=np.int32)
 
     def _read(self, encoder: str, prompt: str, length: int) -> Any:
-        """What a text encoder says of a prompt; within `_present`."""
+        """The output of a text encoder for a prompt; called within `_present`."""
         return self._at_hand[encoder](self._tokens(encoder, prompt, length))
 
     @contextmanager
     def _present(self) -> Iterator[None]:
-        """Within it the text encoders are there."""
+        """The text encoders are in memory within it."""
         with ExitStack() as stack:
             self._at_hand: dict[str, Any] = {
                 name: stack.enter_context(part.present()) for name, part in self._encoders.items()

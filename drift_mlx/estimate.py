@@ -28,8 +28,8 @@ from drift_mlx.networks.blocks import Blocks
 __all__ = ["Tally", "counted", "decoding", "least", "nbytes", "stages"]
 
 KEPT = 1.7
-"""Bytes that a backward pass holds, per byte that layers gave. Measured on a CPU on networks of 36
-to 254 MB of results: 1.3 (SD3, UNet), 1.7 (FLUX)."""
+"""Bytes in memory in a backward pass, per byte of the layers' results. Measured on a CPU on
+networks of 36 to 254 MB of results: 1.3 (SD3, UNet), 1.7 (FLUX)."""
 
 RECOMPUTED = 4.5
 """The same with gradient checkpointing, per byte of the largest block: 2.5 to 4.5."""
@@ -76,7 +76,7 @@ class Tally:
         return min(spared, whole)  # of two or three blocks nothing is spared
 
     def inference(self) -> float:
-        """Peak of a forward pass, whose results are let go as they were used."""
+        """Peak of a forward pass, whose results are freed after their use."""
         return LIVE * self.largest + self.workspace + max(self.inputs, default=0)
 
     def add_attention(self, result: mx.array, keys: int) -> None:
@@ -90,7 +90,7 @@ class Tally:
 
     @contextmanager
     def block(self, *arrays: mx.array) -> Iterator[None]:
-        """Within it, results are those of one block, which the arrays entered."""
+        """Results within it count for one block, whose inputs are the arrays."""
         self.blocks.append(0)
         self.inputs.append(sum(array.nbytes for array in arrays))
         self._inside = True
@@ -105,7 +105,7 @@ class Tally:
 
 
 class _CountedLayer(nn.Module):
-    """Mixed into a layer whose results are added up."""
+    """Mixin of a layer whose results are added up."""
 
     tally: Tally
 
@@ -149,7 +149,7 @@ COUNTED: dict[type[nn.Module], type[nn.Module]] = {
     layers.Attention: _CountedAttention,
     Blocks: _CountedBlocks,
 }
-"""Modules that report to a tally: what is mixed into their class for that."""
+"""Class of a module -> the mixin that reports its results to a tally."""
 
 
 def counted(network: nn.Module, tally: Tally) -> Any:

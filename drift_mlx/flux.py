@@ -66,7 +66,7 @@ class FluxPolicy(DiffusersPolicy):
         return Conditioning(tokens.astype(self.dtype), pooled.astype(self.dtype))
 
     def shaped(self, batch: int) -> Conditioning:
-        """Zeros for what T5 and CLIP say."""
+        """Zeros in place of the outputs of T5 and CLIP."""
         tokens = (batch, self._settings.max_tokens, self._config.joint_attention_dim)
         pooled = (batch, self._config.pooled_projection_dim)
         return Conditioning(mx.zeros(tokens, dtype=self.dtype), mx.zeros(pooled, dtype=self.dtype))

@@ -40,7 +40,7 @@ def policy(model: ModelConfig, adapter: AdapterConfig) -> DiffusersPolicy:
 
 
 class _Drawn(loading.Folder):
-    """A pipeline that is on no disk: its documents are given, and its weights are drawn."""
+    """A pipeline without files: its documents are given, and its weights are drawn."""
 
     def __init__(self, family: str, documents: architectures.Documents):
         self.name = self._where = "drawn weights"

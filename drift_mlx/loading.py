@@ -27,16 +27,16 @@ DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 T = TypeVar("T")
 
 WEIGHTS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
-"""How each library calls the weights of a component."""
+"""Library -> the name of the weights of its components."""
 
 PATTERNS = ("*.json", "*.txt", "*.model", "*/*.safetensors")
-"""What of a repository is downloaded, of the components that are used."""
+"""Files of a repository that are downloaded, for the components that are used."""
 
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""What the VAE's attention was called when Stable Diffusion 1 and 2 were saved."""
+"""Names of the VAE's attention in files of Stable Diffusion 1 and 2, and today's."""
 
 BLOCK = re.compile(r"(^|[._])blocks?\.")
-"""In the name of what is inside of a block of a denoiser or a T5."""
+"""Matches the name of a linear inside of a block of a denoiser or a T5."""
 
 GROUPS = (64, 32)
 """Weights that share a scale; the first number that divides the inputs of a linear."""
@@ -125,7 +125,7 @@ class Folder:
         return arrays
 
     def origin(self, component: str) -> str:
-        """What to call a component's weights in an error message."""
+        """The name of a component's weights in an error message."""
         given = self._source is not None and self._source.has(component)
         return f"{self._source.where if self._source and given else self._where}: {component}"
 
@@ -289,7 +289,7 @@ def _of_encoder(name: str) -> bool:
 
 
 def _modern(name: str) -> str:
-    """The name that a parameter of the VAE has today."""
+    """Today's name of a parameter of the VAE."""
     parts = name.split(".")
     if "attentions" not in parts:
         return name

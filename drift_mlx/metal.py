@@ -31,7 +31,7 @@ class Limits:
 
 
 def limits(info: Mapping[str, Any]) -> Limits | None:
-    """What to ask for, given what `device_info` says; None where that is no Mac's GPU.
+    """The limits to ask for, by what `device_info` says; None where that is no Mac's GPU.
 
     The recommended working set is also the most that may be asked for. It follows
     `sudo sysctl iogpu.wired_limit_mb`, which may raise it up to all memory; MLX wants less.

@@ -61,7 +61,7 @@ class Tuned(TunedPolicy):
 
     @abstractmethod
     def _forward(self, x: mx.array, time: mx.array, conditioning: Conditioning) -> mx.array:
-        """What the denoiser, or its reference, gives."""
+        """The output of the denoiser or of its reference."""
 
     def _by_compiled(self, x: mx.array, time: mx.array, conditioning: Conditioning) -> mx.array:
         """`_forward`, compiled for the adapter on or off; inside of another compilation, inlined.

@@ -86,10 +86,10 @@ class DiffusersPolicy(Tuned, ABC):
 
     @abstractmethod
     def _native_resolution(self) -> int:
-        """Pixels of a side that the model was made for."""
+        """Pixels of a side at the model's native resolution."""
 
     def _patch(self) -> int:
-        """What the number of latents of a side is a multiple of."""
+        """Number that divides the latents of a side."""
         return 2
 
     @abstractmethod

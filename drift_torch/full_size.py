@@ -76,7 +76,7 @@ def without_content(
 
 
 def _pipeline(model: ModelConfig, device: torch.device, size: Size) -> Any:
-    """The container that `from_pretrained` would have given."""
+    """The same pipeline object that `from_pretrained` gives."""
     dtype, parts = DTYPES[model.dtype], {}
     documents = architectures.documents(model.family, model.path, size=size)
     for name, document in documents.items():

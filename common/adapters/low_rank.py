@@ -105,7 +105,7 @@ def to_peft(parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def from_peft(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The inverse of `to_peft`; names without the prefix are taken as they are."""
+    """The inverse of `to_peft`; names without the prefix are not changed."""
     return {name.removeprefix(PEFT_PREFIX): value for name, value in tensors.items()}
 
 

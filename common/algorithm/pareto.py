@@ -1,7 +1,7 @@
 """Alignment against diversity: fronts, values at an equal level, hypervolume, bootstrap intervals.
 
 A point is (alignment, diversity), both to be maximised; what else was measured there may follow
-as further columns, which are carried along. Everything here is float64 numpy on the
+as further columns, which the results keep. Everything here is float64 numpy on the
 host: a handful of evaluation results, compared after the runs. No randomness: draws come in.
 """
 
@@ -36,7 +36,7 @@ def front(points: np.ndarray) -> np.ndarray:
     one is kept. Chosen among measurements with noise, a front lies above the true one.
 
     Args:
-        points: [N, C >= 2], finite; N may be 0. Columns after the first two are carried along.
+        points: [N, C >= 2], finite; N may be 0. Columns after the first two are kept.
 
     Raises:
         ValueError: another shape, or a value that is not finite.

@@ -1,4 +1,4 @@
-"""What a backend does with arrays: to and from the device, and gradients."""
+"""The methods of a backend for arrays: to and from the device, and gradients."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager

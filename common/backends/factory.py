@@ -1,4 +1,4 @@
-"""What a backend makes: policies, optimizers, scorers and language models."""
+"""The methods of a backend that make policies, optimizers, scorers and language models."""
 
 from typing import TYPE_CHECKING, Protocol
 

@@ -1,4 +1,4 @@
-"""What a backend knows of its device: memory, compiling time, versions, advice."""
+"""The methods of a backend for its device: memory, compiling time, versions, advice."""
 
 from typing import TYPE_CHECKING, Protocol
 

@@ -126,7 +126,7 @@ def _advice(stage: str, config: Config, estimate: Estimate) -> tuple[str, list[s
 
 
 def _changes(config: Config, *stages: str) -> dict[str, tuple[Any, Config]]:
-    """What could lower any of the stages: key -> (value, the configuration with it)."""
+    """Changes that could lower any of the stages: key -> (value, the configuration with it)."""
     changes: dict[str, tuple[Any, Config]] = {}
     for key, (lowered, lower) in CHANGES.items():
         if lowered.isdisjoint(stages):

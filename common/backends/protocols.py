@@ -41,7 +41,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What a policy is conditioned on.
+    """The input of a policy that comes from a prompt.
 
     tokens: [B, L, D]; pooled: [B, D'] or None. blocks: the parts of the tokens, in order and L
     tokens in all; () is one block of all of them.
@@ -58,7 +58,7 @@ class Conditioning:
 
 
 Prediction = Literal["velocity", "epsilon", "v_prediction"]
-"""What a model gives: the velocity of a flow, or the noise or v of a diffusion."""
+"""The prediction of a model: the velocity of a flow, or the noise or v of a diffusion."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ LIBRARIES = {"drift_torch": "torch", "drift_mlx": "mlx"}
 """The library that each backend package needs; also the name of the extra that installs it."""
 
 DIFFUSIONKIT = "pip install --no-deps diffusionkit==0.5.2 beartype"
-"""It pins an MLX that nothing else can live with; of what else it asks for, this is imported."""
+"""It pins an MLX that no other package accepts; these of its other requirements are imported."""
 
 
 def names() -> list[str]:

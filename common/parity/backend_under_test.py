@@ -91,7 +91,7 @@ class BackendUnderTest:
 
     @cached_property
     def full(self) -> Policy:
-        """The emoji model with every weight trainable: as it is, the base model."""
+        """The emoji model with every weight trainable; not tuned, so it is the base model."""
         return self.backend.policy(ModelConfig(), AdapterConfig(kind="full"), seed=SEED)
 
     @cached_property

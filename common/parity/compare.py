@@ -12,7 +12,7 @@ from common.parity.measure import Measured, StageResult, between
 REFERENCE = "float64"
 
 Progress = Callable[[str], None]
-"""Told in words what is computed next."""
+"""Called with a line that says what is computed next."""
 
 Work = Callable[[BackendUnderTest], Iterator[Measured]]
 

@@ -1,7 +1,7 @@
 """A diffusers pipeline on several backends, compared stage by stage: `drift parity --model`.
 
 There is no float64 reference: the real networks have float32 kernels inside. One backend after the
-other does all the work and is let go, so that only one copy of the weights is in memory.
+other does all the work and is then freed, so that only one copy of the weights is in memory.
 """
 
 import gc

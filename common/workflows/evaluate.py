@@ -27,7 +27,7 @@ from common.workflows.sample import choose_backend
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is to be measured of one run, and the number of records that were new."""
+    """The measurements of one run, and the number of records that were new."""
 
     run: RunDirectory
     protocols: list[Protocol]

@@ -21,7 +21,8 @@ RunLike = str | PathLike[str]
 class Run:
     """A run on disk. Everything is read from its folder when it is asked for.
 
-    `drift.train` and `drift.open` give one. It may stand wherever a path of a run may.
+    `drift.train` and `drift.open` return one. Every argument that takes the path of a run takes a
+    `Run` too.
     """
 
     def __init__(self, directory: RunDirectory) -> None:

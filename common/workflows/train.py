@@ -213,7 +213,7 @@ def _on(engine: Backend, config: Config) -> Config:
 
 
 def _environment(engine: Backend) -> dict[str, str]:
-    """What this start of a run is computed on."""
+    """The machine and the software of this start of a run."""
     return {"backend": engine.name, **machine.facts(), **engine.describe()}
 
 

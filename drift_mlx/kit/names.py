@@ -133,7 +133,7 @@ def of_denoiser(named: Mapping[str, mx.array], *, flux: bool) -> Arrays:
 
 
 def of_decoder(named: Mapping[str, mx.array]) -> Arrays:
-    """The same for the decoder of a VAE."""
+    """The same as `of_denoiser` for the decoder of a VAE."""
     last = max((int(name.split(".")[1]) for name in named if name.startswith("up_bl")), default=0)
     converted: Arrays = {}
     for name, array in named.items():

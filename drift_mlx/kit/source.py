@@ -24,16 +24,16 @@ __all__ = ["Source"]
 KEY = "model.weights"
 
 PREFIX = "model.diffusion_model."
-"""Before the names of a denoiser, in files that hold more."""
+"""Prefix of a denoiser's names, in files that have other components too."""
 
 DECODERS = ("first_stage_model.decoder.", "decoder.")
-"""What the names of a VAE's decoder may begin with."""
+"""Prefixes that the names of a VAE's decoder may have."""
 
 OTHERS = ("first_stage_model.", "text_encoders.", "encoder.", "decoder.")
-"""Beginnings of names that are not a denoiser's."""
+"""Prefixes of names that are not a denoiser's."""
 
 MADE = "multimodal_transformer_blocks."
-"""Beginning of a name that only DiffusionKit gives: such a file needs no renaming by it."""
+"""Prefix that only DiffusionKit gives: a file with it needs no renaming."""
 
 SIGNS = {
     "joint_blocks.": "sd3",
@@ -41,15 +41,15 @@ SIGNS = {
     "unified_transformer_blocks.": "flux",
     MADE: "sd3",
 }
-"""Beginnings of names -> the family that they belong to, the surer ones first."""
+"""Prefix of names -> the family that has it, the surest first."""
 
 
 class Source:
     """The file, folder or repository at `model.weights`.
 
-    It holds no arrays: what a caller lets go of is gone. Raises ValueError in one line, here and in
-    every method, for what is missing, damaged, twice there, or of another family, and
-    `kit.UnavailableError` without DiffusionKit.
+    It keeps no arrays: they are freed with the caller's references. Raises ValueError in one
+    line, here and in every method, for what is missing, damaged, twice there, or of another
+    family, and `kit.UnavailableError` without DiffusionKit.
     """
 
     def __init__(self, model: ModelConfig):
@@ -179,7 +179,7 @@ class Source:
 
 
 def _lost(named: Arrays) -> Arrays:
-    """Zeros for the biases of keys that a file made by DiffusionKit has not."""
+    """Zeros for the biases of keys that a file made by DiffusionKit lacks."""
     stems = [name.removesuffix(".weight") for name in named if name.endswith(".k_proj.weight")]
     without = [stem for stem in stems if f"{stem}.bias" not in named]
     return {f"{stem}.bias": mx.zeros(len(named[f"{stem}.weight"])) for stem in without}

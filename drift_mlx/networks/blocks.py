@@ -1,4 +1,4 @@
-"""What the denoisers share: recomputing blocks in the backward pass, and telling what is inside."""
+"""What the denoisers share: recomputing blocks in the backward pass, and tracing their results."""
 
 from collections.abc import Callable
 from typing import Any

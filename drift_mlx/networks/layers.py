@@ -62,7 +62,7 @@ class Conv2d(nn.Module):
         self.first = self.eager = False
 
     def as_in_pytorch(self) -> None:
-        """Hold the weight with its input channels second from now on."""
+        """Store the weight with its input channels second from now on."""
         if not self.first:
             self.weight, self.first = self.weight.transpose(0, 3, 1, 2), True
 
@@ -182,7 +182,7 @@ class FeedForward(nn.Module):
 
 
 class Modulation(nn.Module):
-    """What an embedding says to the norms of a block: `count` arrays [B, 1, D]."""
+    """Modulation of a block's norms, from an embedding: `count` arrays [B, 1, D]."""
 
     def __init__(self, width: int, count: int):
         super().__init__()
@@ -308,7 +308,7 @@ def gelu(x: mx.array) -> mx.array:
 
 
 def computed(x: mx.array) -> mx.array:
-    """The array, which now is no longer lazy."""
+    """The array, computed now."""
     mx.eval(x)
     return x
 

@@ -133,7 +133,7 @@ class _Down(nn.Module):
             self.downsamplers[0].conv = Conv2d(after, after, stride=2)
 
     def steps(self, run: Any, h: mx.array, e: mx.array, tokens: mx.array) -> Iterator[mx.array]:
-        """What each layer gives, in order."""
+        """The result of each layer, in order."""
         for i, resnet in enumerate(self.resnets):
             h = run(resnet, h, e)
             if "attentions" in self:
@@ -157,14 +157,14 @@ class _Middle(nn.Module):
 
 
 class _Up(nn.Module):
-    """Residual blocks that see what the way down gave, last first, then twice the pixels."""
+    """Residual blocks with the results of the way down, last first, then twice the pixels."""
 
     def __init__(self, config: UNetConfig, level: int):
         super().__init__()
         widths, count = config.block_out_channels, config.layers_per_block + 1
         after, last = widths[level], len(widths) - 1
         before = widths[min(level + 1, last)]
-        # The last layer sees what entered the level on the way down.
+        # The last layer gets the input of the level on the way down.
         seen = [after] * (count - 1) + [widths[max(level - 1, 0)]]
         self.resnets = [
             _resnet(config, (before if i == 0 else after) + seen[i], after) for i in range(count)
@@ -177,7 +177,7 @@ class _Up(nn.Module):
     def through(
         self, run: Any, h: mx.array, kept: list[mx.array], e: mx.array, tokens: mx.array
     ) -> mx.array:
-        """Takes what it sees off the end of `kept`."""
+        """Removes the results that it uses from the end of `kept`."""
         for i, resnet in enumerate(self.resnets):
             h = run(resnet, mx.concatenate([h, kept.pop()], axis=-1), e)
             if "attentions" in self:

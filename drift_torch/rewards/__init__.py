@@ -1,6 +1,6 @@
 """Scorers and features that compute in PyTorch, whatever the policy's backend is.
 
-Importing this package imports no PyTorch: it says what there is, for `drift rewards` to list. An
+Importing this package imports no PyTorch: it lists what exists, for `drift rewards`. An
 entry point of `pyproject.toml` names each, so that `common` finds it as it finds a third party's.
 """
 

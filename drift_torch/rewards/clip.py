@@ -21,7 +21,7 @@ from common.rewards.spec import Affine, TorchOptions
 from drift_torch.rewards import AestheticOptions, ClipOptions, loading, open_clip
 
 TOKENS = 77
-"""Of every CLIP's text tower."""
+"""Tokens that every CLIP's text tower takes."""
 
 AESTHETIC_HEAD = "trl-lib/ddpo-aesthetic-predictor:aesthetic-model.pth"
 WIDTHS = (1024, 128, 64, 16, 1)

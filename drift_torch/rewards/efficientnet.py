@@ -31,7 +31,7 @@ STAGES = (
 )
 HALF = (0.5, 0.5, 0.5)
 EPS = 1e-3
-"""Of the batch norms."""
+"""Epsilon of the batch norms."""
 
 WIDTH = 1280
 """Channels before the classifier."""

@@ -16,7 +16,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def device_of(options: TorchOptions) -> torch.device:
-    """Where a scorer computes; RewardNameError when that device is not there."""
+    """The device of a scorer; RewardNameError when it does not exist here."""
     mps = torch.backends.mps.is_available()
     if options.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
@@ -82,7 +82,7 @@ def fill(module: nn.Module, values: dict[str, torch.Tensor], name: str) -> None:
 
 
 def _made(key: str) -> bool:
-    """Whether a module makes it by itself."""
+    """Whether the module computes the array of that name by itself."""
     return key.endswith(("position_ids", "num_batches_tracked"))
 
 

@@ -1,4 +1,4 @@
-"""What a row is given to work with, and the figures it may keep before it ends."""
+"""The inputs of a row, and the figures that it stores before it ends."""
 
 import json
 import math

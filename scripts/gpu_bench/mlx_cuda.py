@@ -1,4 +1,4 @@
-"""MLX on CUDA, where its wheels were brought: the same numbers, and its speed beside PyTorch's."""
+"""MLX on CUDA, where its wheels are installed: the same numbers, and its speed beside PyTorch's."""
 
 import os
 from typing import Any

@@ -75,7 +75,7 @@ def _least() -> dict[str, str]:
 
 
 def _entry_points(site: Path, root: Path) -> None:
-    """What an installation would have written: it is how backends and rewards are found."""
+    """Write the metadata of an installation, by which backends and rewards are registered."""
     project = _project(root)
     folder = site / f"drift_toolkit-{project['version']}.dist-info"
     folder.mkdir()

@@ -61,7 +61,7 @@ def _copies(size: int, device: torch.device, context: Context) -> dict[str, Any]
 def _rate(
     work: Callable[[], Any], amount: int, device: torch.device, context: Context
 ) -> dict[str, float]:
-    """What is done a second: several repeats of at least some tens of milliseconds."""
+    """Operations or bytes a second, by several repeats of at least some tens of milliseconds."""
 
     def seconds(count: int) -> float:
         start = time.perf_counter()

@@ -34,7 +34,7 @@ GRACE = 3.0
 
 @dataclass
 class Plan:
-    """What is to be done: rows in their order, seconds in all, and how many rows at a time.
+    """The work: rows in their order, seconds in all, and how many rows at a time.
 
     memory: bytes on the device; None on a CPU, where no row is skipped for it. preload: modules
     that a tiny run imports once, for the processes of all its rows.
@@ -52,7 +52,7 @@ class Plan:
 
 @dataclass
 class Document:
-    """What was measured: written whole at every change, so that it can be read at any time."""
+    """The measurements: written whole at every change, so that it can be read at any time."""
 
     path: Path
     content: dict[str, Any] = field(default_factory=dict)
@@ -125,7 +125,7 @@ def _room(row: Row, running: Sequence[_Running], plan: Plan) -> bool:
 
 
 def _unfit(row: Row, plan: Plan, left: float) -> str | None:
-    """Why a row is not begun, or None."""
+    """The reason not to start a row, or None."""
     missing = [module for module, rows in lacking([row]).items() if rows]
     if missing:
         return f"needs {', '.join(missing)}, not installed here"
@@ -147,7 +147,7 @@ def _start(row: Row, plan: Plan, method: Any, end: float) -> _Running:
 
 
 def _outcome(one: _Running) -> dict[str, Any] | None:
-    """What became of a row, or None while it runs on."""
+    """The outcome of a row, or None while it runs."""
     seconds = time.monotonic() - one.start
     if one.process.is_alive():
         if seconds < one.limit:

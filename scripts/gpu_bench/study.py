@@ -62,7 +62,7 @@ def study(context: Context) -> dict[str, Any]:
 
 
 def changes(method: str, context: Context) -> tuple[str, ...]:
-    """What differs from the recipe: its learning rate and its updates."""
+    """Changes to the recipe: its learning rate and its updates."""
     config = configuration.load(method, context.pick((), (), TINY))
     updates = FACTOR * config.run.updates if context.mode == "full" else 2
     return (
