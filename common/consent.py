@@ -1,9 +1,9 @@
-"""What a file of somebody else may not do by itself: import code, or write outside of its folder.
+"""Consent of the user to a file of others that imports code or writes outside of its folder.
 
 A recipe, or the configuration in the folder of a run, may have been downloaded. What it demands
 beyond computing needs the consent of the user: it is named on the command line, or `--trust` is
-given, or it was trusted before for the same place. Outside of `asked` everything is allowed: a
-program that calls the toolkit names code itself.
+given, or it was trusted before for the same place. Outside of `required_for` everything is allowed:
+a program that calls the toolkit names code itself.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 from common import reading
 from common.errors import RequestError
 
-__all__ = ["Consent", "asked", "remember", "require"]
+__all__ = ["Consent", "remember", "require", "required_for"]
 
 
 @dataclass
@@ -37,14 +37,14 @@ _current: list[Consent] = []
 
 
 @contextmanager
-def asked(
+def required_for(
     place: Path | None, overrides: Iterable[str] | Mapping[str, Any], *, trust: bool
 ) -> Iterator[Consent]:
-    """Within it, what a file demands needs consent.
+    """What a file demands within the context needs consent.
 
     Args:
         place: the recipe file or the run folder; None where none but shipped ones are read.
-        overrides: what the user changed, on the command line or as a mapping: it is named by that.
+        overrides: what the user changed, on the command line or as a mapping; code in it is named.
         trust: allow everything, and remember what was used for this place.
     """
     if isinstance(overrides, Mapping):

@@ -60,7 +60,7 @@ class Backend:
             raise ValueError(f"dtype '{dtype}' of backend {name}; valid: float32")
         self.name, self.dtype, self.device = name, dtype, device
         self.gpu = device.type == mx.DeviceType.gpu
-        self._limits = metal.hold(mx) if self.gpu else None
+        self._limits = metal.set_limits(mx) if self.gpu else None
         self._scorers: dict[str, EmbeddedScorer] = {}
 
     def asarray(self, values: np.ndarray) -> mx.array:
@@ -265,7 +265,7 @@ def _check_room(policy: Any, model: ModelConfig) -> None:
     """
     from drift_mlx import estimate
 
-    needed, room = estimate.least(policy), _room()
+    needed, room = estimate.weight_nbytes(policy), _room()
     if needed <= room:
         return
     ways = {

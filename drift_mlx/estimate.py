@@ -25,7 +25,7 @@ from common.sampling.process import make_process
 from drift_mlx.networks import layers
 from drift_mlx.networks.blocks import Blocks
 
-__all__ = ["Tally", "counted", "decoding", "least", "nbytes", "stages"]
+__all__ = ["Tally", "counted", "decoding", "nbytes", "stages", "weight_nbytes"]
 
 KEPT = 1.7
 """Bytes in memory in a backward pass, per byte of the layers' results. Measured on a CPU on
@@ -197,7 +197,7 @@ def stages(policy: Any, config: Config, *, on_cpu: bool) -> dict[str, int]:
     return {stage: round(size) for stage, size in peaks.items()}
 
 
-def least(policy: Any) -> int:
+def weight_nbytes(policy: Any) -> int:
     """Bytes of the weights that a policy over a diffusers folder has in memory at once."""
     weights = nbytes(policy.module.parameters())
     encoders = sum(part.size for part in policy._encoders.values())

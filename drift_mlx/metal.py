@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["MEMORY", "RECOMMENDED", "Limits", "describe", "hold", "limits"]
+__all__ = ["MEMORY", "RECOMMENDED", "Limits", "describe", "limits", "set_limits"]
 
 RECOMMENDED = "max_recommended_working_set_size"
 MEMORY = "memory_size"
@@ -43,7 +43,7 @@ def limits(info: Mapping[str, Any]) -> Limits | None:
     return Limits(wired, wired // CACHED, recommended, total)
 
 
-def hold(core: Any) -> Limits | None:
+def set_limits(core: Any) -> Limits | None:
     """Set the limits where there is Metal; returns those in force now, None without Metal.
 
     core: `mlx.core`. A larger wired limit or a smaller cache limit that is set already is kept.

@@ -82,7 +82,7 @@ def _pipeline(model: ModelConfig, device: torch.device, size: Size) -> Any:
     for name, document in documents.items():
         if name == "scheduler":
             continue
-        with _made(device, torch.float32 if name == "vae" else dtype):
+        with _created_on(device, torch.float32 if name == "vae" else dtype):
             parts[name] = _component(name, model.family, document)
     if model.offload and device.type == "cuda":
         for name in parts.keys() - {"unet", "transformer"}:
@@ -131,7 +131,7 @@ def _component(name: str, family: str, document: Mapping[str, Any]) -> nn.Module
 
 
 @contextmanager
-def _made(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+def _created_on(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """Within it, modules are made on the device and in the dtype."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)

@@ -197,7 +197,7 @@ def sd3_map() -> float:
     """Every array, from the published names and back to diffusers'."""
     theirs, io = _host(_sd3()), kit.load().model_io
     given = {n.removeprefix(PREFIX): a for n, a in _device(stabilitys(theirs)).items()}
-    return _worst(names.of_denoiser(names.sd3_named(given, io), flux=False), theirs)
+    return _worst(names.diffusers_denoiser(names.sd3_named(given, io), flux=False), theirs)
 
 
 @part("`model_io`'s map of FLUX's weights", "yes: `model.weights`")
@@ -205,7 +205,7 @@ def flux_map() -> float:
     """As SD3's."""
     theirs, io = _host(_flux()), kit.load().model_io
     given = _device(black_forests(theirs))
-    return _worst(names.of_denoiser(names.flux_named(given, io), flux=True), theirs)
+    return _worst(names.diffusers_denoiser(names.flux_named(given, io), flux=True), theirs)
 
 
 @part("`model_io`'s map of the VAE's weights", "yes: `model.weights`")
@@ -213,7 +213,7 @@ def vae_map() -> float:
     """As SD3's, of the decoder."""
     theirs = {n: a for n, a in _host(_vae()).items() if n.startswith("decoder.")}
     named = kit.load().model_io.vae_decoder_state_dict_adjustments(_device(autoencoders(theirs)))
-    return _worst(names.of_decoder(named), theirs)
+    return _worst(names.diffusers_decoder(named), theirs)
 
 
 def measured(title: str) -> float:

@@ -11,7 +11,7 @@ from common import config as configuration
 from common.config import Config, ConfigError
 from common.errors import DriftError
 
-__all__ = ["CHANGES", "OutOfMemoryError", "asked", "explain", "savings"]
+__all__ = ["CHANGES", "OutOfMemoryError", "explain", "requested_bytes", "savings"]
 
 Estimate = Callable[[Config], Mapping[str, int]]
 """A configuration -> bytes at the peak of each stage; see `Backend.estimate`."""
@@ -55,7 +55,7 @@ UNITS = {"": 1, "bytes": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _ASKED = re.compile(r"allocate\D{0,12}([\d.]+) *([KMGT]?)i?B?(?:ytes)?", re.IGNORECASE)
 
 
-def asked(message: str) -> int | None:
+def requested_bytes(message: str) -> int | None:
     """Bytes that were asked for, from the message of a library; None if it names no number."""
     match = _ASKED.search(message)
     return round(float(match[1].rstrip(".")) * UNITS[match[2].lower()]) if match else None
@@ -91,7 +91,7 @@ def explain(
         estimate: None where there is no model yet to make one of.
         run: the run directory.
     """
-    size = asked(str(error))
+    size = requested_bytes(str(error))
     more = f": {size / 1e9:.2f} GB more were asked for" if size else ""
     if estimate is None:
         return OutOfMemoryError(

@@ -74,7 +74,7 @@ def audit(
     from common.runs.directory import RunDirectory
     from common.workflows.sample import checkpoint_path, choose_backend
 
-    ctx.with_resource(consent.asked(directory, (), trust=trust))
+    ctx.with_resource(consent.required_for(directory, (), trust=trust))
     with preparing(), console.status("loading"):
         run = RunDirectory.open(directory)
         config, seed = run.config, run.config.run.seed if seed is None else seed

@@ -57,7 +57,7 @@ def emoji(count: int) -> np.ndarray:
     return images[np.linspace(0, len(images) - 1, count).astype(int)]
 
 
-def emoji_of(name: str, count: int) -> np.ndarray:
+def emoji_named(name: str, count: int) -> np.ndarray:
     """The first images of one name: uint8 [count, 32, 32, 3]."""
     images, names = _data()
     return images[names == name][:count]

@@ -13,7 +13,7 @@ from common.backends import Backend
 from common.clock import Clock
 from common.config import Config
 from common.learning import credit
-from common.parity.backend_under_test import BackendUnderTest, draw, emoji, emoji_of, settings
+from common.parity.backend_under_test import BackendUnderTest, draw, emoji, emoji_named, settings
 from common.parity.measure import CHANGE, EXACT, ROLLOUT, SINGLE, UPDATES, Measured
 from common.prompts import Prompt, batch, load as load_prompts
 from common.random import Key, Purpose
@@ -65,7 +65,7 @@ def assigned_credit(subject: BackendUnderTest) -> Iterator[Measured]:
     """
     config = settings(*SMALL)
     prompts, half = _prompts(config), config.rollout.group_size // 2
-    images = [part for p in prompts for part in (emoji_of(p.text, half), emoji(half))]
+    images = [part for p in prompts for part in (emoji_named(p.text, half), emoji(half))]
     rewards, features = _score(subject.backend, config, prompts, np.concatenate(images))
     potentials, advantages = _credit(config, rewards, features)
     yield Measured("potentials", {"potentials": potentials}, SINGLE)

@@ -126,7 +126,7 @@ def measure_all(
     counts = []
     for each in planned:
         total = len(each.protocols) * len(each.variants)
-        allowed = consent.asked(each.run.path, (), trust=trust)
+        allowed = consent.required_for(each.run.path, (), trust=trust)
         with _Progress(each.run, total, quiet=quiet) as progress, allowed:
             measure.evaluate(
                 each.run,

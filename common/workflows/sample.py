@@ -75,7 +75,7 @@ def draw(
     trust: bool,
 ) -> Sampled:
     """What `sample` and the command share; which: "N", "base" or "latest"."""
-    with preparing(), consent.asked(path, (), trust=trust):
+    with preparing(), consent.required_for(path, (), trust=trust):
         run = RunDirectory.open(path)
         settings = run.config
         seed = settings.run.seed if seed is None else seed
@@ -127,13 +127,13 @@ def checkpoint_path(run: RunDirectory, which: str) -> Path:
         path = run.checkpoints / f"{int(which):06d}"
         if not path.is_dir():
             raise RequestError(
-                f"no checkpoint after update {int(which)} in {run.path}{_there(run)}"
+                f"no checkpoint after update {int(which)} in {run.path}{_existing_checkpoints(run)}"
             )
     if path is None:
         raise RequestError(f"{run.path} has no checkpoint yet; --checkpoint base is there")
     return path
 
 
-def _there(run: RunDirectory) -> str:
+def _existing_checkpoints(run: RunDirectory) -> str:
     names = sorted(path.name for path in run.checkpoints.glob("[0-9]*"))
     return f"; there are {', '.join(str(int(name)) for name in names)}" if names else ""

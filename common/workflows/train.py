@@ -96,7 +96,7 @@ def fine_tune(
     """
     with ExitStack() as until_done:
         until_done.enter_context(hosts.named_in(overrides))
-        consented = until_done.enter_context(_asked(recipe, overrides, out, trust))
+        consented = until_done.enter_context(_consent_required(recipe, overrides, out, trust))
         with preparing(), _status("loading", progress):
             prepare = _reopen if resume else _create
             directory, engine, config = prepare(recipe, overrides, out)
@@ -127,7 +127,7 @@ def rehearse(recipe: Recipe | None, overrides: Overrides, *, trust: bool) -> dic
     """Load all that a run needs, and give its sizes and its memory; nothing is left on disk."""
     with (
         hosts.named_in(overrides),
-        _asked(recipe, overrides, None, trust),
+        _consent_required(recipe, overrides, None, trust),
         TemporaryDirectory(prefix="drift-dry-run-") as folder,
     ):
         with preparing(), console.status("loading"):
@@ -144,15 +144,15 @@ def rehearse(recipe: Recipe | None, overrides: Overrides, *, trust: bool) -> dic
     return {"recipe": config.run.recipe, "backend": engine.name, **plan, **sizes, **peak}
 
 
-def _asked(
+def _consent_required(
     recipe: Recipe | None, overrides: Overrides, out: Path | None, trust: bool
 ) -> AbstractContextManager[Consent]:
     """What the recipe's file, or the stored run, demands needs consent; a `Config` is Python's."""
     if isinstance(recipe, Config):
-        return consent.asked(None, overrides, trust=True)
+        return consent.required_for(None, overrides, trust=True)
     stored = out if recipe is None else None
     file = Path(recipe) if recipe is not None and str(recipe).endswith(".toml") else None
-    return consent.asked(file or stored, overrides, trust=trust)
+    return consent.required_for(file or stored, overrides, trust=trust)
 
 
 def load_config(recipe: Recipe = RECIPE, set: Mapping[str, Any] | None = None) -> Config:

@@ -16,7 +16,7 @@ from typing import Any
 
 import mlx.core as mx
 
-__all__ = ["Arrays", "flux_named", "of_decoder", "of_denoiser", "sd3_named"]
+__all__ = ["Arrays", "diffusers_decoder", "diffusers_denoiser", "flux_named", "sd3_named"]
 
 Arrays = dict[str, mx.array]
 
@@ -100,7 +100,7 @@ def flux_named(given: Mapping[str, mx.array], io: Any) -> Arrays:
     return io.flux_state_dict_adjustments(dict(given), hidden_size=width, mlp_ratio=ratio)
 
 
-def of_denoiser(named: Mapping[str, mx.array], *, flux: bool) -> Arrays:
+def diffusers_denoiser(named: Mapping[str, mx.array], *, flux: bool) -> Arrays:
     """Diffusers' names and PyTorch's layout for a denoiser in DiffusionKit's.
 
     A quantised linear's scales and biases go where its weight goes. KeyError names half of a
@@ -132,8 +132,8 @@ def of_denoiser(named: Mapping[str, mx.array], *, flux: bool) -> Arrays:
     return converted
 
 
-def of_decoder(named: Mapping[str, mx.array]) -> Arrays:
-    """The same as `of_denoiser` for the decoder of a VAE."""
+def diffusers_decoder(named: Mapping[str, mx.array]) -> Arrays:
+    """The same as `diffusers_denoiser` for the decoder of a VAE."""
     last = max((int(name.split(".")[1]) for name in named if name.startswith("up_bl")), default=0)
     converted: Arrays = {}
     for name, array in named.items():

@@ -73,18 +73,19 @@ class Source:
 
         A quantised linear has `weight`, `scales` and `biases`.
         """
-        given, lost = self._denoiser(), {}
+        given, zero_biases = self._denoiser(), {}
         named = names.flux_named if self._family == "flux" else names.sd3_named
         with self._name_errors_in_one_line("transformer"):
             if any(name.startswith(MADE) for name in given):
-                lost = _lost(given)
+                zero_biases = _zero_key_biases(given)
             else:
                 given = named(given, self._io)
-            arrays = names.of_denoiser(given | lost, flux=self._family == "flux")
-        if lost:
+            arrays = names.diffusers_denoiser(given | zero_biases, flux=self._family == "flux")
+        if zero_biases:
             warnings.warn(
-                f"{self.where}: its making dropped the biases of {len(lost)} key projections; "
-                "they are zero here, so this is another model than the one that it was made of",
+                f"{self.where}: its making dropped the biases of {len(zero_biases)} key "
+                "projections; they are zero here, so this is another model than the one that it "
+                "was made of",
                 stacklevel=2,
             )
         return arrays
@@ -99,7 +100,7 @@ class Source:
                 named = {name.removeprefix(before): array for name, array in own.items()}
             else:
                 named = self._io.vae_decoder_state_dict_adjustments(own, before)
-            return names.of_decoder(named)
+            return names.diffusers_decoder(named)
 
     @contextmanager
     def _name_errors_in_one_line(self, component: str, before: str = "") -> Iterator[None]:
@@ -178,7 +179,7 @@ class Source:
             )
 
 
-def _lost(named: Arrays) -> Arrays:
+def _zero_key_biases(named: Arrays) -> Arrays:
     """Zeros for the biases of keys that a file made by DiffusionKit lacks."""
     stems = [name.removesuffix(".weight") for name in named if name.endswith(".k_proj.weight")]
     without = [stem for stem in stems if f"{stem}.bias" not in named]

@@ -71,7 +71,7 @@ def weights(name: str) -> dict[str, torch.Tensor]:
 
 def fill(module: nn.Module, values: dict[str, torch.Tensor], name: str) -> None:
     """Load every parameter of a module; RewardNameError names one that lacks or does not fit."""
-    own = {key: value for key, value in module.state_dict().items() if not _made(key)}
+    own = {key: value for key, value in module.state_dict().items() if not _is_computed(key)}
     for key, value in own.items():
         if key not in values:
             raise RewardNameError(f"'{name}' lacks {key}: these are other weights")
@@ -81,7 +81,7 @@ def fill(module: nn.Module, values: dict[str, torch.Tensor], name: str) -> None:
     module.load_state_dict({key: values[key] for key in own}, strict=False)
 
 
-def _made(key: str) -> bool:
+def _is_computed(key: str) -> bool:
     """Whether the module computes the array of that name by itself."""
     return key.endswith(("position_ids", "num_batches_tracked"))
 

@@ -108,7 +108,7 @@ def recipe(context: Context, name: str, *changes: str) -> dict[str, Any]:
         plan = trainer.plan()
         figures["forwards_per_image"] = plan["forwards_per_image"]
         context.keep(figures)
-        settled(context)
+        reset_peak_memory(context)
         first = trainer.step()
         figures["first_update_s"] = first["seconds"]
         figures["compile_s"] = first.get("time/compile", 0.0)
@@ -177,7 +177,7 @@ def estimated(trainer: Trainer) -> dict[str, int] | None:
         return None
 
 
-def settled(context: Context) -> None:
+def reset_peak_memory(context: Context) -> None:
     """Wait for the device and reset the count of its peak memory."""
     if context.backend == "cuda":
         torch.cuda.synchronize()

@@ -22,7 +22,7 @@ from common.config import Config
 from common.pipelines.architectures import documents
 from common.sampling.rollout import plan_steps
 from scripts.gpu_bench.context import Context, spread
-from scripts.gpu_bench.models import configured, peak, settled, trained
+from scripts.gpu_bench.models import configured, peak, reset_peak_memory, trained
 
 __all__ = ["StraightLoop", "sd3_fast", "sd3_grpo"]
 
@@ -51,7 +51,7 @@ def beside(context: Context, recipe: str) -> dict[str, Any]:
         peaks = {}
         for count in range(context.pick(3, 2, 2)):
             for name, step in (("ours", trainer.step), ("straight", loop.step)):
-                settled(context)
+                reset_peak_memory(context)
                 start = time.perf_counter()
                 step()
                 if context.backend == "cuda":

@@ -8,7 +8,7 @@ from typing import Any
 from torch.profiler import ProfilerActivity, profile
 
 from scripts.gpu_bench.context import Context
-from scripts.gpu_bench.models import configured, settled, trained
+from scripts.gpu_bench.models import configured, reset_peak_memory, trained
 
 __all__ = ["trace"]
 
@@ -32,10 +32,10 @@ def trace(context: Context) -> dict[str, Any]:
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
     with trained(context, config) as trainer:
         trainer.step()
-        settled(context)
+        reset_peak_memory(context)
         with profile(activities=activities) as record:
             row = trainer.step()
-            settled(context)
+            reset_peak_memory(context)
     path = context.folder / f"{context.name}.json.gz"
     kept = shrink(record, path)
     return {

@@ -131,9 +131,12 @@ def test_consent_that_cannot_be_stored_or_is_damaged_is_asked_again(folder, monk
     file.parent.mkdir(parents=True)
     for damage in ("[", "[]", '{"x": 1}', "{}"):
         file.write_text(damage)
-        with consent.asked(folder, (), trust=False), pytest.raises(RequestError, match="--trust"):
+        with (
+            consent.required_for(folder, (), trust=False),
+            pytest.raises(RequestError, match="--trust"),
+        ):
             consent.require("a:b", "import 'a'")
     monkeypatch.setenv("XDG_CONFIG_HOME", "/proc/nothing")
-    with consent.asked(folder, (), trust=True):
+    with consent.required_for(folder, (), trust=True):
         consent.require("a:b", "import 'a'")
     consent.require("a:b", "import 'a'")  # nobody is asked: a program's own

@@ -43,7 +43,7 @@ def estimate(config):
     ],
 )
 def test_what_was_asked_for_is_read_from_each_librarys_words(message, size):
-    assert memory.asked(message) == size
+    assert memory.requested_bytes(message) == size
 
 
 def test_savings_are_of_the_largest_part_of_a_stage_and_in_order():

@@ -124,7 +124,7 @@ def test_the_maps_faults_are_made_good():
     assert {f"{block}.{part}_proj.bias" for part in "qv"} < theirs.keys()
     assert f"{block}.k_proj.bias" not in theirs  # lost
     assert "finfinal_layer.adaLN_modulation.layers.1.bias" in theirs  # no prefix to strip
-    ours = names.of_denoiser(names.sd3_named(given, io), flux=False)
+    ours = names.diffusers_denoiser(names.sd3_named(given, io), flux=False)
     assert len(ours) == 6
     expected = np.array(given["joint_blocks.0.x_block.attn.qkv.bias"])[4:8]
     np.testing.assert_array_equal(ours["transformer_blocks.0.attn.to_k.bias"], expected)
@@ -184,7 +184,7 @@ def made_by_diffusionkit(whole, *, group=32, bits=4):
         {name: mx.array(array) for name, array in vae.items()}, "decoder."
     )
     packed |= {f"decoder.{name}": array for name, array in decoder.items()}
-    of_diffusers = names.of_denoiser(meant, flux=True)
+    of_diffusers = names.diffusers_denoiser(meant, flux=True)
     return tuple(
         {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         for arrays in (packed, of_diffusers)

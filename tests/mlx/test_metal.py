@@ -38,10 +38,10 @@ class Core:
 
 def test_what_is_recommended_is_wired_and_a_quarter_of_it_cached():
     core = Core()
-    held = metal.hold(core)
+    held = metal.set_limits(core)
     assert held == metal.Limits(12 * GB, 3 * GB, 12 * GB, 16 * GB)
     assert core.held == {"wired": 12 * GB, "cached": 3 * GB}
-    assert metal.hold(core) == held  # a second backend changes nothing
+    assert metal.set_limits(core) == held  # a second backend changes nothing
     assert metal.describe(held) == {
         "wired limit": "12.0 GB of 12.0 GB that Metal recommends",
         "cache limit": "3.0 GB",
@@ -58,26 +58,26 @@ def test_all_memory_is_never_wired():
 @pytest.mark.parametrize("info", [{}, {"memory_size": GB}, MAC | {"memory_size": 0}])
 def test_a_device_that_is_no_mac_has_no_limits(info):
     core = Core(info)
-    assert metal.hold(core) is None
+    assert metal.set_limits(core) is None
     assert core.held == {"wired": 0, "cached": 24 * GB}
 
 
 def test_nothing_is_touched_without_metal():
     core = Core(available=False)
-    assert metal.hold(core) is None
+    assert metal.set_limits(core) is None
     assert core.held == {"wired": 0, "cached": 24 * GB}
 
 
 def test_who_wants_more_wired_or_less_cached_keeps_it():
     core = Core(wired=13 * GB, cached=GB)
-    assert metal.hold(core) == metal.Limits(13 * GB, GB, 12 * GB, 16 * GB)
+    assert metal.set_limits(core) == metal.Limits(13 * GB, GB, 12 * GB, 16 * GB)
     assert core.held == {"wired": 13 * GB, "cached": GB}
 
 
 @pytest.mark.parametrize("error", [ValueError("too large"), RuntimeError("no")])
 def test_a_system_that_refuses_keeps_its_limit_and_that_is_reported(error):
     core = Core(fails=error)
-    held = metal.hold(core)
+    held = metal.set_limits(core)
     assert (held.wired, core.held["wired"]) == (0, 0)
     assert metal.describe(held)["wired limit"] == "0.0 GB of 12.0 GB that Metal recommends"
 
@@ -87,7 +87,7 @@ def test_the_backend_shows_its_limits_on_metal_and_has_none_on_a_cpu(monkeypatch
     assert "wired limit" not in on_cpu.describe()
     assert not on_cpu.gpu
     asked = []
-    monkeypatch.setattr(metal, "hold", lambda core: asked.append(core) or metal.limits(MAC))
+    monkeypatch.setattr(metal, "set_limits", lambda core: asked.append(core) or metal.limits(MAC))
     on_metal = drift.Backend("mlx", mx.Device(mx.gpu), "float32")
     assert asked == [mx]
     assert on_metal.gpu
