@@ -35,7 +35,7 @@ check: $(VENV)/.test
 	# Left alone, pyright would look for packages in the shell's Python.
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-# Stamps say that a step ended: what a failed one left behind is made anew.
+# Stamps say that a step ended: the files that a failed one left behind are made again.
 $(VENV)/.made:
 	$(or $(PYTHON),$(error $(NO_PYTHON))) -m venv --clear $(VENV)
 	touch $@

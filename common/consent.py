@@ -22,7 +22,7 @@ __all__ = ["Consent", "remember", "require", "required_for"]
 
 @dataclass
 class Consent:
-    """What is allowed: everything, or what the user named.
+    """The demands that are allowed: all, or those that the user named.
 
     place: the file or folder that demands. used: what it demanded and was allowed.
     """
@@ -44,7 +44,8 @@ def required_for(
 
     Args:
         place: the recipe file or the run folder; None where none but shipped ones are read.
-        overrides: what the user changed, on the command line or as a mapping; code in it is named.
+        overrides: the user's changes, on the command line or as a mapping; what they name is
+            allowed.
         trust: allow everything, and remember what was used for this place.
     """
     if isinstance(overrides, Mapping):
@@ -95,7 +96,7 @@ def remember(place: Path, demands: Iterable[str]) -> None:
 
 
 def _remembered() -> dict[str, list[str]]:
-    """What was trusted before, by place; {} where the file is not there or not whole."""
+    """The demands trusted before, by place; {} where the file is missing or damaged."""
     try:
         stored = reading.json_document(reading.content(_file()))
     except (OSError, ValueError):

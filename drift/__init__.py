@@ -87,7 +87,7 @@ _PLACES = {
     "sample": "common.workflows.sample:sample",
     "train": "common.workflows.train:train",
 }
-"""Where each name is: module:name."""
+"""Public name -> its module:name."""
 
 
 def __getattr__(name: str) -> Any:

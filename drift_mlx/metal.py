@@ -13,7 +13,7 @@ __all__ = ["MEMORY", "RECOMMENDED", "Limits", "describe", "limits", "set_limits"
 
 RECOMMENDED = "max_recommended_working_set_size"
 MEMORY = "memory_size"
-"""What `mlx.core.device_info` calls what Metal may wire, and all memory of the machine."""
+"""Keys of `mlx.core.device_info`: the memory that Metal may wire, and all memory of the machine."""
 
 CACHED = 4
 """Freed memory that MLX keeps for its next arrays is wired as well, and so taken from every other

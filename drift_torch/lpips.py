@@ -23,7 +23,7 @@ LAYERS = {
     "features.10": (256, 256, 3, 1, 1, False),
 }
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-"""Of the pixels in [-1, 1], by channel."""
+"""Shift and scale of the pixels in [-1, 1], by channel."""
 
 EPS = 1e-10
 

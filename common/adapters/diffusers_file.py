@@ -9,13 +9,13 @@ from common.adapters.low_rank import peft_config
 from common.config import AdapterConfig
 
 FILE = "pytorch_lora_weights.safetensors"
-"""What diffusers looks for in a folder."""
+"""The file that diffusers looks for in a folder."""
 
 COMPONENTS = {"sd15": "unet", "sd3": "transformer", "flux": "transformer"}
 """The tuned part of a pipeline of each family, as diffusers calls it."""
 
 SETTINGS = ("r", "lora_alpha", "target_modules")
-"""What PEFT needs to know; without alpha a loader would take it to be the rank."""
+"""Settings that PEFT needs; without alpha a loader would use the rank as alpha."""
 
 
 def encode(

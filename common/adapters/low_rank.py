@@ -15,7 +15,7 @@ from common.random import Key, Purpose, address, normal, uniform
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 
 PEFT_PREFIX = "base_model.model."
-"""What PEFT puts before every name in `adapter_model.safetensors`."""
+"""The prefix of every name in PEFT's `adapter_model.safetensors`."""
 
 
 def targets(linears: Iterable[str], config: AdapterConfig) -> list[str]:

@@ -26,7 +26,7 @@ SPREAD_FLOOR = 1e-6
 
 
 class Statistics(NamedTuple):
-    """Of the members of each group, each float [..., 1]; 0 where there are no members."""
+    """Statistics of the members of each group, float [..., 1]; 0 where there are no members."""
 
     mean: Array
     std: Array

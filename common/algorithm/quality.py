@@ -16,7 +16,7 @@ _CUTOFF = 0.25
 """Cycles per pixel. A grid of 4 x 4 patches repeats every 4 pixels: exactly here and above."""
 
 _EDGE = 1 / 8
-"""Of white: a step in luminance that counts as an edge."""
+"""Share of white: a step in luminance that counts as an edge."""
 
 
 def high_frequency_energy(images: np.ndarray) -> np.ndarray:

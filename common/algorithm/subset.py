@@ -194,7 +194,7 @@ def _best_run(rewards: Array, members: Array, rank: Array, rule: str, K: Array) 
 
 
 def _keep_lowest(cost: Array, alive: Array, tolerance: Array) -> Array:
-    """Of the candidates still alive, [P, C, 1], those within the tolerance of the lowest cost."""
+    """Candidates in `alive` [P, C, 1] within the tolerance of the lowest cost."""
     xp = array_namespace(cost)
     lowest = xp.min(xp.where(alive, cost, xp.inf), axis=1, keepdims=True)
     return alive & (cost <= lowest + tolerance)
@@ -207,7 +207,7 @@ def _rank(values: Array) -> Array:
 
 
 def _tolerance(r: Array, members: Array) -> Array:
-    """What counts as equal in a group: 1e-12 + 1e-6 of its range, float [P, 1]."""
+    """Tolerance below which costs of a group are equal: 1e-12 + 1e-6 of its range, float [P, 1]."""
     xp = array_namespace(r)
     highest = xp.max(xp.where(members, r, -xp.inf), axis=-1, keepdims=True)
     lowest = xp.min(xp.where(members, r, xp.inf), axis=-1, keepdims=True)

@@ -106,7 +106,7 @@ def explain(
 
 
 def _advice(stage: str, config: Config, estimate: Estimate) -> tuple[str, list[str]]:
-    """What needs less, in words, and the first of it as `--set` takes it."""
+    """The changes that need less, in words, and the first one as `--set` takes it."""
     changes: dict[str, tuple[Any, Any]] = {}
     how = "these lower it most, by estimate"
     with suppress(Exception):  # no room left even to estimate: the first error is what counts

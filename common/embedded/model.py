@@ -177,7 +177,7 @@ def from_images(images: np.ndarray) -> np.ndarray:
 def fit(images: np.ndarray, config: ScorerConfig) -> np.ndarray:
     """Images uint8 [N, H, W, 3] at the size that a scorer looks at, by the mean of what they show.
 
-    Those that have it already are returned as they are.
+    Images of that size are returned unchanged.
     """
     size = (config.image, config.image)
     if images.shape[1:3] == size:

@@ -103,7 +103,7 @@ class BackendUnderTest:
 
     @cached_property
     def sampled(self) -> tuple[np.ndarray, np.ndarray]:
-        """What the adapted model drew from the latents, float32, and its log-prob: [B].
+        """Samples of the adapted model from the latents, float32, and their log-probs: [B].
 
         Computed by the reference alone: the clip and the KL mean something near the policy that
         sampled only, and every backend must start from the same numbers.
@@ -117,7 +117,7 @@ class BackendUnderTest:
         return sample, self.process.log_prob(sample.astype(np.float64), transition)
 
     def levels(self, policy: Policy) -> Levels:
-        """Where the B samples stand."""
+        """The noise levels of the B samples."""
         return self.process.levels(self.backend, policy, STEPS)
 
     def conditioning(self, policy: Policy) -> Conditioning:

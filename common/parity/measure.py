@@ -29,7 +29,7 @@ EXACT = 0.0
 
 @dataclass(frozen=True)
 class Measured:
-    """What one stage gave on one backend: host arrays by name, the same names on every backend."""
+    """Results of one stage on one backend: host arrays by name, the same names everywhere."""
 
     stage: str
     arrays: Mapping[str, np.ndarray]

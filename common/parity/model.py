@@ -47,11 +47,11 @@ OWN = {
     "sd3": (*FLOW, "rollout.guidance=4.5"),
     "flux": FLOW,
 }
-"""How each family is sampled."""
+"""Sampling settings of each family."""
 
 
 def settings(path: str, changes: Sequence[str] = ()) -> Config:
-    """What is done with the pipeline at `path`: ten steps for two images, two of them trained.
+    """Configuration for the pipeline at `path`: ten steps for two images, two of them trained.
 
     changes: of the configuration, as `--set` writes them. Raises ValueError in one line for what
     is no pipeline of a known family.

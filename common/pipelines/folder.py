@@ -48,7 +48,7 @@ REPOSITORY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 def index(path: str) -> dict[str, Any]:
-    """What the `model_index.json` of a folder or repository says.
+    """The content of the `model_index.json` of a folder or repository.
 
     Raises ValueError in one line where there is none, or the hub cannot be reached or refuses.
     """

@@ -16,7 +16,7 @@ Strength = Annotated[float, Field(ge=0.0, le=10.0, allow_inf_nan=False)]
 
 
 class EvaluateOptions(Table):
-    """Of `drift.evaluate` and `drift eval`."""
+    """Options of `drift.evaluate` and `drift eval`."""
 
     splits: tuple[Split, ...] = key(("train", "test"), "which prompts", strict=False)
     prompts: Annotated[int, Field(ge=0)] = key(24, "of each split, at most; 0 = all")
@@ -28,7 +28,7 @@ class EvaluateOptions(Table):
 
 
 class SampleOptions(Table):
-    """Of `drift.sample` and `drift sample`."""
+    """Options of `drift.sample` and `drift sample`."""
 
     prompts: tuple[str, ...] = key((), "one row of images each", strict=False, min_length=1)
     count: Positive = key(16, "images of each prompt")
@@ -36,7 +36,7 @@ class SampleOptions(Table):
 
 
 class CompareOptions(Table):
-    """Of `drift.compare` and `drift compare`."""
+    """Options of `drift.compare` and `drift compare`."""
 
     split: Split = key("test", "which prompts count")
     until: Positive | None = key(None, "leave out what was measured after more updates")

@@ -147,7 +147,7 @@ def rehearse(recipe: Recipe | None, overrides: Overrides, *, trust: bool) -> dic
 def _consent_required(
     recipe: Recipe | None, overrides: Overrides, out: Path | None, trust: bool
 ) -> AbstractContextManager[Consent]:
-    """What the recipe's file, or the stored run, demands needs consent; a `Config` is Python's."""
+    """Consent to the demands of the recipe's file or of the stored run; a `Config` needs none."""
     if isinstance(recipe, Config):
         return consent.required_for(None, overrides, trust=True)
     stored = out if recipe is None else None

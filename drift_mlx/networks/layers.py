@@ -32,7 +32,7 @@ ROOT, CUBIC = math.sqrt(2 / math.pi), 0.044715
 """Constants of the tanh GELU."""
 
 LIMIT = 9.0
-"""Where tanh is 1 in float32."""
+"""From this argument on tanh is 1 in float32."""
 
 NORM_EPS = 1e-6
 """Epsilon of the norms in flow transformers."""

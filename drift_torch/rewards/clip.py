@@ -25,7 +25,7 @@ TOKENS = 77
 
 AESTHETIC_HEAD = "trl-lib/ddpo-aesthetic-predictor:aesthetic-model.pth"
 WIDTHS = (1024, 128, 64, 16, 1)
-"""Of the aesthetic predictor's and ImageReward's layers, which have no activations in between."""
+"""Widths of the aesthetic predictor's and ImageReward's layers; no activations in between."""
 
 
 class Clip:

@@ -62,7 +62,7 @@ class Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """The classifier; `features` is what its last layer sees."""
+    """The classifier; `features` is the input of its last layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class Classifier:
 
     @torch.no_grad()
     def features(self, images: np.ndarray) -> np.ndarray:
-        """What the classifier's last layer sees: float32 [N, 1280]."""
+        """The input of the classifier's last layer: float32 [N, 1280]."""
         return self._network.features(self._pixels(images)).float().cpu().numpy()
 
     def _pixels(self, images: np.ndarray) -> Tensor:

@@ -17,7 +17,7 @@ from drift_torch.rewards import ImageRewardOptions, loading
 from drift_torch.rewards.clip import regression
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
-"""Of the raw scores on the authors' validation set: what is published is standardised."""
+"""Mean and std of the raw scores on the authors' validation set; they standardise the score."""
 
 TOKENS = 35
 """The prompt is padded or cut to them."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from drift_torch.rewards import loading
 
 HEAD_CHANNELS = 64
-"""Of each attention head in every text tower, and in vision towers but those of 80."""
+"""Width of an attention head in every text tower, and in all vision towers but those of 80."""
 
 RENAMED = (
     (r"^visual\.class_embedding$", "vision_model.embeddings.class_embedding"),

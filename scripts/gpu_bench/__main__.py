@@ -80,7 +80,7 @@ def start(out: Path, mode: Mode, rows: list[Row]) -> Document:
 
 
 def card(mode: Mode) -> dict[str, Any]:
-    """What PyTorch says of the device, asked in a process that ends: the card stays free."""
+    """The device by PyTorch, asked in a process that ends: the card stays free."""
     if importlib.util.find_spec("torch") is None:
         raise UnusableError("PyTorch is not installed: pip install 'drift-toolkit[torch]'")
     command = [sys.executable, "-m", "scripts.gpu_bench.machine"]

@@ -53,7 +53,7 @@ class Context:
 
     @property
     def log(self) -> Path:
-        """Where the row's process prints."""
+        """The file that the row's process prints to."""
         return self.folder / f"{self.name}.log"
 
 

@@ -20,7 +20,7 @@ PARTS = (
     {"kernel", "gpu_memcpy", "gpu_memset", "user_annotation", "cpu_op"},
     {"kernel", "gpu_memcpy", "gpu_memset"},
 )
-"""What is kept of a trace, from all of it to the card's own work, until it is small enough."""
+"""Categories of events to keep, tried in order until the trace is small enough."""
 
 TOP = 20
 

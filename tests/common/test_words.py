@@ -31,7 +31,7 @@ NAMES = {
 
 PHRASES = (
     r"(is|are|be|been|was|were|not|can|what) told",
-    r"told (apart|of|that|to|in|as|by|what|how|its|their|the)",
+    r"[Tt]old (apart|of|that|to|in|as|by|what|how|its|their|the)",
     r"tells (of|apart|how|what|whether|when|which|it|them)",
     r"tell (apart|how|what|whether)",
     r"[Ww]hoever",
