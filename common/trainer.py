@@ -28,6 +28,7 @@ from common.prompts import Prompt, batch, load as load_prompts, rewrite
 from common.rewards import Features, RewardSuite, Scoring, features
 from common.runs import checkpoint
 from common.runs.directory import RunDirectory
+from common.runs.resuming import snapshot_to_resume
 from common.sampling.conditioner import Conditioner
 from common.sampling.process import Process, make_process
 from common.sampling.rollout import Sampler, plan_steps
@@ -101,6 +102,7 @@ class Trainer:
         observer: Observer,
         stop: threading.Event,
         policy: Policy | None = None,
+        resume_from: int | None = None,
     ) -> None:
         self._config, self._backend, self._run = config, backend, run
         self._observer, self._stop = observer, stop
@@ -145,7 +147,7 @@ class Trainer:
         if config.audit.every:
             self._watch = Watch(config, backend, list(self._prompts), self._rewards, run)
         self._update, self._compiling = 0, backend.compiling_seconds()
-        self._restore()
+        self._restore(resume_from)
         if self._watch is not None:
             self._watch.restore()
         rewrite.keep(self._variants, rewriter, seed=seed, run=run.path)
@@ -339,22 +341,26 @@ class Trainer:
         path = checkpoint.save(
             self._run.checkpoints,
             state.snapshot(
-                self._backend, self._policy, self._optimizer, self._average, update=self._update
+                self._backend,
+                self._policy,
+                self._optimizer,
+                self._average,
+                update=self._update,
+                evaluated=[row["update"] for row in self._run.evaluations()],
             ),
             adapter=self._config.adapter,
             keep=self._config.checkpoint.keep,
         )
         self._observer.saved(path)
 
-    def _restore(self) -> None:
-        newest = checkpoint.latest(self._run.checkpoints)
-        if newest is None:
-            self._run.rewind(0)
-            return
-        snapshot = checkpoint.load(newest)
-        state.restore(snapshot, self._policy, self._optimizer, self._average)
-        self._update = snapshot.update
-        self._run.rewind(snapshot.update)
+    def _restore(self, resume_from: int | None) -> None:
+        snapshot = snapshot_to_resume(self._run, resume_from)
+        if snapshot is not None:
+            state.restore(snapshot, self._policy, self._optimizer, self._average)
+            self._update = snapshot.update
+        if resume_from is not None:
+            checkpoint.set_aside(self._run.checkpoints, after=resume_from)
+        self._run.rewind(self._update)
 
 
 def _check_prompts(config: Config, available: int) -> None:

@@ -29,6 +29,13 @@ from common.errors import RequestError
 @click.option(
     "--dry-run", is_flag=True, help="Check everything, show sizes and memory, and do nothing."
 )
+@click.option(
+    "--from",
+    "resume_from",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="With --resume: go back to the checkpoint after update N; newer ones are set aside.",
+)
 @trust_option
 @click.pass_context
 def run(
@@ -39,6 +46,7 @@ def run(
     out: Path | None,
     resume: bool,
     dry_run: bool,
+    resume_from: int | None,
     trust: bool,
 ) -> None:
     """Fine-tune a model as RECIPE says: a name that `drift recipes` lists, or a TOML file.
@@ -67,6 +75,7 @@ def run(
         interrupts=signals,
         progress=True,
         trust=trust,
+        resume_from=resume_from,
     )
     if not done.finished:
         say(f"stopped after update {done.update} of {done.config.run.updates}; go on with")

@@ -1,8 +1,11 @@
 """What a run has learned so far: read for a checkpoint, and put back from one."""
 
+from collections.abc import Sequence
+
 from common.backends import Backend, Optimizer, Policy
 from common.learning.moving_average import MovingAverage
 from common.runs.checkpoint import Snapshot
+from common.runs.resuming import EVALUATED
 
 __all__ = ["restore", "snapshot"]
 
@@ -14,10 +17,11 @@ def snapshot(
     average: MovingAverage | None,
     *,
     update: int,
+    evaluated: Sequence[int],
 ) -> Snapshot:
     """The trained arrays, their moving average and the optimizer's moments, on the host.
 
-    update: the number of updates done.
+    update: the number of updates done. evaluated: the updates whose evaluations are logged.
     """
     parameters = policy.parameters()
     return Snapshot(
@@ -25,7 +29,10 @@ def snapshot(
         parameters={name: backend.to_numpy(value) for name, value in parameters.items()},
         ema=None if average is None else average.values,
         optimizer=optimizer.state(),
-        state={"ema_steps": 0 if average is None else average.steps},
+        state={
+            "ema_steps": 0 if average is None else average.steps,
+            EVALUATED: list(evaluated),
+        },
     )
 
 

@@ -136,6 +136,25 @@ def updates(checkpoints: Path) -> list[int]:
     return [int(path.name) for path in _complete(checkpoints)]
 
 
+def incomplete(checkpoints: Path) -> list[tuple[int, Path]]:
+    """(update, folder) of those without a manifest: a save never leaves one, so it was damaged."""
+    return [(n, path) for n, path in _matching(checkpoints, _NAME) if not _is_complete(path)]
+
+
+def set_aside(checkpoints: Path, *, after: int) -> None:
+    """Move the checkpoints after an update into a folder beside them; nothing is deleted."""
+    newer = [path for update, path in _matching(checkpoints, _NAME) if update > after]
+    if not newer:
+        return
+    number = 1
+    while (folder := checkpoints / f"set-aside-{number}").exists():
+        number += 1
+    with files.os_errors_as(f"set checkpoints aside in {checkpoints}"):
+        folder.mkdir()
+        for path in newer:
+            path.rename(folder / path.name)
+
+
 # --- writing -------------------------------------------------------------------------------------
 
 

@@ -60,8 +60,14 @@ class Interrupts:
 
 
 def of_the_command() -> Interrupts:
-    """Ctrl-C and SIGTERM; the second one kills, which loses nothing: files are always whole."""
-    return Interrupts((signal.SIGINT, signal.SIGTERM), signal.SIG_DFL)
+    """Ctrl-C, SIGTERM, a lost terminal (SIGHUP) and SLURM's warning before its limit (SIGUSR1).
+
+    The second one kills, which loses nothing: files are always whole. A signal that is ignored,
+    as SIGHUP under nohup, stays ignored.
+    """
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    heard = tuple(each for each in wanted if signal.getsignal(each) is not signal.SIG_IGN)
+    return Interrupts(heard, signal.SIG_DFL)
 
 
 def of_python() -> Interrupts:

@@ -37,6 +37,7 @@ def train(
     resume: bool = False,
     progress: bool = True,
     trust: bool = False,
+    resume_from: int | None = None,
 ) -> Run:
     """Fine-tune a model, or go on with a run; the Python form of `drift run`.
 
@@ -53,6 +54,8 @@ def train(
         progress: show the plan, the progress and the results; False prints nothing.
         trust: let the recipe's file, or the run that is resumed, import the code that it names;
             what `set` names needs no trust.
+        resume_from: with resume, go back to the checkpoint after that update (0: to the start);
+            newer ones are set aside.
 
     Returns:
         The run, with a report when it is finished.
@@ -73,6 +76,7 @@ def train(
         interrupts=caught,
         progress=progress,
         trust=trust,
+        resume_from=resume_from,
     )
     if progress and not run.finished:
         say(f"stopped after update {run.update} of {run.config.run.updates}; go on with")
@@ -89,11 +93,14 @@ def fine_tune(
     interrupts: Interrupts,
     progress: bool,
     trust: bool,
+    resume_from: int | None,
 ) -> Run:
     """What `train` and the command share; returns the run, finished or stopped.
 
     Raises the errors of `train`.
     """
+    if resume_from is not None and not resume:
+        raise RequestError("--from N goes back in a run: it needs --resume")
     with ExitStack() as until_done:
         until_done.enter_context(hosts.named_in(overrides))
         consented = until_done.enter_context(_consent_required(recipe, overrides, out, trust))
@@ -107,7 +114,12 @@ def fine_tune(
             observer = display or NullObserver()
             with _removed_on_failure(directory, made=not resume):
                 trainer = Trainer(
-                    config, engine, directory, observer=observer, stop=interrupts.stop
+                    config,
+                    engine,
+                    directory,
+                    observer=observer,
+                    stop=interrupts.stop,
+                    resume_from=resume_from,
                 )
             if resume:  # only now is the request known to be right
                 done = trainer.plan()["update"]

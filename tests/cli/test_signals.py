@@ -1,4 +1,4 @@
-"""SIGTERM finishes the update and saves; a second signal ends the process at once."""
+"""SIGTERM, SIGHUP and SIGUSR1 finish the update and save; a second signal ends it at once."""
 
 import os
 import signal
@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from common.runs.directory import RunDirectory
+from common.workflows import interrupts
 
 COMMAND = [sys.executable, "-c", "from common.cli import main; main()"]
 
@@ -38,14 +39,16 @@ def start(tmp_path, small):
 
 
 @pytest.mark.usefixtures("no_report")
-def test_sigterm_saves_and_the_command_it_names_goes_on(start, drift, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_saves_and_the_command_it_names_goes_on(number, start, drift, tmp_path):
+    """SIGHUP is a lost terminal, SIGUSR1 what SLURM may send before its limit."""
     process = start(run__updates="1000", evaluate__every="1000", checkpoint__every="1000")
     for line in process.stdout:
         if line.startswith("update 1/"):
             break
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     output, errors = process.communicate(timeout=300)
-    assert process.returncode == 143
+    assert process.returncode == 128 + number
     assert errors.startswith("drift: finishing this update")
     assert len(errors.splitlines()) == 1
     stopped, how = output.splitlines()[-2:]
@@ -67,3 +70,14 @@ def test_a_second_signal_ends_it_at_once(start, tmp_path):
     process.send_signal(signal.SIGINT)
     process.wait(timeout=300)  # the reward would go on for an hour
     assert process.returncode == -signal.SIGINT
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    """nohup starts a process with SIGHUP ignored: the run outlives its terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interrupts.of_the_command().caught("stopping", lambda: False):
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGUSR1) is not signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
