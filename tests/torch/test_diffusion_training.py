@@ -221,7 +221,7 @@ def test_what_cannot_be_exported_is_one_line(backend, settings, tmp_path):
     emoji = RunDirectory.create(tmp_path / "emoji", configuration.load("emoji"), {})
     result = CliRunner().invoke(drift, ["export", str(emoji.path)])
     assert result.exit_code == 2
-    assert "'embedded', which diffusers does not know" in result.output
+    assert "'embedded', which diffusers does not support" in result.output
     new = RunDirectory.create(tmp_path / "new", settings("sd3"), {})
     result = CliRunner().invoke(drift, ["export", str(new.path)])
     assert result.exit_code == 2
