@@ -95,8 +95,8 @@ def test_a_prompt_is_encoded_the_same_whatever_is_beside_it(shape, policy_of):
     np.testing.assert_array_equal(both.tokens[0], one.tokens[0])
     np.testing.assert_array_equal(both.tokens[2], one.tokens[0])
     assert len(together._embeddings) == 2
-    assert alone._vae._held is None
-    assert together._vae._held is not None
+    assert alone._vae._kept_part is None
+    assert together._vae._kept_part is not None
     x = inputs(together)[0]
     np.testing.assert_array_equal(together.decode(x), alone.decode(x))
 

@@ -200,5 +200,5 @@ def test_a_run_goes_on_on_the_other_backend(shape, first, second, checkpoint, tm
         gap = sum(float(((ours_[name] - theirs_[name]) ** 2).sum()) for name in ours_)
         size = sum(float((theirs_[name] ** 2).sum()) for name in ours_)
         assert np.sqrt(gap / size) < UPDATES
-    assert ours.state == theirs.state == {"ema_steps": 3}
+    assert ours.state == theirs.state == {"ema_steps": 3, "evaluated": [0]}
     assert int(ours.optimizer["step"]) == 3
