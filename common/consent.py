@@ -8,6 +8,7 @@ a program that calls the toolkit names code itself.
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,12 +29,15 @@ class Consent:
     """
 
     place: Path | None
-    named: str
+    named: frozenset[str]
     everything: bool
     used: set[str] = field(default_factory=set)
 
 
 _current: list[Consent] = []
+
+_TABLE = re.compile(r"^reward\.(terms|floors|ceilings)\.")
+_SEPARATOR = re.compile(r"""[\s"'=,{}\[\]]+""")
 
 
 @contextmanager
@@ -50,7 +54,7 @@ def required_for(
     """
     if isinstance(overrides, Mapping):
         overrides = [f"{key}={value}" for key, value in overrides.items()]
-    consent = Consent(place, "\n".join(overrides), trust)
+    consent = Consent(place, _names(overrides), trust)
     _current.append(consent)
     try:
         yield consent
@@ -77,6 +81,16 @@ def require(demand: str, action: str) -> None:
             "(trust=True), which is remembered for that place"
         )
     consent.used.add(demand)
+
+
+def _names(overrides: Iterable[str]) -> frozenset[str]:
+    """Every whole name in "table.key=value" texts: the key without its table, and the value's."""
+    names: set[str] = set()
+    for text in overrides:
+        key, _, value = text.partition("=")
+        names.add(_TABLE.sub("", key.strip()).strip("\"'"))
+        names |= {value.strip().strip("\"'"), *_SEPARATOR.split(value)}
+    return frozenset(names)
 
 
 def remember(place: Path, demands: Iterable[str]) -> None:

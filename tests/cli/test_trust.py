@@ -126,6 +126,29 @@ def test_a_cache_elsewhere_asks(where, run, folder):
     assert not (folder.parent / "scores").exists()
 
 
+@pytest.mark.parametrize(
+    ("overrides", "allowed"),
+    [
+        (["reward.terms.evil:reward=1.0"], True),
+        (['reward.terms."evil:reward"=1.0'], True),
+        (["model.family=evil:reward"], True),
+        (['audit.scorers=["a:b", "evil:reward"]'], True),
+        ({"reward.terms": {"evil:reward": 5.0}}, True),
+        (["reward.terms.notevil:reward=1.0"], False),
+        (["reward.terms.a.evil:reward=1.0"], False),
+        (["model.family=evil:rewards"], False),
+        ({"reward.terms": {"evil:reward2": 5.0}}, False),
+    ],
+)
+def test_only_the_whole_name_that_the_user_wrote_is_allowed(overrides, allowed, folder):
+    with consent.required_for(folder, overrides, trust=False):
+        if allowed:
+            consent.require("evil:reward", "import 'evil'")
+            return
+        with pytest.raises(RequestError, match="--trust"):
+            consent.require("evil:reward", "import 'evil'")
+
+
 def test_consent_that_cannot_be_stored_or_is_damaged_is_asked_again(folder, monkeypatch):
     file = folder / "home" / "drift" / "trusted.json"
     file.parent.mkdir(parents=True)
