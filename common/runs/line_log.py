@@ -61,13 +61,16 @@ def append(file: Path, line: bytes, parse: Parse[Any]) -> None:
 def newest(file: Path) -> dict[str, Any]:
     """The record of the last complete line, {} before the first one; cheap enough to poll."""
     try:
+        if not file.is_file():  # not there yet, or a pipe, which would be waited for
+            return {}
         with file.open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)
             stream.seek(max(size - TAIL, 0))
-            lines = stream.read().split(b"\n")[:-1]
-        return reading.json_document(lines[-1]) if lines else {}
-    except (OSError, ValueError):  # not there yet, or replaced while it was read
+            lines = stream.read(TAIL).split(b"\n")[:-1]
+        record = reading.json_document(lines[-1]) if lines else {}
+    except (OSError, ValueError):  # replaced while it was read
         return {}
+    return record if isinstance(record, dict) else {}
 
 
 def encode(value: Mapping[str, Any], indent: int | None = None) -> bytes:

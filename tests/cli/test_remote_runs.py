@@ -141,14 +141,14 @@ def rewards(run):
 
 @pytest.mark.usefixtures("no_report")
 def test_a_run_goes_on_when_its_server_restarts(drift, small, tmp_path):
-    told = []
+    scores = []
     for name, after in [("steady", None), ("restarted", 12)]:
         with Restarting(after) as server:
             words = [f"reward.options.remote.url={server.url}", "reward.terms={remote=1.0}"]
             sets = [word for text in words for word in ("--set", text)]
             result = drift("run", *small(), *sets, "--out", name)
             assert result.exit_code == 0, result.output
-        told.append(rewards(tmp_path / name))
+        scores.append(rewards(tmp_path / name))
     assert server.restarts == 1
-    assert told[0] == told[1]
-    assert len(told[0]) == 2
+    assert scores[0] == scores[1]
+    assert len(scores[0]) == 2

@@ -71,7 +71,7 @@ def answering(*replies):
         yield f"http://127.0.0.1:{listener.getsockname()[1]}", seen
     finally:
         with suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)  # wakes whoever still waits for a connection
+            listener.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits for a connection
         listener.close()
         thread.join(timeout=300)
 

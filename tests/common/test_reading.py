@@ -13,7 +13,7 @@ from common import config as configuration, pictures, reading
 from common.cli import drift
 from common.config import ConfigError, PromptsConfig
 from common.prompts import PromptError, load
-from common.runs import checkpoint
+from common.runs import checkpoint, line_log
 from common.runs.checkpoint import CheckpointError
 from common.runs.directory import RunDirectory, RunError
 from tests.common.synthetic_checkpoint import LORA, snapshot
@@ -138,6 +138,14 @@ def test_a_manifest_that_was_written_by_hand(change, saved):
     with pytest.raises(CheckpointError) as caught:
         checkpoint.load(path)
     one_line(caught.value)
+
+
+@pytest.mark.parametrize("kind", [*HOSTILE, "a list"])
+def test_the_newest_record_of_somebody_else_is_none(kind, tmp_path):
+    """It is polled, so it neither waits nor raises."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("[1]\n") if kind == "a list" else put(path, kind)
+    assert line_log.newest(path) == {}
 
 
 def test_a_name_stays_in_its_folder(tmp_path):
