@@ -1,7 +1,7 @@
 """The configuration of a run: its tables, the recipes that fill them, and the errors they give.
 
-`load` makes one of a recipe and of changes; the tables and their keys are in `tables` and `model`,
-recipe files in `recipes`.
+`load` makes one of a recipe and of changes; the whole is in `tables`, which names the files of
+the single tables; recipe files are in `recipes`.
 """
 
 from common.config.errors import ConfigError, closest
@@ -16,24 +16,19 @@ from common.config.load import (
     split_key,
     to_tables,
 )
-from common.config.model import AdapterConfig, ModelConfig
-from common.config.recipes import RECIPES, Recipe, read as read_recipe, recipe_names
-from common.config.tables import (
-    CheckpointConfig,
-    Config,
+from common.config.method import (
     DriftConfig,
-    EvaluateConfig,
     NoiseConfig,
     ObjectiveConfig,
     OptimizerConfig,
-    PromptsConfig,
-    RewardConfig,
-    RewriterConfig,
-    RolloutConfig,
-    RunConfig,
     ShapingConfig,
     SubsetConfig,
 )
+from common.config.model import AdapterConfig, ModelConfig
+from common.config.recipes import RECIPES, Recipe, read as read_recipe, recipe_names
+from common.config.sampling import PromptsConfig, RewriterConfig, RolloutConfig
+from common.config.scoring import EvaluateConfig, RewardConfig
+from common.config.tables import CheckpointConfig, Config, RunConfig
 from common.config.types import Table, key
 
 __all__ = [
