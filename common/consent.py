@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common import reading
+from common import reading, temporary
 from common.errors import RequestError
 
 __all__ = ["Consent", "remember", "require", "required_for"]
@@ -100,11 +100,13 @@ def remember(place: Path, demands: Iterable[str]) -> None:
     if trusted == list(known.get(_key(place), ())):
         return
     file = _file()
-    temporary = file.with_name(f"{file.name}.{os.getpid()}")
+    text = json.dumps(known | {_key(place): trusted}, indent=1) + "\n"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(known | {_key(place): trusted}, indent=1) + "\n")
-        temporary.replace(file)
+        with temporary.new_file(file) as (unfinished, stream):
+            stream.write(text.encode())
+            stream.flush()
+            unfinished.replace(file)
     except OSError:
         return
 

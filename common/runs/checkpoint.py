@@ -20,7 +20,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from common import reading
+from common import reading, temporary
 from common.adapters.low_rank import from_peft, peft_config, to_peft
 from common.config import AdapterConfig
 from common.errors import RequestError
@@ -35,7 +35,6 @@ STATE, MANIFEST = "state.json", "manifest.json"
 
 _NAME = re.compile(r"\d{6,}")
 _REPLACED = re.compile(r"\.(\d{6,})\.old-\w+")
-_LEFTOVER = re.compile(r"\..+\.(?:tmp|gone)-\w+")
 
 _DTYPES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "int64": "I64", "int32": "I32",
@@ -77,16 +76,17 @@ def save(checkpoints: Path, snapshot: Snapshot, *, adapter: AdapterConfig, keep:
     cannot be stored; earlier checkpoints are then untouched.
     """
     final = checkpoints / f"{snapshot.update:06d}"
-    temporary = files.beside(final)
+    unfinished = temporary.beside(final)
     with files.os_errors_as(f"save checkpoint {final}"):
         checkpoints.mkdir(parents=True, exist_ok=True)
         _sweep(checkpoints)
         try:
-            temporary.mkdir()
-            _write(temporary, snapshot, adapter)
-            _publish(temporary, final)
+            unfinished.mkdir()
+            with temporary.claimed(unfinished):
+                _write(unfinished, snapshot, adapter)
+                _publish(unfinished, final)
         except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
             raise
     older = [path for path in _complete(checkpoints) if int(path.name) < snapshot.update]
     for path in older[: len(older) - (keep - 1)] if keep else []:
@@ -183,13 +183,13 @@ def _write(folder: Path, snapshot: Snapshot, adapter: AdapterConfig) -> None:
     files.sync_folder(folder)
 
 
-def _publish(temporary: Path, final: Path) -> None:
+def _publish(unfinished: Path, final: Path) -> None:
     """Rename a complete folder to its final name; an old one there is moved, then removed."""
-    holder = files.beside(final, "old")
+    holder = temporary.beside(final, "old")
     if final.exists():
         holder.mkdir()
         final.rename(holder / final.name)
-    temporary.rename(final)
+    unfinished.rename(final)
     files.sync_folder(final.parent)
     if holder.exists():
         _remove(holder)
@@ -316,16 +316,14 @@ def _complete(checkpoints: Path) -> list[Path]:
 
 def _remove(path: Path) -> None:
     """Remove a folder; it is renamed first, so that a kill never leaves half a checkpoint."""
-    gone = files.beside(path, "gone")
+    gone = temporary.beside(path, "gone")
     path.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
 
 
 def _sweep(checkpoints: Path) -> None:
     """Remove the leftovers of killed saves; restore an old checkpoint that was not replaced."""
-    for path in checkpoints.iterdir():
-        if _LEFTOVER.fullmatch(path.name):
-            shutil.rmtree(path, ignore_errors=True)
+    temporary.sweep(checkpoints)
     for update, holder in _matching(checkpoints, _REPLACED):
         final = checkpoints / f"{update:06d}"
         if _is_complete(holder / final.name) and not _is_complete(final):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tomli_w
 
-from common import config as configuration, pictures, random, reading
+from common import config as configuration, pictures, random, reading, temporary
 from common.config import Config
 from common.errors import RequestError
 from common.runs import files, line_log, lock
@@ -74,7 +74,10 @@ class RunDirectory:
                     "or choose another --out"
                 )
             # A creation that was killed left these: config.toml, written last, is what makes a run.
-            if strange := [name for name in present if name != ENVIRONMENT and ".tmp-" not in name]:
+            strange = [
+                name for name in present if name != ENVIRONMENT and not temporary.is_leftover(name)
+            ]
+            if strange:
                 raise RunError(
                     f"{path} is not empty and holds no run (it has '{strange[0]}'); "
                     "choose another --out"
@@ -141,6 +144,12 @@ class RunDirectory:
         `update` of each: the update after which it went on; 0 for the first.
         """
         return self.environment().get(STARTS, [])
+
+    def sweep(self) -> None:
+        """Remove the temporary files that killed processes have left in the run and its folders."""
+        for folder in (self.path, *self.path.iterdir()):
+            if folder.is_dir() and not folder.is_symlink():
+                temporary.sweep(folder)
 
     def check_resumable(self, config: Config) -> None:
         """Raise RunError unless a resume with `config` gives the run that was never interrupted.
@@ -233,8 +242,6 @@ class RunDirectory:
         for name in (METRICS, EVALUATIONS, AUDITS):
             file = self.path / name
             with files.os_errors_as(f"write {file}"):
-                for leftover in self.path.glob(f".{name}.tmp-*"):
-                    leftover.unlink()
                 if file.exists():
                     kept = [line for line, record in _lines(file) if record["update"] <= update]
                     files.write_whole(file, b"".join(line + b"\n" for line in kept))

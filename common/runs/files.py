@@ -3,11 +3,12 @@
 import errno
 import hashlib
 import os
-import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
+from common import temporary
 from common.errors import DriftError
 
 _REASONS = {
@@ -55,11 +56,6 @@ def os_errors_as(action: str, raises: type[Exception] = WriteError) -> Iterator[
         raise one_line from error
 
 
-def beside(path: Path, label: str = "tmp") -> Path:
-    """A new hidden name in the same folder: ".NAME.LABEL-xxxxxxxx"."""
-    return path.with_name(f".{path.name}.{label}-{secrets.token_hex(4)}")
-
-
 def write_new(path: Path, chunks: Iterable[bytes]) -> tuple[int, str]:
     """Write a file that does not exist yet and sync it to the disk.
 
@@ -71,24 +67,20 @@ def write_new(path: Path, chunks: Iterable[bytes]) -> tuple[int, str]:
             file.write(chunk)
             digest.update(chunk)
             size += len(chunk)
-        file.flush()
-        os.fsync(file.fileno())
+        _sync(file)
     return size, digest.hexdigest()
 
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write or replace the file at `path`; other processes never see a part of the content.
 
-    Raises OSError; the old content is then still there, and no temporary file is left.
+    Temporary files that killed writers of the same path have left are removed. Raises OSError;
+    the old content is then still there, and no temporary file is left.
     """
-    temporary = beside(path)
-    try:
-        write_new(temporary, [content])
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+    with temporary.new_file(path) as (unfinished, file):
+        file.write(content)
+        _sync(file)
+        unfinished.replace(path)
     sync_folder(path.parent)
 
 
@@ -111,6 +103,11 @@ def append(path: Path, content: bytes) -> None:
             raise
     if size == 0:
         sync_folder(path.parent)
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -108,6 +108,7 @@ def fine_tune(
             prepare = _reopen if resume else _create
             directory, engine, config = prepare(recipe, overrides, out)
             until_done.enter_context(directory.locked())
+            directory.sweep()
             if resume:
                 directory.check_resumable(config)
             display = _display(directory, engine, config, interrupts) if progress else None

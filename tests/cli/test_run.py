@@ -59,8 +59,11 @@ def test_the_run_directory_is_free_and_holds_the_resolved_backend(drift, small):
 
 @pytest.mark.usefixtures("no_report")
 def test_a_run_resumes_with_what_is_stored_and_with_more_updates(drift, small, finished):
+    leftover = finished / "samples" / ".000000.png.tmp-0badcafe"  # of a start that was killed
+    leftover.write_bytes(b"half")
     result = drift("run", "--resume", "--out", finished, "--set", "run.updates=3")
     assert result.exit_code == 0, result.output
+    assert not leftover.exists()
     run = RunDirectory.open(finished)
     assert [record["update"] for record in run.metrics()] == [1, 2, 3]
     assert run.config.run.updates == 3

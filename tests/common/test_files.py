@@ -132,10 +132,3 @@ def test_everything_is_synced_before_it_is_renamed(tmp_path, monkeypatch):
     )
     files.write_whole(tmp_path / "a", b"content")
     assert events == ["sync", "rename", "sync"]  # the file, its name, the folder's names
-
-
-def test_beside_is_a_new_hidden_name_in_the_same_folder(tmp_path):
-    made = {files.beside(tmp_path / "a.json") for _ in range(50)}
-    assert len(made) == 50
-    assert {path.parent for path in made} == {tmp_path}
-    assert all(path.name.startswith(".a.json.tmp-") for path in made)

@@ -120,6 +120,19 @@ def test_a_creation_that_was_killed_can_be_repeated(run):
         RunDirectory.open(run.path)
     RunDirectory.create(run.path, CONFIG, {})
     assert RunDirectory.open(run.path).config == CONFIG
+    assert names(run.path) == ["config.toml", "environment.json"]
+
+
+def test_a_sweep_removes_what_killed_processes_left_in_the_run(run):
+    leftovers = [".metrics.jsonl.tmp-0badcafe"]
+    for folder in ("samples", "checkpoints", "evaluation"):
+        (run.path / folder).mkdir()
+        leftovers.append(f"{folder}/.x.png.tmp-0badcafe")
+    for name in (*leftovers, "samples/x.png"):
+        (run.path / name).write_bytes(b"half")
+    run.sweep()
+    assert not [name for name in leftovers if (run.path / name).exists()]
+    assert (run.path / "samples" / "x.png").exists()
 
 
 def test_open_says_what_is_missing_or_damaged(run, tmp_path):
