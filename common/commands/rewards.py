@@ -106,6 +106,7 @@ def serve(
     from common.console import pairs, say
     from common.errors import preparing
     from common.rewards import create
+    from common.workflows import interrupts
 
     with preparing():
         if find_spec("uvicorn") is None:
@@ -127,10 +128,10 @@ def serve(
             )
         except OSError as error:
             raise RequestError(f"cannot listen at {host}:{port}: {error.strerror}") from None
-    for each in (signal.SIGINT, signal.SIGTERM):  # the server stops at them, and raises them again
-        signal.signal(each, lambda *_: server.shutdown())
     pairs({"serving": name, "at": server.url, "token": "needed" if token else "none"})
-    server.serve_forever()
+    # The server stops at them, and raises them again.
+    with interrupts.handled((signal.SIGINT, signal.SIGTERM), lambda *_: server.shutdown()):
+        server.serve_forever()
     say(f"stopped; {server.scored:,} images scored")
 
 

@@ -192,6 +192,8 @@ def _tasks(
 @contextmanager
 def _signals(board: "Board") -> Iterator[list[int]]:
     """A context that records Ctrl-C and SIGTERM; yields the list of those received."""
+    from common.workflows import interrupts
+
     received: list[int] = []
 
     def ask(number: int, _: FrameType | None) -> None:
@@ -200,12 +202,8 @@ def _signals(board: "Board") -> Iterator[list[int]]:
         if not board.live:
             os.write(2, f"drift: {board.STOPPING}\n".encode())
 
-    previous = {each: signal.signal(each, ask) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with interrupts.handled((signal.SIGINT, signal.SIGTERM), ask):
         yield received
-    finally:
-        for each, handler in previous.items():
-            signal.signal(each, handler)
 
 
 def _print_plan(

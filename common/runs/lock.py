@@ -10,6 +10,9 @@ from common.runs import files
 
 __all__ = ["locked"]
 
+_descriptors: set[int] = set()
+"""Of the folders that this process has locked."""
+
 
 @contextmanager
 def locked(
@@ -17,8 +20,9 @@ def locked(
 ) -> Iterator[None]:
     """A context in which this process alone has the lock of the folder.
 
-    The kernel releases the lock when the process ends for any reason. Where the file system has no
-    locks (some Lustre and NFS mounts), the folder is not protected.
+    The kernel releases the lock when the process ends for any reason; processes that it forked and
+    that outlive it do not keep the lock. Where the file system has no locks (some Lustre and NFS
+    mounts), the folder is not protected.
 
     Args:
         folder: an existing folder.
@@ -28,6 +32,7 @@ def locked(
     """
     with files.os_errors_as(opening, refused):
         descriptor = os.open(folder, os.O_RDONLY)
+    _descriptors.add(descriptor)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -37,4 +42,16 @@ def locked(
             pass  # a file system without locks: go on unprotected
         yield
     finally:
+        # In a forked process it is closed already, and the number may belong to another file.
+        if descriptor in _descriptors:
+            _descriptors.discard(descriptor)
+            os.close(descriptor)
+
+
+def _leave_to_parent() -> None:
+    for descriptor in _descriptors:
         os.close(descriptor)
+    _descriptors.clear()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)

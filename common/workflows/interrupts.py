@@ -1,9 +1,13 @@
-"""Ctrl-C while a run trains: the first one asks for a stop, the second one ends it at once."""
+"""Ctrl-C while a run trains: the first one asks for a stop, the second one ends it at once.
+
+The handlers are those of the process that works. Processes that a reward forks, such as the workers
+of a pool, would inherit them, and then outlive the SIGTERM with which a pool ends its workers.
+"""
 
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -51,12 +55,42 @@ class Interrupts:
             else:
                 os.write(2, f"drift: {message}\n".encode())
 
-        previous = {each: signal.signal(each, ask) for each in self._signals}
-        try:
+        with handled(self._signals, ask):
             yield
-        finally:
-            for each, handler in previous.items():
-                signal.signal(each, handler)
+
+
+_handled: list[int] = []
+"""The signals that `handled` handles now."""
+
+
+@contextmanager
+def handled(signals: Iterable[int], handler: Handler) -> Iterator[None]:
+    """A context in which the handler receives the signals; afterwards those of before do.
+
+    Only the main thread may enter it. A process that is forked within it ends at SIGTERM. Of each
+    of the other signals it ignores the first: Ctrl-C reaches every process of a terminal, and the
+    work that still needs the forked ones goes on.
+    """
+    previous = {each: signal.signal(each, handler) for each in signals}
+    _handled.extend(previous)
+    try:
+        yield
+    finally:
+        for each, before in previous.items():
+            _handled.remove(each)
+            signal.signal(each, before)
+
+
+def _leave_to_parent() -> None:
+    for each in _handled:
+        signal.signal(each, signal.SIG_DFL if each == signal.SIGTERM else _ignore_first)
+
+
+def _ignore_first(number: int, _: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def of_the_command() -> Interrupts:

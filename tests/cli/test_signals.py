@@ -1,9 +1,11 @@
 """SIGTERM, SIGHUP and SIGUSR1 finish the update and save; a second signal ends it at once."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -81,3 +83,47 @@ def test_a_signal_that_is_ignored_stays_ignored():
             assert signal.getsignal(signal.SIGUSR1) is not signal.SIG_DFL
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture
+def forked():
+    """Forks a worker as a reward may, within a run; it runs when the call returns."""
+    context, workers = multiprocessing.get_context("fork"), []
+
+    def call():
+        here, there = context.Pipe()
+        worker = context.Process(target=lambda: (there.send("runs"), time.sleep(60)), daemon=True)
+        worker.start()
+        workers.append(worker)
+        assert here.poll(30)
+        return worker
+
+    yield call
+    for worker in workers:
+        worker.kill()
+        worker.join()
+
+
+def test_a_worker_that_a_reward_forks_ends_when_its_pool_ends_it(forked):
+    """A pool ends its workers with SIGTERM and waits for them."""
+    signals = interrupts.of_the_command()
+    with signals.caught("stopping", lambda: False):
+        worker = forked()
+        worker.terminate()
+        worker.join(30)
+    assert worker.exitcode == -signal.SIGTERM
+    assert not signals.stop.is_set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+def test_a_forked_worker_goes_on_after_the_first_signal_of_the_terminal(number, forked, capfd):
+    """The update that is finished after Ctrl-C still needs its rewards."""
+    with interrupts.of_the_command().caught("stopping", lambda: False):
+        worker = forked()
+        os.kill(worker.pid, number)
+        worker.join(0.2)
+        assert worker.is_alive()
+        os.kill(worker.pid, number)
+        worker.join(30)
+    assert worker.exitcode == -number
+    assert capfd.readouterr().err == ""

@@ -1,6 +1,8 @@
 """Line logs: a torn last line never counts and is never glued to, whatever the records are."""
 
 import json
+import multiprocessing
+import time
 
 import pytest
 
@@ -63,3 +65,21 @@ def test_a_folder_is_locked_once_and_errors_within_pass(tmp_path):
         lock.locked(
             tmp_path / "no", busy=DamagedError(), opening="open it", refused=KeyError
         ).__enter__()
+
+
+def test_a_forked_process_does_not_keep_the_lock(tmp_path):
+    """A worker of a reward may outlive the run that was killed; the run can go on."""
+
+    def locked():
+        return lock.locked(tmp_path, busy=DamagedError("taken"), opening="open it")
+
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    with locked():
+        worker = context.Process(target=lambda: (there.send("runs"), time.sleep(60)), daemon=True)
+        worker.start()
+        assert here.poll(30)
+    with locked():
+        assert worker.is_alive()
+    worker.kill()
+    worker.join()
