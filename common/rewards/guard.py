@@ -3,6 +3,7 @@
 A failed score that became 0 would be a training signal. So no score is replaced or guessed.
 """
 
+import copy
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +32,7 @@ def score(
     on_error: OnError,
     describe: Callable[[int], str],
 ) -> np.ndarray:
-    """Call a reward on a copy of the images and check all that it returns.
+    """Call a reward on copies of its arguments and check all that it returns.
 
     Args:
         reward: the callable, with its name.
@@ -80,11 +81,16 @@ class Calls:
         prompts: Sequence[str],
         metadata: Sequence[Mapping[str, Any]],
     ) -> "Call":
-        """Queue a call on a copy of the images; it runs after the calls before it."""
-        copy = images.copy()
+        """Queue a call on copies of the arguments; it runs after the calls before it.
+
+        Each image gets metadata of its own: a reward may change what it was given, and the mapping
+        of a prompt belongs to all its images and updates.
+        """
+        own = [copy.deepcopy(dict(about)) for about in metadata]
+        arguments = images.copy(), list(prompts), own
         self._pending += 1
         # MLX arrays are lazy: the conversion may do the work, so it happens in the worker.
-        reply = self._worker.start(lambda: np.asarray(reward(copy, prompts, metadata)))
+        reply = self._worker.start(lambda: np.asarray(reward(*arguments)))
         return Call(self, reward.name, len(images), reply)
 
     def ended(self) -> None:

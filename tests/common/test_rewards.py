@@ -253,6 +253,26 @@ def test_a_reward_cannot_change_the_images():
     assert (images == before).all()
 
 
+def test_a_reward_cannot_change_the_metadata_or_the_prompts():
+    """One mapping belongs to all images of a prompt, and to all updates."""
+    prompt = {"text": "OPEN", "include": [{"class": "cat", "count": 2}]}
+    metadata, prompts = [prompt] * 3, ["rose"] * 3
+
+    def changing(images, prompts, metadata):
+        for about in metadata:
+            assert about.pop("text") == "OPEN"
+            about["include"][0]["count"] += 1
+            assert about["include"][0]["count"] == 3
+        prompts.clear()
+        return [0.0] * len(metadata)
+
+    for _ in range(2):
+        score = {"timeout": 60.0, "on_error": "fail", "describe": str}
+        guard.score(NamedReward("mine", changing), noisy(), prompts, metadata, **score)
+    assert prompt == {"text": "OPEN", "include": [{"class": "cat", "count": 2}]}
+    assert prompts == ["rose"] * 3
+
+
 def test_a_hanging_reward_is_an_error_in_time_and_the_next_call_works():
     release, returned = threading.Event(), threading.Event()
 
