@@ -5,10 +5,12 @@ from typing import Literal, get_args
 __all__ = [
     "ALIGNMENTS",
     "DIVERSITIES",
+    "PROGRAMS",
     "READINGS",
     "SPLITS",
     "Alignment",
     "Diversity",
+    "Program",
     "Reading",
     "Split",
 ]
@@ -32,3 +34,8 @@ Diversity = Literal["diversity", "vendi", "pixel_distance", "modes"]
 """The measure of diversity that methods are compared by."""
 
 DIVERSITIES: tuple[Diversity, ...] = get_args(Diversity)
+
+Program = Literal["diffusers", "comfyui", "kohya"]
+"""What an adapter is exported for; kohya: sd-scripts and the programs that read its files."""
+
+PROGRAMS: tuple[Program, ...] = get_args(Program)

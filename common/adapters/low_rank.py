@@ -99,6 +99,15 @@ def scaled(
     }
 
 
+def pairs(parameters: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """A [r, in] and B [out, r] of each adapted linear, by the linear's name."""
+    return {
+        name.removesuffix(_A): (a, parameters[name.removesuffix(_A) + _B])
+        for name, a in parameters.items()
+        if name.endswith(_A)
+    }
+
+
 def to_peft(parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """A policy's adapter under the names of PEFT's `adapter_model.safetensors`."""
     return {PEFT_PREFIX + name: value for name, value in parameters.items()}

@@ -5,18 +5,19 @@ from typing import TYPE_CHECKING
 
 import click
 
+from common.choices import PROGRAMS, Program
 from common.errors import RequestError, preparing
 
 if TYPE_CHECKING:
     from common.runs.directory import RunDirectory
 
 
-@click.command(short_help="Write the adapter for diffusers.")
+@click.command(short_help="Write the adapter for diffusers, ComfyUI or kohya's programs.")
 @click.argument("directory", metavar="RUN", type=click.Path(path_type=Path))
 @click.option(
     "--to",
-    "target",
-    type=click.Choice(["diffusers"]),
+    "program",
+    type=click.Choice(PROGRAMS),
     default="diffusers",
     show_default=True,
     help="The program that will load the file.",
@@ -33,37 +34,41 @@ if TYPE_CHECKING:
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Folder to write into.  [default: RUN/diffusers]",
+    help="Folder to write into.  [default: RUN/PROGRAM]",
 )
-def export(directory: Path, target: str, which: str, out: Path | None) -> None:
-    """Write the adapter of a checkpoint of RUN as a file that plain diffusers loads.
+def export(directory: Path, program: Program, which: str, out: Path | None) -> None:
+    """Write the adapter of a checkpoint of RUN as a file that another program loads.
 
-    `pipe.load_lora_weights(DIR)` then gives the images that `drift sample` draws: the file has
-    the strength at which the adapter was trained. It has the moving average where there is one.
+    diffusers: `pipe.load_lora_weights(DIR)`. comfyui: a file for `models/loras`. kohya: for
+    sd-scripts, Forge and what else reads its files. Each gives the images that `drift sample`
+    draws, at strength 1: the tensors have the strength at which the adapter was trained. The file
+    has the moving average where there is one.
     """
-    from common.adapters import diffusers_file
+    from common.adapters import exports
     from common.runs import checkpoint, files
     from common.runs.directory import RunDirectory
     from common.workflows.sample import checkpoint_path
 
     with preparing():
         run = RunDirectory.open(directory)
-        component = _component(run)
+        family = _family(run)
         if which == "base":
             raise RequestError("--checkpoint base: the model before tuning has no adapter")
-        path = checkpoint_path(run, which)
-        weights = checkpoint.load(path).weights
-    arrays, metadata = diffusers_file.encode(weights, run.config.adapter, component)
-    file = (out or run.path / target) / diffusers_file.FILE
+        snapshot = checkpoint.load(checkpoint_path(run, which))
+        arrays, header = exports.encode(
+            snapshot.weights, run.config.adapter, family=family, program=program
+        )
+    name = exports.file_name(program, run.path.resolve().name, snapshot.update)
+    file = (out or run.path / program) / name
     with files.os_errors_as(f"write {file}"):
         file.parent.mkdir(parents=True, exist_ok=True)
-        files.write_whole(file, b"".join(checkpoint.safetensors_bytes(arrays, metadata)))
+        files.write_whole(file, b"".join(checkpoint.safetensors_bytes(arrays, header)))
     click.echo(file)
 
 
-def _component(run: "RunDirectory") -> str:
-    """The part of a pipeline that the run tuned. RequestError where there is nothing to export."""
-    from common.adapters.diffusers_file import COMPONENTS
+def _family(run: "RunDirectory") -> str:
+    """The family of the run's model. RequestError where there is nothing to export."""
+    from common.adapters.exports import COMPONENTS
 
     family, kind = run.config.model.family, run.config.adapter.kind
     if family not in COMPONENTS:
@@ -76,4 +81,4 @@ def _component(run: "RunDirectory") -> str:
             f"{run.path} trained all weights (adapter.kind = '{kind}'): there is no adapter to "
             "export; its checkpoints contain the weights under the names of diffusers"
         )
-    return COMPONENTS[family]
+    return family

@@ -13,7 +13,7 @@ import safetensors.numpy
 from click.testing import CliRunner
 
 from common import backends, config as configuration, report
-from common.adapters import diffusers_file
+from common.adapters import exports
 from common.cli import drift
 from common.runs.directory import RunDirectory
 from common.trainer import NullObserver, Trainer
@@ -189,11 +189,10 @@ def test_an_exported_adapter_gives_the_same_image_in_plain_diffusers(
         if "lora_B" in key:
             values[key] = np.random.default_rng(0).normal(0, 0.2, value.shape).astype("float32")
     policy.load_parameters(values)
-    arrays, metadata = diffusers_file.encode(
-        values, config.adapter, "unet" if name == "sd15" else "transformer"
-    )
-    assert arrays.keys() == safetensors.numpy.load_file(out / diffusers_file.FILE).keys()
-    safetensors.numpy.save_file(arrays, out / diffusers_file.FILE, metadata)
+    arrays, metadata = exports.encode(values, config.adapter, family=name, program="diffusers")
+    file = out / "pytorch_lora_weights.safetensors"
+    assert arrays.keys() == safetensors.numpy.load_file(file).keys()
+    safetensors.numpy.save_file(arrays, file, metadata)
 
     pipeline = diffusers.DiffusionPipeline.from_pretrained(config.model.path)
     pipeline.load_lora_weights(out)
