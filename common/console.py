@@ -4,6 +4,7 @@ import io
 import math
 import sys
 import threading
+import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,8 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from common.progress import Part, Stage
 
 
 def _in_notebook() -> bool:
@@ -62,6 +65,15 @@ UPDATE: Shown = {
 }
 """An update in one line."""
 
+COUNTED: Mapping[str, str] = {
+    "sampling": "images",
+    "scoring": "images",
+    "training": "transitions",
+    "evaluating": "images",
+    "auditing": "images",
+}
+"""What each stage counts."""
+
 RATIO = "diversity"
 """The measure that is shown as a share of the base model's: its unit is that of the features."""
 
@@ -94,6 +106,14 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(max(round(seconds), 0), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def part_words(part: Part, noun: str) -> str:
+    """How far a part of the work is: "sampling 24/96 images  0:12 left"."""
+    if not part.done:
+        return f"{part.name} {part.total:,} {noun}"
+    left = part.seconds_left() or 0.0
+    return f"{part.name} {part.done:,}/{part.total:,} {noun}  {clock(left)} left"
 
 
 def results(base: Mapping[str, Any], tuned: Mapping[str, Any]) -> None:
@@ -138,6 +158,7 @@ class LivePanel:
 
     _live: Live | None = None
     _output: _NotebookOutput | None = None
+    _drawn = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -169,10 +190,14 @@ class LivePanel:
             )
             self._live.start()
 
-    def refresh(self) -> bool:
-        """Redraw the panel; False where none is shown."""
-        if self._output is not None:
+    def refresh(self, pause: float = 0.0) -> bool:
+        """Redraw the panel; False where none is shown.
+
+        pause: seconds that must have passed since a notebook's cell was redrawn, which is slow.
+        """
+        if self._output is not None and time.monotonic() - self._drawn >= pause:
             self._output.update()
+            self._drawn = time.monotonic()
         return self.live or self._output is not None
 
 
@@ -204,13 +229,17 @@ class RunDisplay(LivePanel):
         self.latest: Mapping[str, Any] = evaluations[-1] if evaluations else {}
         self._seconds: list[float] = []
         self._images = 0
+        self._done = 0
+        self._part: Part | None = None
 
     def __rich__(self) -> RenderableType:
-        done = int(self.record.get("update", 0))
+        done = self._done
         head = Table.grid(padding=(0, 2))
         bar = ProgressBar(total=self.updates, completed=done, width=24)
         head.add_row(bar, f"{done}/{self.updates} updates", self._pace())
         lines: list[RenderableType] = [head, Text(self._measures() or self._waiting())]
+        if self._part is not None:
+            lines.append(Text(part_words(self._part, COUNTED[self._part.name])))
         if self.latest:
             lines.append(Text(self._evaluation(self.latest), style="dim"))
         if self.stop.is_set():
@@ -225,25 +254,34 @@ class RunDisplay(LivePanel):
     def started(self, plan: dict[str, Any]) -> None:
         """Print the plan of the run and show the panel."""
         plan = dict(plan)
-        done = plan.pop("update", 0)
+        self._done = done = plan.pop("update", 0)
         pairs({**self.facts, **({"going on after update": done} if done else {}), **plan})
         self.start(per_second=4)
 
+    def advanced(self, stage: Stage, done: int, total: int) -> None:
+        """Show how far a part of an update is; without a panel, now and then in a line."""
+        if self._part is None or self._part.name != stage:
+            self._part = Part(stage)
+        due = self._part.advance(done, total)
+        if not self.refresh(pause=1.0) and due:
+            in_update = stage in ("sampling", "scoring", "training")
+            at = f"update {self._done + 1}/{self.updates}  " if in_update else ""
+            say(f"{at}{part_words(self._part, COUNTED[stage])}")
+
     def updated(self, record: dict[str, float]) -> None:
         """Show the metrics of one update."""
-        self.record = record
+        self.record, self._part, self._done = record, None, int(record["update"])
         self._seconds.append(record["seconds"])
         self._images += int(record["images"])
         if (seconds := record.get("time/compile", 0.0)) >= 1:
             say(f"compiling the model took {seconds:.0f} s of this update and what came before it")
         if not self.refresh():
-            update = f"{int(record['update'])}/{self.updates}"
-            say(f"update {update}  {self._measures()}  {self._pace()}")
+            say(f"update {self._done}/{self.updates}  {self._measures()}  {self._pace()}")
 
     def evaluated(self, record: dict[str, Any]) -> None:
         """Print one evaluation; later ones are compared with the first one."""
         self.base = self.base or record
-        self.latest = record
+        self.latest, self._part = record, None
         self.refresh()
         say(self._evaluation(record))
 
@@ -268,7 +306,7 @@ class RunDisplay(LivePanel):
         if not self._seconds:
             return ""
         mean = sum(self._seconds) / len(self._seconds)
-        left = (self.updates - int(self.record["update"])) * mean
+        left = (self.updates - self._done) * mean
         return f"{self._images:,} images  {mean:.1f} s an update  {clock(left)} left"
 
 

@@ -9,8 +9,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from common.learning import state
 from common.learning.assignment import CreditAssigner
 from common.learning.moving_average import MovingAverage
 from common.learning.update import Learner
+from common.progress import Observer, OnProgress, Stage
 from common.prompts import Prompt, batch, load as load_prompts, rewrite
 from common.rewards import Features, RewardSuite, Scoring, features
 from common.runs import checkpoint
@@ -35,49 +35,6 @@ from common.sampling.rollout import Sampler, plan_steps
 
 SMALL = 64
 """Images of fewer pixels a side are enlarged in the pictures of a run."""
-
-
-class Observer(Protocol):
-    """Receives a run's progress events: the terminal, a notebook, a test."""
-
-    def rewritten(self, done: int, total: int) -> None:
-        """Before the run begins: `done` of `total` prompts have their variants."""
-        ...
-
-    def started(self, plan: dict[str, Any]) -> None:
-        """The run begins or is resumed; plan: its sizes, see `Trainer.plan`."""
-        ...
-
-    def updated(self, record: dict[str, float]) -> None:
-        """An update is finished; record: its row of `metrics.jsonl`."""
-        ...
-
-    def evaluated(self, record: dict[str, Any]) -> None:
-        """An evaluation is finished; record: its row of `evaluations.jsonl`."""
-        ...
-
-    def saved(self, path: Path) -> None:
-        """A checkpoint is on disk."""
-        ...
-
-
-class NullObserver:
-    """Ignores every event; a base class for observers that need only some of them."""
-
-    def rewritten(self, done: int, total: int) -> None:
-        """Ignored."""
-
-    def started(self, plan: dict[str, Any]) -> None:
-        """Ignored."""
-
-    def updated(self, record: dict[str, float]) -> None:
-        """Ignored."""
-
-    def evaluated(self, record: dict[str, Any]) -> None:
-        """Ignored."""
-
-    def saved(self, path: Path) -> None:
-        """Ignored."""
 
 
 class Trainer:
@@ -244,6 +201,7 @@ class Trainer:
                     keep_predicted=config.drift.shaping.mode == "per_step",
                     finished=scoring.add,
                 )
+            self._observer.advanced("scoring", 0, len(trajectories.images))
             with clock("reward"):
                 terms = scoring.result()
                 by_group = {name: v.reshape(len(prompts), size) for name, v in terms.items()}
@@ -253,7 +211,12 @@ class Trainer:
                 )
         with clock("update"), self._within("update"):
             learned = self._learner.update(
-                trajectories, assigned, plan.trained, conditioner, update
+                trajectories,
+                assigned,
+                plan.trained,
+                conditioner,
+                update,
+                on_progress=self._progress("training"),
             )
         self._update += 1
         record = {
@@ -283,7 +246,11 @@ class Trainer:
             [prompt.text for prompt in repeated],
             [prompt.metadata for prompt in repeated],
             describe=lambda n: f"prompt '{repeated[n].text}', sample {n % size}",
+            on_progress=self._progress("sampling"),
         )
+
+    def _progress(self, stage: Stage) -> OnProgress:
+        return lambda done, total: self._observer.advanced(stage, done, total)
 
     def _evaluate_if_due(self) -> None:
         update, every = self._update, self._config.evaluate.every
@@ -291,7 +258,7 @@ class Trainer:
         if not due or any(row["update"] == update for row in self._run.evaluations()):
             return
         with self._within("evaluation"):
-            evaluation = self._evaluator(self._policy, self._average)
+            evaluation = self._evaluator(self._policy, self._average, self._progress("evaluating"))
         columns = evaluation.record["columns"]
         shown = evaluation.images[:, :columns]
         scale = 2 if shown.shape[2] < SMALL else 1
@@ -316,11 +283,11 @@ class Trainer:
     def _audit_if_due(self) -> None:
         if self._watch is None or not self._watch.due(self._update):
             return
-        texts = [prompt.text for prompt in self._prompts]
+        texts, progress = [prompt.text for prompt in self._prompts], self._progress("auditing")
         try:
             self._watch(
                 self._update,
-                lambda n: self._evaluator.sample(self._policy, self._average, texts, n),
+                lambda n: self._evaluator.sample(self._policy, self._average, texts, n, progress),
             )
         except HackedError:
             self._save_if_new()

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     )
     from common.config import Config
     from common.errors import DriftError as Error, RequestError
+    from common.progress import NullObserver, Observer
     from common.rewards import register_reward
     from common.runs.directory import RunDirectory
-    from common.trainer import NullObserver, Observer, Trainer
+    from common.trainer import Trainer
     from common.workflows.compare import Comparison, compare
     from common.workflows.evaluate import evaluate
     from common.workflows.images import Images
@@ -70,8 +71,8 @@ _PLACES = {
     "Error": "common.errors:DriftError",
     "FlowSchedule": "common.backends:FlowSchedule",
     "Images": "common.workflows.images:Images",
-    "NullObserver": "common.trainer:NullObserver",
-    "Observer": "common.trainer:Observer",
+    "NullObserver": "common.progress:NullObserver",
+    "Observer": "common.progress:Observer",
     "Policy": "common.backends:Policy",
     "RequestError": "common.errors:RequestError",
     "Run": "common.workflows.run:Run",

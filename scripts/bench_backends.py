@@ -20,8 +20,9 @@ import click
 
 from common import config as configuration
 from common.backends import load
+from common.progress import NullObserver
 from common.runs.directory import RunDirectory
-from common.trainer import NullObserver, Trainer
+from common.trainer import Trainer
 
 Worker = subprocess.Popen[str]
 

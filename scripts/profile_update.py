@@ -18,9 +18,10 @@ import click
 
 from common import config as configuration
 from common.backends import load
+from common.progress import NullObserver
 from common.rewards import Scoring
 from common.runs.directory import RunDirectory
-from common.trainer import NullObserver, Trainer
+from common.trainer import Trainer
 
 
 class Profile(NullObserver):

@@ -12,6 +12,7 @@ from common.algorithm import diversity, quality
 from common.backends import Backend, Policy, Scorer
 from common.config import Config
 from common.learning.moving_average import MovingAverage
+from common.progress import OnProgress
 from common.prompts import Prompt
 from common.rewards import Features, RewardSuite, finite_mean
 from common.sampling.ode import sample_images
@@ -49,11 +50,16 @@ class Evaluator:
         settings = config.evaluate
         self._features = Features(settings.features, backend, settings.features_options)
 
-    def __call__(self, policy: Policy, average: MovingAverage | None) -> Evaluation:
+    def __call__(
+        self,
+        policy: Policy,
+        average: MovingAverage | None,
+        on_progress: OnProgress | None = None,
+    ) -> Evaluation:
         """Measure the policy, or its moving average where there is one."""
         start = time.perf_counter()
         settings, texts = self._config.evaluate, [prompt.text for prompt in self._prompts]
-        images = self.sample(policy, average, texts, settings.images)
+        images = self.sample(policy, average, texts, settings.images, on_progress)
         record = self._measure(images, texts) | {
             "seconds": time.perf_counter() - start,
             "prompts": texts,
@@ -64,7 +70,12 @@ class Evaluator:
         return Evaluation(images, record)
 
     def sample(
-        self, policy: Policy, average: MovingAverage | None, texts: Sequence[str], count: int
+        self,
+        policy: Policy,
+        average: MovingAverage | None,
+        texts: Sequence[str],
+        count: int,
+        on_progress: OnProgress | None = None,
     ) -> np.ndarray:
         """`count` images of each prompt by the policy, or its average: uint8 [P, n, H, W, 3]."""
         with average.applied(policy) if average is not None else nullcontext():
@@ -76,6 +87,7 @@ class Evaluator:
                 count,
                 seed=self._config.run.seed,
                 batch_size=self._config.rollout.batch_size,
+                on_progress=on_progress,
             )
 
     def _measure(self, images: np.ndarray, texts: list[str]) -> dict[str, Any]:

@@ -39,6 +39,9 @@ COLUMNS = 8
 CACHE = "evaluation-cache"
 """The folder of the cache, beside the run."""
 
+OnImages = Callable[[str, int, int], None]
+"""Called with what is sampled, the number of its images that are done, and that of all."""
+
 
 def protocol(
     run: RunDirectory, split: Split, *, prompts: int, images: int, steps: int, seed: int
@@ -87,12 +90,14 @@ def evaluate(
     *,
     cache: Path,
     on_record: Callable[[Record, bool], None],
+    on_images: OnImages | None = None,
 ) -> None:
     """Measure every variant under every protocol, in that order, if the run has no record of it.
 
     Each record is on disk before the next one starts, so a kill loses at most one; the same call
     again continues, and ends with the same bytes. on_record: called with each record, old or new,
-    and with whether it is new.
+    and with whether it is new. on_images: called before
+    the first batch of images and after each.
 
     Raises:
         RecordError: the run's records are damaged, or of other weights than the checkpoint's.
@@ -101,7 +106,7 @@ def evaluate(
     """
     with _locked(run.path / records.FILE.parent):
         known = {(record.variant, record.protocol): record for record in records.load(run)}
-        measurer = Measurer(run, backend, Cache(cache))
+        measurer = Measurer(run, backend, Cache(cache), on_images)
         for variant in variants:
             weights, parameters = measurer.weights(variant)
             for how in protocols:
@@ -124,8 +129,15 @@ class Measurer:
     Raises ValueError when the run's model or rewards cannot be loaded here.
     """
 
-    def __init__(self, run: RunDirectory, backend: Backend, cache: Cache) -> None:
+    def __init__(
+        self,
+        run: RunDirectory,
+        backend: Backend,
+        cache: Cache,
+        on_images: OnImages | None = None,
+    ) -> None:
         config = run.config
+        self._on_images = on_images
         self._run, self._backend, self._cache = run, backend, cache
         self._policy = backend.policy(config.model, config.adapter, seed=config.run.seed)
         to_numpy = backend.to_numpy
@@ -158,7 +170,7 @@ class Measurer:
     ) -> Record:
         """One record; its picture is on disk by then. weights, parameters: from `weights`."""
         base_features, real_features = self._compared_with(how)
-        images = self._images(how, weights, parameters, variant.prompt_noise)
+        images = self._images(how, weights, parameters, variant)
         features = self._features(images)
         by_prompt = self._by_prompt(how, images, features, base_features)
         flat = features.reshape(-1, features.shape[-1])
@@ -224,7 +236,7 @@ class Measurer:
             other = Protocol(**{**vars(how), "seed": (how.seed + 1) % 2**63})
 
             def base_features() -> np.ndarray:
-                images = self._sample(other, self._base, 0.0)
+                images = self._sample(other, self._base, 0.0, f"to compare with, {how.split}")
                 flat = images.reshape(-1, *images.shape[2:])
                 return self._heldout.features(flat).reshape(*images.shape[:2], -1)
 
@@ -239,20 +251,31 @@ class Measurer:
         how: Protocol,
         weights: str,
         parameters: Mapping[str, np.ndarray],
-        prompt_noise: float,
+        variant: Variant,
     ) -> np.ndarray:
         """Images uint8 [P, n, H, W, 3]; for the base model's weights from the cache."""
+
+        def sample() -> np.ndarray:
+            return self._sample(
+                how, parameters, variant.prompt_noise, f"{variant.name}, {how.split}"
+            )
+
         if weights != self._model:
-            return self._sample(how, parameters, prompt_noise)
-        made_from = self._made_from(how, weights, prompt_noise) | {"what": "images"}
-        return self._cache.array(made_from, lambda: self._sample(how, parameters, prompt_noise))
+            return sample()
+        made_from = self._made_from(how, weights, variant.prompt_noise) | {"what": "images"}
+        return self._cache.array(made_from, sample)
 
     def _sample(
-        self, how: Protocol, parameters: Mapping[str, np.ndarray], prompt_noise: float
+        self,
+        how: Protocol,
+        parameters: Mapping[str, np.ndarray],
+        prompt_noise: float,
+        name: str,
     ) -> np.ndarray:
         rollout = self._run.config.rollout
         process = FlowProcess.from_config(rollout, how.steps)
         self._policy.load_parameters(parameters)
+        report = self._on_images
         return sample_images(
             self._policy,
             self._backend,
@@ -262,6 +285,7 @@ class Measurer:
             seed=how.seed,
             batch_size=rollout.batch_size,
             perturb=cads.perturbation(self._backend, process, prompt_noise),
+            on_progress=None if report is None else lambda done, total: report(name, done, total),
         )
 
     def _features(self, images: np.ndarray) -> np.ndarray:

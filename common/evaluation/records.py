@@ -49,6 +49,14 @@ class Variant:
     scale: float = 1.0
     prompt_noise: float = 0.0
 
+    @property
+    def name(self) -> str:
+        """In words: "update 4 x 0.5 with prompt noise 0.1"."""
+        name = f"update {self.update}" if self.update else "base model"
+        if self.scale != 1.0:
+            name += f" x {self.scale:g}"
+        return name + (f" with prompt noise {self.prompt_noise:g}" if self.prompt_noise else "")
+
 
 @dataclass(frozen=True)
 class Protocol:

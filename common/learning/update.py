@@ -24,6 +24,7 @@ from common.backends import (
 from common.config import Config
 from common.learning.credit import Credit
 from common.learning.moving_average import MovingAverage
+from common.progress import OnProgress
 from common.random import Key, Purpose
 from common.sampling.conditioner import Conditioner
 from common.sampling.process import Levels, Process
@@ -121,10 +122,18 @@ class Learner:
         trained: np.ndarray,
         conditioner: Conditioner,
         update: int,
+        on_progress: OnProgress | None = None,
     ) -> dict[str, float]:
-        """One policy update. trained: the denoising step of each stored step, int [S]."""
-        statistics = _Statistics()
-        for pairs in self._optimizer_steps(credit, len(trained), update):
+        """One policy update.
+
+        trained: the denoising step of each stored step, int [S]. on_progress: called before the
+        first micro-batch and after each, with numbers of (sample, step) pairs.
+        """
+        statistics, done = _Statistics(), 0
+        steps = self._optimizer_steps(credit, len(trained), update)
+        report, pairs_in_all = on_progress or (lambda done, total: None), sum(map(len, steps))
+        report(0, pairs_in_all)
+        for pairs in steps:
             total: Parameters | None = None
             statistics.loss.append(0.0)
             for part in _chunks(pairs, self._config.objective.micro_batch):
@@ -135,6 +144,8 @@ class Learner:
                 if "kl" not in auxiliary and not statistics.kl:
                     auxiliary["kl"] = self._measured_kl(batch, auxiliary)
                 self._record(statistics, loss, auxiliary)
+                done += len(part)
+                report(done, pairs_in_all)
             if not statistics.gradient_norm:
                 ratios = np.concatenate(statistics.ratio).astype(np.float64)
                 statistics.first_deviation = np.abs(ratios - 1.0)

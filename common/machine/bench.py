@@ -145,8 +145,9 @@ def measure_in_subprocess(case: Case, on_stage: OnStage) -> Measurement:
 def measure(case: Case, on_stage: OnStage) -> Measurement:
     """Measure in this process. Raises RefusedError before it allocates what would not fit."""
     from common import backends
+    from common.progress import NullObserver
     from common.runs.directory import RunDirectory
-    from common.trainer import NullObserver, Trainer
+    from common.trainer import Trainer
 
     backend = backends.load(case.backend)
     with tempfile.TemporaryDirectory(prefix="drift-bench-") as folder:

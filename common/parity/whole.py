@@ -15,6 +15,7 @@ from common.config import Config
 from common.learning import credit
 from common.parity.backend_under_test import BackendUnderTest, draw, emoji, emoji_named, settings
 from common.parity.measure import CHANGE, EXACT, ROLLOUT, SINGLE, UPDATES, Measured
+from common.progress import NullObserver
 from common.prompts import Prompt, batch, load as load_prompts
 from common.random import Key, Purpose
 from common.rewards import RewardSuite
@@ -23,7 +24,7 @@ from common.runs.directory import RunDirectory
 from common.sampling.conditioner import Conditioner
 from common.sampling.process import FlowProcess
 from common.sampling.rollout import Sampler, Trajectories, plan_steps
-from common.trainer import NullObserver, Trainer
+from common.trainer import Trainer
 
 SMALL = (
     'prompts.names=["rose", "owl"]',

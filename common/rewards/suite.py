@@ -20,6 +20,7 @@ import numpy as np
 from common.algorithm.combine import Combination, combine, finite_mean
 from common.backends import Backend
 from common.config import RewardConfig
+from common.progress import OnProgress
 from common.rewards import cache, guard
 from common.rewards.registry import NamedReward, create
 from common.rewards.spec import RAW
@@ -66,9 +67,13 @@ class RewardSuite:
         prompts: Sequence[str],
         metadata: Sequence[Mapping[str, Any]],
         describe: Describe,
+        on_progress: OnProgress | None = None,
     ) -> "Scoring":
-        """Score images that come in parts, in the order of the prompts; a context manager."""
-        return Scoring(self, prompts, metadata, describe)
+        """Score images that come in parts, in the order of the prompts; a context manager.
+
+        on_progress: called now and after each part with the number of images that have come.
+        """
+        return Scoring(self, prompts, metadata, describe, on_progress)
 
     def scaled(self, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The raw values after each term's scaling."""
@@ -116,8 +121,11 @@ class Scoring:
         prompts: Sequence[str],
         metadata: Sequence[Mapping[str, Any]],
         describe: Describe,
+        on_progress: OnProgress | None,
     ) -> None:
         self._suite, self._describe = suite, describe
+        self._report = on_progress or (lambda done, total: None)
+        self._report(0, len(prompts))
         self._prompts, self._metadata = prompts, metadata
         self._images: list[np.ndarray] = []
         self._early: dict[str, list[_Part]] = {
@@ -140,6 +148,7 @@ class Scoring:
             part = self._part(name, images, start)
             part.begin(self._calls[name])
             parts.append(part)
+        self._report(start + len(images), len(self._prompts))
 
     def result(self) -> dict[str, np.ndarray]:
         """The raw values of each term, after all images were added: float64 [N] by name."""

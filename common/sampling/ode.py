@@ -6,6 +6,7 @@ import numpy as np
 
 from common import random
 from common.backends import Backend, Conditioning, Policy
+from common.progress import OnProgress
 from common.random import Key, Purpose
 from common.sampling.process import Process
 
@@ -23,6 +24,7 @@ def sample_images(
     seed: int,
     batch_size: int,
     perturb: Perturb | None = None,
+    on_progress: OnProgress | None = None,
 ) -> np.ndarray:
     """`count` images of each prompt along the process's ODE: uint8 [P, count, H, W, 3].
 
@@ -38,6 +40,7 @@ def sample_images(
         seed: of the initial noise.
         batch_size: images in one forward pass.
         perturb: changes the conditioning of each step; None leaves the prompts clean.
+        on_progress: called before the first batch and after each.
     """
     keys = [
         Key(seed, Purpose.EVALUATION, prompt=random.address(text), sample=sample)
@@ -45,6 +48,8 @@ def sample_images(
         for sample in range(count)
     ]
     images = []
+    report = on_progress or (lambda done, total: None)
+    report(0, len(keys))
     with backend.inference():
         clean = policy.encode(list(prompts))
         for start in range(0, len(keys), batch_size):
@@ -58,5 +63,6 @@ def sample_images(
                 x = process.ode(x, process.predict(policy, x, levels, at_step), levels)
                 backend.evaluate(x)
             images.append(policy.decode(x))
+            report(start + len(part), len(keys))
     stacked = np.concatenate(images)
     return stacked.reshape(len(prompts), count, *stacked.shape[1:])

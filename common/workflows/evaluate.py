@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any, Self
 
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.progress import BarColumn, Progress
 
 from common import consent
 from common.backends import Backend
 from common.choices import Split
-from common.console import console, say
+from common.console import clock, console, part_words, say
 from common.errors import RequestError, preparing
 from common.evaluation import measure
 from common.evaluation.records import Protocol, Record, Variant, load
+from common.progress import Part
 from common.runs import checkpoint
 from common.runs.directory import RunDirectory
 from common.workflows import options
@@ -125,9 +126,8 @@ def measure_all(
     """Measure what is missing; the number of new records of each run."""
     counts = []
     for each in planned:
-        total = len(each.protocols) * len(each.variants)
         allowed = consent.required_for(each.run.path, (), trust=trust)
-        with _Progress(each.run, total, quiet=quiet) as progress, allowed:
+        with _Progress(each, quiet=quiet) as progress, allowed:
             measure.evaluate(
                 each.run,
                 each.backend,
@@ -135,6 +135,7 @@ def measure_all(
                 each.variants,
                 cache=cache or each.run.path.absolute().parent / measure.CACHE,
                 on_record=progress.measured,
+                on_images=progress.sampled,
             )
         counts.append(progress.new)
     return counts
@@ -184,48 +185,72 @@ def _updates(run: RunDirectory, wanted: Sequence[str]) -> list[int]:
 
 
 class _Progress:
-    """Shows each record: a bar on a terminal, and a line for each new one."""
+    """Shows how far the records and their images are: bars on a terminal, else a line now and then.
 
-    def __init__(self, run: RunDirectory, total: int, *, quiet: bool) -> None:
-        self.new = 0
-        self._quiet = quiet
-        self._bar = Progress(
+    Each new record has a line.
+    """
+
+    def __init__(self, measurement: Measurement, *, quiet: bool) -> None:
+        self.new, self._records, self._quiet = 0, 0, quiet
+        self._total = len(measurement.protocols) * len(measurement.variants)
+        self._part: Part | None = None
+        self._bars = Progress(
             "{task.description}",
             BarColumn(24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
+            "{task.fields[words]}",
             console=console,
             transient=True,
             disable=quiet or not console.is_terminal,
         )
-        self._task = self._bar.add_task(
-            f"measuring {escape(run.path.absolute().name)}", total=total
-        )
+        name = escape(measurement.run.path.absolute().name)
+        self._whole = self._bars.add_task(f"measuring {name}", total=self._total, words="")
+        self._record = self._bars.add_task("", total=1, words="", visible=False)
 
     def __enter__(self) -> Self:
-        self._start = time.perf_counter()
-        self._bar.start()
+        self._begin = self._start = time.perf_counter()
+        self._bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        self._bars.stop()
+
+    def sampled(self, name: str, done: int, total: int) -> None:
+        """Take in that so many images of one record, or of what it is compared with, are done."""
+        if self._part is None or self._part.name != name:
+            self._part = Part(name)
+        due = self._part.advance(done, total)
+        words = part_words(self._part, "images")
+        self._show(done / total)
+        self._bars.update(
+            self._record,
+            visible=True,
+            description=name,
+            completed=done / total,
+            words=words.removeprefix(name).strip(),
+        )
+        if due and self._bars.disable and not self._quiet:
+            say(f"record {self._records + 1} of {self._total}  {words}")
 
     def measured(self, record: Record, is_new: bool) -> None:
         """Take in a record that was made just now, or was there."""
         now = time.perf_counter()
-        self._bar.advance(self._task)
+        self._part = None
+        self._records += 1
         self.new += is_new
+        self._show(0.0)
         if is_new and not self._quiet:
             say(
-                f"measured {_name(record.variant)} on {record.protocol.split} prompts: "
+                f"measured {record.variant.name} on {record.protocol.split} prompts: "
                 f"held-out {record.mean('alignment_heldout'):.2f}  "
                 f"diversity {record.mean('diversity'):.3f}  ({now - self._start:.1f} s)"
             )
         self._start = now
 
-
-def _name(variant: Variant) -> str:
-    name = f"update {variant.update}" if variant.update else "base model"
-    if variant.scale != 1.0:
-        name += f" x {variant.scale:g}"
-    return name + (f" with prompt noise {variant.prompt_noise:g}" if variant.prompt_noise else "")
+    def _show(self, share: float) -> None:
+        """Move the bar of all records; share: of the one that is made now."""
+        words, worked = f"{self._records}/{self._total} records", self.new + share
+        if worked:
+            rest = self._total - self._records - share
+            spent = time.perf_counter() - self._begin
+            words += f"  {clock(spent / worked * rest)} left"
+        self._bars.update(self._whole, completed=self._records + share, words=words)

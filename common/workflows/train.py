@@ -14,10 +14,11 @@ from common.config import Config, Overrides
 from common.consent import Consent
 from common.console import RunDisplay, console, results, say
 from common.errors import RequestError, preparing
+from common.progress import NullObserver
 from common.rewards import hosts
-from common.runs import checkpoint
+from common.runs import checkpoint, files
 from common.runs.directory import CONFIG, ENVIRONMENT, RunDirectory
-from common.trainer import NullObserver, Trainer
+from common.trainer import Trainer
 from common.workflows import interrupts
 from common.workflows.interrupts import Interrupts
 from common.workflows.run import Run

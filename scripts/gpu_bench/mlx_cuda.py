@@ -13,8 +13,9 @@ import drift_mlx  # noqa: F401  # before MLX: it loads OpenBLAS first where ther
 from common import config as configuration
 from common.backends import load
 from common.parity import compare
+from common.progress import NullObserver
 from common.runs.directory import RunDirectory
-from common.trainer import NullObserver, Trainer
+from common.trainer import Trainer
 from scripts.gpu_bench.context import Context, SkippedError, spread
 from scripts.gpu_bench.parity import summary
 

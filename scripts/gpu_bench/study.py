@@ -20,8 +20,9 @@ import torch
 from common import config as configuration
 from common.backends import load
 from common.config import Config
+from common.progress import NullObserver
 from common.runs.directory import RunDirectory
-from common.trainer import NullObserver, Trainer
+from common.trainer import Trainer
 from scripts.gpu_bench.context import Context, spread
 
 __all__ = ["study"]

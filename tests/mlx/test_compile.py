@@ -15,8 +15,9 @@ import mlx.core as mx  # noqa: E402
 
 from common import backends, config as configuration  # noqa: E402
 from common.config import AdapterConfig, ModelConfig  # noqa: E402
+from common.progress import NullObserver  # noqa: E402
 from common.runs.directory import RunDirectory  # noqa: E402
-from common.trainer import NullObserver, Trainer  # noqa: E402
+from common.trainer import Trainer  # noqa: E402
 from drift_mlx.compiling import compiled, spent  # noqa: E402
 
 TINY = (

@@ -13,9 +13,10 @@ from click.testing import CliRunner
 from common import backends
 from common.cli import drift as command
 from common.parity.model import settings
+from common.progress import NullObserver
 from common.runs import checkpoint as checkpoints
 from common.runs.directory import RunDirectory
-from common.trainer import NullObserver, Trainer
+from common.trainer import Trainer
 
 pytest.importorskip("drift_mlx.backend", exc_type=ImportError)
 torch = pytest.importorskip("torch")

@@ -15,8 +15,9 @@ from common import backends
 from common.cli import drift as command
 from common.parity.measure import ROLLOUT, SINGLE, UPDATES
 from common.parity.model import GRADIENTS, IMAGES, ModelUnderTest, settings
+from common.progress import NullObserver
 from common.runs.directory import RunDirectory
-from common.trainer import NullObserver, Trainer
+from common.trainer import Trainer
 
 pytest.importorskip("torch")
 pytest.importorskip("drift_mlx.backend", exc_type=ImportError)

@@ -11,8 +11,9 @@ from torch import nn
 
 from common import backends, config as configuration
 from common.console import RunDisplay
+from common.progress import NullObserver
 from common.runs.directory import RunDirectory
-from common.trainer import NullObserver, Trainer
+from common.trainer import Trainer
 
 TINY = (
     *("run.updates=2", "rollout.prompts=2", "rollout.group_size=2", "rollout.steps=2"),

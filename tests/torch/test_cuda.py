@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from common import backends
+from common.progress import NullObserver
 from common.runs import checkpoint as checkpoints
 from common.runs.directory import RunDirectory
-from common.trainer import NullObserver, Trainer
+from common.trainer import Trainer
 from tests.shapes import FAMILIES, settings_of
 
 pytestmark = pytest.mark.gpu

@@ -15,8 +15,9 @@ from click.testing import CliRunner
 from common import backends, config as configuration, report
 from common.adapters import exports
 from common.cli import drift
+from common.progress import NullObserver
 from common.runs.directory import RunDirectory
-from common.trainer import NullObserver, Trainer
+from common.trainer import Trainer
 
 TINY = (
     "run.updates=2",

@@ -9,8 +9,9 @@ from click.testing import CliRunner
 from common import backends, config as configuration, report
 from common.backends import OutOfMemoryError
 from common.cli import drift
+from common.progress import NullObserver
 from common.runs.directory import RunDirectory
-from common.trainer import NullObserver, Trainer
+from common.trainer import Trainer
 from drift_torch.embedded import EmbeddedPolicy
 from drift_torch.sd3 import SD3Policy
 

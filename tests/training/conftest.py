@@ -30,12 +30,16 @@ class Record:
 
     def __init__(self):
         self.plan, self.updates, self.evaluations, self.paths = {}, [], [], []
+        self.parts = []
 
     def rewritten(self, done, total):
         self.rewrote = done, total
 
     def started(self, plan):
         self.plan = plan
+
+    def advanced(self, stage, done, total):
+        self.parts.append((stage, done, total))
 
     def updated(self, record):
         self.updates.append(record)

@@ -94,6 +94,32 @@ def test_the_same_request_twice_measures_nothing_the_second_time(copy, cpu, tmp_
     assert {r.grid for r in records.load(run)} == before.keys() - {"records.jsonl"}
 
 
+def test_the_images_of_each_record_are_counted(copy, cpu, tmp_path):
+    run, seen = copy(), []
+    measure.evaluate(
+        run,
+        cpu,
+        protocols(run, "test", images=5),
+        [Variant(0), Variant(1)],
+        cache=tmp_path / "cache",
+        on_record=lambda record, is_new: seen.append(is_new),
+        on_images=lambda *how: seen.append(how),
+    )
+    assert seen == [
+        ("to compare with, test", 0, 10),
+        ("to compare with, test", 8, 10),
+        ("to compare with, test", 10, 10),
+        ("base model, test", 0, 10),
+        ("base model, test", 8, 10),
+        ("base model, test", 10, 10),
+        True,
+        ("update 1, test", 0, 10),
+        ("update 1, test", 8, 10),
+        ("update 1, test", 10, 10),
+        True,
+    ]
+
+
 @pytest.fixture(scope="module")
 def unbroken(trained, cpu, tmp_path_factory):
     """Files of a run that was measured in one go, and the cache of that."""

@@ -6,11 +6,12 @@ import threading
 import pytest
 
 from common import backends, config as configuration
+from common.progress import NullObserver
 from common.runs import checkpoint
 from common.runs.checkpoint import CheckpointError
 from common.runs.directory import RunDirectory, RunError
 from common.runs.resuming import snapshot_to_resume
-from common.trainer import NullObserver, Trainer
+from common.trainer import Trainer
 
 
 @pytest.fixture(scope="module")

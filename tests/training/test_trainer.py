@@ -65,6 +65,14 @@ def test_training_moves_the_policy_and_logs_every_promised_figure(backend, tiny,
     assert record.plan["images_per_update"] == 8
     assert record.plan["transitions_per_update"] == 8 * 3
     assert len(record.paths) == 2
+    parts = [part for part in record.parts if part[0] != "training"]
+    update = [("sampling", 0, 8), ("sampling", 8, 8), ("scoring", 0, 8)]
+    evaluation = [("evaluating", 0, 4), ("evaluating", 4, 4)]
+    assert parts == [*evaluation, *update, *update, *evaluation]
+    trained = [(done, total) for stage, done, total in record.parts if stage == "training"]
+    assert len(trained) > 2, "several micro-batches an update"
+    assert sum(done == total for done, total in trained) == 2
+    assert all(0 <= done <= total <= 8 * 3 for done, total in trained)
 
 
 @pytest.mark.parametrize(
