@@ -1,6 +1,7 @@
-"""Pictures: a grid of images and its rows, and PNG files. No plots."""
+"""Pictures: a grid of images and its rows, with captions, and PNG files. No plots."""
 
 import io
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,15 @@ import numpy as np
 from common import reading
 
 WHITE = 255
+INK = (22, 25, 29)
 MOST_PIXELS = 1 << 26
 """Pixels of a picture that is read: 8,192 on a side."""
+
+FONT = 14
+"""Pixels: the size of captions."""
+
+NARROWEST = 280
+"""Pixels: a picture with captions is at least this wide, so that a caption has few lines."""
 
 
 class PictureError(ValueError):
@@ -78,6 +86,66 @@ def cells(picture: np.ndarray, rows_: int, columns: int, *, gap: int = 2) -> np.
     doubled = small.repeat(2, axis=2).repeat(2, axis=3)
     enlarged = doubled.shape == images.shape and np.array_equal(doubled, images)
     return np.ascontiguousarray(small if enlarged else images)
+
+
+def captioned(strips: Sequence[np.ndarray], captions: Sequence[str], *, gap: int = 8) -> np.ndarray:
+    """Strips one below the other on white, each under its caption, which is never cut off.
+
+    A character that the font does not have is written as its escape sequence.
+
+    Args:
+        strips: n pictures uint8 [h, w, 3], at least one.
+        captions: n texts; white space and control characters are shown on one line.
+        gap: white pixels between a strip and the next caption.
+
+    Returns:
+        uint8 [H, max(w, NARROWEST), 3].
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    file = _font_file()
+    font, known = ImageFont.truetype(file, FONT), _characters(file)
+    wide = max(NARROWEST, *(strip.shape[1] for strip in strips))
+    parts: list[np.ndarray] = []
+    for strip, caption in zip(strips, captions, strict=True):
+        shown = "".join(c if c in known else ascii(c)[1:-1] for c in reading.printable(caption))
+        lines = list(_wrapped(shown, wide, font.getlength))
+        high = len(lines) * (FONT + 4) + 4
+        canvas = Image.new("RGB", (wide, high + strip.shape[0]), (WHITE, WHITE, WHITE))
+        ImageDraw.Draw(canvas).multiline_text((0, 0), "\n".join(lines), INK, font, spacing=4)
+        canvas.paste(Image.fromarray(strip), (0, high))
+        parts += [np.full((gap, wide, 3), WHITE, dtype=np.uint8), np.asarray(canvas)]
+    return np.concatenate(parts[1:])
+
+
+def _font_file() -> str:
+    """A font of many scripts, which matplotlib ships."""
+    import matplotlib as mpl
+
+    return str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
+
+
+def _characters(font_file: str) -> set[str]:
+    from matplotlib.ft2font import FT2Font
+
+    return {chr(code) for code in FT2Font(font_file).get_charmap()}
+
+
+def _wrapped(text: str, wide: int, length: Callable[[str], float]) -> Iterator[str]:
+    """The lines of a text, broken at spaces where there are any, else within a word."""
+    line = ""
+    for word in text.split(" "):
+        if line and length(f"{line} {word}") <= wide:
+            line = f"{line} {word}"
+            continue
+        if line:
+            yield line
+        while length(word) > wide:
+            cut = next(n for n in range(len(word), 0, -1) if n == 1 or length(word[:n]) <= wide)
+            yield word[:cut]
+            word = word[cut:]
+        line = word
+    yield line
 
 
 def encode_png(picture: np.ndarray) -> bytes:

@@ -1,5 +1,6 @@
 """`drift sample`: images of prompts from a checkpoint of a run."""
 
+import os
 from pathlib import Path
 
 import click
@@ -33,7 +34,7 @@ from common.errors import RequestError
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.png",
-    help="[default: RUN/samples/prompt-CHECKPOINT-seedN.png]",
+    help="A new file.  [default: RUN/samples/PROMPT-CHECKPOINT-seedN.png, numbered]",
 )
 @click.option(
     "--backend",
@@ -51,26 +52,32 @@ def sample(
     backend: str | None,
     trust: bool,
 ) -> None:
-    """Draw images from a checkpoint of RUN: a PNG with a row for each --prompt.
+    """Draw images from a checkpoint of RUN: a PNG with a row for each --prompt, under its text.
 
     The same seed and prompt give the same initial noise for every checkpoint, so that pictures
-    can be compared image by image.
+    can be compared image by image. No picture is replaced: without --out another one of the same
+    name gets a number.
     """
+    from common.runs import files
     from common.workflows.sample import draw
 
     if out is not None and out.suffix.lower() != ".png":
         raise RequestError(f"--out {out}: write a name that ends in .png")
+    if out is not None and os.path.lexists(out):
+        raise RequestError(f"--out {out} exists already; remove it, or choose another name")
     drawn = draw(
         directory, prompts, count, which=checkpoint, seed=seed, backend=backend, trust=trust
     )
     if out is None:
         name = f"{_slug(prompts[0])}-{drawn.label}-seed{drawn.seed}"
-        out = drawn.run.save_picture(name, drawn.images.picture())
+        out = drawn.run.save_picture(name, drawn.images.picture(), replace=False)
     else:
-        drawn.images.save(out)
+        with files.os_errors_as(f"write {out}"):
+            out = files.write_beside_others(out, drawn.images.png())
     click.echo(out)
 
 
 def _slug(text: str) -> str:
     words = "".join(letter if letter.isalnum() else " " for letter in text).split()
-    return "-".join(words)[:60] or "prompt"
+    # File systems count bytes: a name has at most 255.
+    return "-".join(words)[:60].encode()[:120].decode(errors="ignore") or "prompt"

@@ -246,8 +246,11 @@ class RunDirectory:
                     kept = [line for line, record in _lines(file) if record["update"] <= update]
                     files.write_whole(file, b"".join(line + b"\n" for line in kept))
 
-    def save_picture(self, name: str, image: np.ndarray) -> Path:
-        """Write uint8 [H, W, 3] as `samples/NAME.png`; returns the file."""
+    def save_picture(self, name: str, image: np.ndarray, *, replace: bool = True) -> Path:
+        """Write uint8 [H, W, 3] as `samples/NAME.png`; returns the file.
+
+        replace: also where there is another picture; False takes NAME-2, NAME-3, ... then.
+        """
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise ValueError(f"picture name {name!r}: only letters, digits and _ . - are valid")
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
@@ -255,7 +258,10 @@ class RunDirectory:
         file = self.path / "samples" / f"{name}.png"
         with files.os_errors_as(f"write {file}"):
             file.parent.mkdir(exist_ok=True)
-            files.write_whole(file, pictures.encode_png(image))
+            content = pictures.encode_png(image)
+            if not replace:
+                return files.write_beside_others(file, content)
+            files.write_whole(file, content)
         return file
 
 

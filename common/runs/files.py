@@ -5,10 +5,11 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
-from common import temporary
+from common import reading, temporary
 from common.errors import DriftError
 
 _REASONS = {
@@ -82,6 +83,53 @@ def write_whole(path: Path, content: bytes) -> None:
         _sync(file)
         unfinished.replace(path)
     sync_folder(path.parent)
+
+
+def numbered(path: Path, suffix: str = "") -> Iterator[Path]:
+    """The path itself, then with -2, -3, ... at the end of its name, before the suffix."""
+    yield path
+    stem = path.name.removesuffix(suffix)
+    for number in count(2):
+        yield path.with_name(f"{stem}-{number}{suffix}")
+
+
+def write_beside_others(path: Path, content: bytes) -> Path:
+    """Write a file under the first free name of `numbered`, and return its path.
+
+    A file of these names that has this content already is returned instead. Nothing is replaced,
+    also where several processes write at once. Raises OSError.
+    """
+    with temporary.new_file(path) as (unfinished, file):
+        file.write(content)
+        _sync(file)
+        written = next(
+            name
+            for name in numbered(path, path.suffix)
+            if _linked(unfinished, name) or _has_content(name, content)
+        )
+        unfinished.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return written
+
+
+def _linked(file: Path, name: Path) -> bool:
+    """Give a file a second name; False where that is taken."""
+    try:
+        os.link(file, name)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        if os.path.lexists(name):
+            return False
+        file.rename(name)
+    return True
+
+
+def _has_content(path: Path, content: bytes) -> bool:
+    try:
+        return reading.content(path, len(content)) == content
+    except OSError:  # larger, no regular file, or not readable: another one
+        return False
 
 
 def append(path: Path, content: bytes) -> None:

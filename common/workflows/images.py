@@ -15,7 +15,7 @@ SIDE = 96
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Images of some prompts; a notebook shows them as one picture with a row for each prompt.
+    """Images of some prompts; a notebook shows them as one picture.
 
     array: uint8 [P, n, H, W, 3], n images of P prompts. prompts: the P prompts.
     """
@@ -28,16 +28,25 @@ class Images:
         return f"Images({count} of each of {list(self.prompts)}, {height} x {width} pixels)"
 
     def picture(self) -> np.ndarray:
-        """All images side by side, small ones enlarged: uint8 [H, W, 3]."""
-        return pictures.grid(self.array, scale=max(1, SIDE // self.array.shape[2]))
+        """A row for each prompt under its text, small images enlarged: uint8 [H, W, 3]."""
+        scale = max(1, SIDE // self.array.shape[2])
+        strips = [pictures.grid(images[None], scale=scale) for images in self.array]
+        return pictures.captioned(strips, self.prompts)
 
     def save(self, path: str | PathLike[str]) -> Path:
-        """Write the picture as a PNG file; returns its path. WriteError when that fails."""
+        """Write the picture as a PNG file, or replace it; returns its path.
+
+        Raises WriteError.
+        """
         path = Path(path)
         with files.os_errors_as(f"write {path}"):
-            files.write_whole(path, self._repr_png_())
+            files.write_whole(path, self.png())
         return path
 
-    def _repr_png_(self) -> bytes:
-        """The picture as PNG, which notebooks ask for."""
+    def png(self) -> bytes:
+        """The picture as the content of a PNG file."""
         return pictures.encode_png(self.picture())
+
+    def _repr_png_(self) -> bytes:
+        """The same, which notebooks ask for."""
+        return self.png()

@@ -192,8 +192,10 @@ def _create(
     engine = _backend(config.run.backend)
     config = _on(engine, config)
     settings = config.run
-    wanted = Path("runs") / f"{settings.recipe}-{settings.backend}-seed{settings.seed}"
-    directory = RunDirectory.create(out or _free(wanted), config, _environment(engine))
+    if out is None:
+        wanted = Path("runs") / f"{settings.recipe}-{settings.backend}-seed{settings.seed}"
+        out = next(path for path in files.numbered(wanted) if not path.exists())
+    directory = RunDirectory.create(out, config, _environment(engine))
     return directory, engine, config
 
 
@@ -229,15 +231,6 @@ def _on(engine: Backend, config: Config) -> Config:
 def _environment(engine: Backend) -> dict[str, str]:
     """The machine and the software of this start of a run."""
     return {"backend": engine.name, **machine.facts(), **engine.describe()}
-
-
-def _free(path: Path) -> Path:
-    """The path itself, or with the first of -2, -3, ... that does not exist yet."""
-    number, free = 1, path
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}-{number}")
-    return free
 
 
 def _status(text: str, progress: bool) -> Any:

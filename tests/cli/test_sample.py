@@ -1,12 +1,13 @@
 """`drift sample`: a picture of the right size from the right weights."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from common import backends
+from common import backends, pictures
 from common.backends import BackendUnavailableError
 from common.config import AdapterConfig
 from common.errors import RequestError
@@ -32,9 +33,39 @@ def draw(drift, finished):
 def test_a_row_for_each_prompt_and_a_column_for_each_image(draw, finished):
     picture = draw()
     side = 2 * SIDE * SCALE + GAP
-    assert picture.shape == (side, side, 3)
+    assert picture.shape[1] == max(side, pictures.NARROWEST)
+    roses, owls = (picture[end - SIDE * SCALE :][: SIDE * SCALE] for end in _bottoms(picture))
+    assert (roses[:, :side] != 255).any()
+    assert (owls[:, :side] != 255).any()
+    assert (picture[:, side:] == 255).all()
     saved = finished / "samples" / "rose-000002-seed0.png"
     assert np.array_equal(np.asarray(Image.open(saved)), picture)
+
+
+def _bottoms(picture):
+    """Where the rows of images end: each has a caption above it."""
+    high = picture.shape[0] // 2
+    return high - 4, picture.shape[0]
+
+
+def test_another_picture_never_takes_the_place_of_one(draw, drift, finished):
+    first = draw()
+    names = lambda: sorted(file.name for file in (finished / "samples").glob("rose*"))  # noqa: E731
+    assert names() == ["rose-000002-seed0.png"]
+    assert np.array_equal(draw(), first)
+    assert names() == ["rose-000002-seed0.png"], "the same picture is one file"
+    drift("sample", finished, "--prompt", "rose", "--prompt", "cat face", "--count", 1)
+    drift("sample", finished, "--prompt", "rose", "--count", 1)
+    assert names() == [f"rose-000002-seed0{n}.png" for n in ("-2", "-3", "")]
+    assert np.array_equal(np.asarray(Image.open(finished / "samples" / names()[2])), first)
+
+
+def test_out_that_exists_is_refused_before_anything_is_loaded(refused, finished, monkeypatch):
+    Path("mine.png").write_text("mine")
+    monkeypatch.setattr(backends, "load", lambda name: pytest.fail("loaded"))
+    line = refused(2, "sample", finished, "--prompt", "rose", "--out", "mine.png")
+    assert line == "drift: --out mine.png exists already; remove it, or choose another name"
+    assert Path("mine.png").read_text() == "mine"
 
 
 def test_checkpoints_share_their_noise_and_differ_in_their_weights(draw, finished, tmp_path):

@@ -132,3 +132,20 @@ def test_everything_is_synced_before_it_is_renamed(tmp_path, monkeypatch):
     )
     files.write_whole(tmp_path / "a", b"content")
     assert events == ["sync", "rename", "sync"]  # the file, its name, the folder's names
+
+
+def test_a_file_beside_others_replaces_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    wanted = tmp_path / "a.png"
+    assert files.write_beside_others(wanted, b"one") == wanted
+    assert files.write_beside_others(wanted, b"two") == tmp_path / "a-2.png"
+    assert files.write_beside_others(wanted, b"two") == tmp_path / "a-2.png"
+
+    def refuse(*_: Path) -> None:
+        raise PermissionError(errno.EPERM, "this file system has no hard links")
+
+    monkeypatch.setattr(files.os, "link", refuse)
+    (tmp_path / "a-3.png").symlink_to("nowhere")
+    assert files.write_beside_others(wanted, b"three") == tmp_path / "a-4.png"
+    contents = [(tmp_path / f"a{n}.png").read_bytes() for n in ("", "-2", "-4")]
+    assert contents == [b"one", b"two", b"three"]
+    assert len(names(tmp_path)) == 4

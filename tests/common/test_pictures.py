@@ -43,3 +43,24 @@ def test_pictures_refuse_what_is_no_picture():
     for count in (0, 4):
         with pytest.raises(ValueError, match=f"7 pixels high does not have {count} rows"):
             pictures.rows(np.zeros((7, 2, 3), dtype=np.uint8), count)
+
+
+def test_each_row_is_under_its_caption_and_no_caption_is_cut_off():
+    rows = [np.full((10, 40, 3), shade, dtype=np.uint8) for shade in (90, 180)]
+    plain = pictures.captioned(rows, ["a rose", "an owl"])
+    assert plain.shape[1] == pictures.NARROWEST
+    for row, top in zip(rows, (22, 22 + 10 + 8 + 22), strict=True):
+        np.testing.assert_array_equal(plain[top : top + 10, :40], row)
+        assert (plain[top - 22 : top, :100] < 128).any(), "a caption above it"
+    assert not np.array_equal(plain[:22], plain[40:62])
+    long = pictures.captioned(rows, ["a rose " * 20, "o" * 400])
+    assert long.shape[0] > 3 * plain.shape[0]
+    assert (long[:, -1] == 255).all(), "the lines are broken before the edge"
+
+
+def test_what_the_font_does_not_have_is_written_as_its_escape():
+    row = [np.zeros((1, 1, 3), dtype=np.uint8)]
+    np.testing.assert_array_equal(
+        pictures.captioned(row, ["\u732b \x1b[2J"]),
+        pictures.captioned(row, ["\\u732b \\x1b[2J"]),
+    )
