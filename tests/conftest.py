@@ -7,6 +7,7 @@ DRIFT_TEST_DEVICE=cuda puts PyTorch's arrays on that device. `checkpoint` makes 
 the real model families.
 """
 
+import ctypes
 import importlib
 import os
 import runpy
@@ -25,7 +26,7 @@ import pytest
 from array_api_compat import array_namespace
 from hypothesis import settings
 
-import drift_mlx  # noqa: F401  # before MLX: it loads OpenBLAS first where there is one
+import drift_mlx  # before MLX: it loads OpenBLAS first where there is one
 from tests.skips import (  # noqa: F401  # pytest finds hooks by their names
     pytest_make_collect_report,
     pytest_runtest_makereport,
@@ -52,6 +53,15 @@ def pytest_configure() -> None:
         raise pytest.UsageError(
             f"DRIFT_REQUIRE_BACKENDS: unknown {sorted(unknown)}; valid: {', '.join(MODULES)}"
         )
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if sys.platform != "linux" or hasattr(session.config, "workerinput"):
+        return
+    try:
+        ctypes.CDLL(drift_mlx.OPENBLAS)
+    except OSError:
+        print("OpenBLAS is missing, so the tests of MLX are slow: apt install libopenblas0-pthread")
 
 
 def pytest_collection_finish() -> None:
