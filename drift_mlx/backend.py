@@ -19,11 +19,11 @@ from common.backends import BackendUnavailableError, LossFunction, Parameters, p
 from common.config import AdapterConfig, Config, ModelConfig, OptimizerConfig
 from common.machine import cores
 from common.prompts.language import LanguageModel
-from drift_mlx import OPENBLAS, kit, lora, metal
-from drift_mlx.adamw import AdamW, is_compiled, module_of
-from drift_mlx.compiling import check_compiler, compiled, spent
+from drift_mlx import OPENBLAS, kit, metal
+from drift_mlx.adamw import AdamW
+from drift_mlx.compiling import check_compiler, spent
 from drift_mlx.embedded import EmbeddedPolicy, EmbeddedScorer
-from drift_mlx.policy import set_parameters
+from drift_mlx.gradients import Gradients
 
 __all__ = ["AdamW", "Backend", "mlx"]
 
@@ -90,61 +90,8 @@ class Backend:
     def value_and_grad(
         self, policy: protocols.Policy, loss: LossFunction
     ) -> Callable[..., tuple[mx.array, dict[str, mx.array], Parameters]]:
-        """A function (*arrays, onto=None) -> (loss, auxiliary, onto + gradients, by name).
-
-        It is compiled as a whole, the sum included, where the policy is; every array of it is then
-        an argument but for frozen weights, so it is traced once for each set of shapes.
-
-        Where some of the way is in float16, what is below 6e-8 vanishes. The loss is then
-        multiplied by the largest power of two whose gradients are finite, searched for at every
-        call: a scale that is kept would have to be part of every checkpoint.
-        """
-        module, dtype = module_of(policy), getattr(policy, "dtype", None)
-        half = dtype is not None and dtype == mx.float16
-
-        def pure(
-            parameters: Parameters, scale: mx.array, *arrays: mx.array
-        ) -> tuple[mx.array, dict[str, mx.array]]:
-            set_parameters(module, parameters)
-            value, auxiliary = loss(*arrays)
-            return value * scale, auxiliary
-
-        differentiate = mx.value_and_grad(pure)
-
-        def whole(
-            parameters: Parameters, scale: mx.array, onto: Parameters | None, *arrays: mx.array
-        ) -> tuple[mx.array, dict[str, mx.array], Parameters]:
-            # A copy: MLX puts its tracers into the dict, and leaves them there after an error.
-            (value, auxiliary), gradients = differentiate(dict(parameters), scale, *arrays)
-            if half:
-                value, gradients = value / scale, {n: g / scale for n, g in gradients.items()}
-            if onto is not None:
-                gradients = {name: onto[name] + g for name, g in gradients.items()}
-            return value, auxiliary, gradients
-
-        compute = compiled(whole) if is_compiled(policy) else whole
-
-        def scaled(
-            exponent: int, onto: Parameters | None, arrays: tuple[mx.array, ...]
-        ) -> tuple[mx.array, dict[str, mx.array], Parameters]:
-            parameters = lora.trainable(module)
-            try:
-                result = compute(parameters, mx.array(2.0**exponent), onto, *arrays)
-            finally:
-                set_parameters(module, parameters)
-            mx.eval(*result)
-            return result
-
-        def run(
-            *arrays: mx.array, onto: Parameters | None = None
-        ) -> tuple[mx.array, dict[str, mx.array], Parameters]:
-            for exponent in (16, 12, 8, 4) if half else ():
-                result = scaled(exponent, onto, arrays)
-                if all(mx.isfinite(g).all().item() for g in result[2].values()):
-                    return result
-            return scaled(0, onto, arrays)
-
-        return run
+        """A function (*arrays, onto=None) -> (loss, auxiliary, onto + gradients, by name)."""
+        return Gradients(policy, loss)
 
     def optimizer(self, policy: protocols.Policy, settings: OptimizerConfig) -> protocols.Optimizer:
         """A fresh AdamW for the policy's trainable parameters."""

@@ -77,6 +77,7 @@ class DiffusersPolicy(Tuned, ABC):
         self.latent_shape = self._latent_shape()
         self._embeddings = prompt_cache.EncodedPrompts()
         self._null: Conditioning | None = None
+        self._every_prompt: Conditioning | None = None
 
     # --- what a family says ----------------------------------------------------------------------
 
@@ -205,9 +206,22 @@ class DiffusersPolicy(Tuned, ABC):
         else:
             self.module.disable_gradient_checkpointing()
 
+    def use_conditioning(self, conditioning: Conditioning) -> None:
+        """From now on every prompt, and the empty one, has this embedding of one row."""
+        self._null = self._every_prompt = conditioning
+
+    def move_buffers(self, device: torch.device) -> None:
+        """Act as on `device`: arrays of the policy itself become zeros there. For estimates."""
+        self.device = device
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, torch.zeros_like(value, device=device))
+
     # --- helpers ---------------------------------------------------------------------------------
 
     def _on_host(self, prompts: list[str]) -> list[Conditioning]:
+        if self._every_prompt is not None:
+            return [self._every_prompt] * len(prompts)
         with torch.no_grad(), self._present(*self._encoders):
             return [_to(self._encode(prompt), torch.device("cpu")) for prompt in prompts]
 

@@ -59,19 +59,17 @@ def without_content(
 ) -> DiffusersPolicy:
     """The same policy of arrays without content that act as on a CPU: for estimates alone."""
     device = torch.device("cpu")
-    made: Any = policy(model, adapter, device=torch.device("meta"), size=size)
-    made.device = device
-    for name, value in vars(made).items():
-        if isinstance(value, torch.Tensor):
-            setattr(made, name, torch.zeros_like(value, device=device))
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        encoders = nn.ModuleList(made._encoders)
-        with estimate.without_content(encoders, mode, device):
-            read = made._encode("")
+    made = policy(model, adapter, device=torch.device("meta"), size=size)
+    made.move_buffers(device)
+    encoders, encode = made.transient_parts(1)["encoding"]
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True) as mode,
+        estimate.without_content(encoders, mode, device),
+    ):
+        read = encode()
     tokens = torch.zeros(read.tokens.shape, dtype=read.tokens.dtype)
     pooled = None if read.pooled is None else torch.zeros(read.pooled.shape, dtype=tokens.dtype)
-    made._null = conditioning = Conditioning(tokens, pooled, read.blocks)
-    made._on_host = lambda prompts: [conditioning] * len(prompts)
+    made.use_conditioning(Conditioning(tokens, pooled, read.blocks))
     return made
 
 

@@ -64,15 +64,12 @@ def assign(
         ValueError: the shuffled control has no draws.
     """
     chosen, settings = config.drift.subset, config.drift.shaping
+    objective = config.objective
     valid = np.isfinite(rewards) & np.isfinite(features).all(axis=-1)
     distances = _distances(features, valid)
     potentials = _potentials(config, distances, predicted_features, valid)
     if settings.shuffle:
-        if shuffle_draws is None:
-            raise ValueError(
-                "drift.shaping.shuffle needs uniform draws of the shape of the rewards"
-            )
-        potentials = potential.shuffled(potentials, shuffle_draws, valid=valid)
+        potentials = _shuffled(potentials, shuffle_draws, valid)
     selected = subset.select(
         rewards,
         rule=chosen.rule,
@@ -102,8 +99,8 @@ def assign(
         advantage.group_advantages(
             reward,
             selected,
-            statistics=config.objective.statistics,
-            clip=config.objective.advantage_clip,
+            statistics=objective.statistics,
+            clip=objective.advantage_clip,
             valid=valid,
         )
         for reward in (rewards, shaped)
@@ -125,6 +122,12 @@ def assign(
         valid=valid,
     )
     return Credit(selected, advantages, metrics)
+
+
+def _shuffled(potentials: np.ndarray, draws: np.ndarray | None, valid: np.ndarray) -> np.ndarray:
+    if draws is None:
+        raise ValueError("drift.shaping.shuffle needs uniform draws of the shape of the rewards")
+    return potential.shuffled(potentials, draws, valid=valid)
 
 
 def _distances(features: np.ndarray, valid: np.ndarray) -> np.ndarray:
