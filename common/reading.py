@@ -17,6 +17,7 @@ __all__ = [
     "DOCUMENT",
     "LOG",
     "content",
+    "escaped",
     "inside",
     "json_document",
     "printable",
@@ -66,7 +67,8 @@ def json_document(text: bytes | str) -> Any:
 def toml_document(text: bytes | str) -> dict[str, Any]:
     """The tables of a TOML text. Raises ValueError in a few words, as `json_document` does."""
     try:
-        value = tomllib.loads(text.decode() if isinstance(text, bytes) else text)
+        # Editors of Windows put a byte order mark at the start.
+        value = tomllib.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
     except RecursionError:
         raise ValueError(f"nested more than {DEPTH} levels deep") from None
     _check(value)
@@ -92,12 +94,17 @@ def printable(text: str, most: int = 2000) -> str:
     White space becomes one space. A character that is not printable (an escape, half of a surrogate
     pair) becomes its escape sequence in letters. Of more than `most` characters the middle goes.
     """
-    line = " ".join(text.split())
-    if not line.isprintable():
-        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    line = escaped(" ".join(text.split()))
     if len(line) > most:
         line = f"{line[: most // 2]} ... {line[-most // 2 :]}"
     return line
+
+
+def escaped(text: str) -> str:
+    """The text with each character that is not printable as its escape sequence in letters."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _check(value: Any) -> None:
@@ -106,7 +113,7 @@ def _check(value: Any) -> None:
         part, level = waiting.pop()
         if isinstance(part, str):
             if not part.isascii():
-                part.encode()  # UnicodeEncodeError is a ValueError
+                _check_unicode(part)
             continue
         if not isinstance(part, dict | list):
             continue
@@ -114,6 +121,14 @@ def _check(value: Any) -> None:
             raise ValueError(f"nested more than {DEPTH} levels deep")
         parts = [*part.keys(), *part.values()] if isinstance(part, dict) else part
         waiting += [(item, level + 1) for item in parts]
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(text[error.start])[1:-1]
+        raise ValueError(f"{half} is half of a surrogate pair, which is no text") from None
 
 
 def _too_large(size: int, most: int) -> str:

@@ -37,8 +37,8 @@ EMOJI = {
 def prompts(source: str | None, split: str, limit: int, as_json: bool) -> None:
     """List the sets of prompts, or print those of SET, as a run with these settings gets them.
 
-    SET is a name of the list, or a .txt or .jsonl file; a recipe names it as prompts.source. Each
-    prompt is shown with its id, its split and its metadata, which rewards read. The text of a
+    SET is a name of the list, or a .txt, .jsonl or .csv file; a recipe names it as prompts.source.
+    Each prompt is shown with its id, its split and its metadata, which rewards read. The text of a
     prompt alone decides its split: 80 % train, 10 % validation and 10 % test, unless a recipe sets
     prompts.held_out.
     """

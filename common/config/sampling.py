@@ -16,6 +16,9 @@ from common.config.types import (
     key,
 )
 
+PROMPT_FILES = (".txt", ".jsonl", ".csv")
+"""Suffixes of the files that `prompts.source` may name."""
+
 
 class RewriterConfig(Table):
     """`[prompts.rewriter]`: variants of each prompt, written by a language model before the run."""
@@ -33,7 +36,8 @@ class PromptsConfig(Table):
     """`[prompts]`: the texts that images are made of."""
 
     source: str = key(
-        "emoji", "a set that `drift prompts` lists, or a file: .txt, one prompt a line, or .jsonl"
+        "emoji",
+        "a set that `drift prompts` lists, or a file: .txt (one prompt a line), .jsonl or .csv",
     )
     names: tuple[str, ...] = key((), "only these prompts of the source; [] = all", strict=False)
     split: Literal["all", Split] = key(
@@ -57,7 +61,7 @@ class PromptsConfig(Table):
     def file(self) -> Path | None:
         """The file that `source` names; None for a set that ships."""
         path = Path(self.source)
-        return path if path.suffix in (".txt", ".jsonl") else None
+        return path if path.suffix in PROMPT_FILES else None
 
 
 class RolloutConfig(Table):

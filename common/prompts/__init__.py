@@ -1,9 +1,8 @@
 """Prompts: prompt sets, and the prompts of each update."""
 
+from common.prompts.prompt import Prompt, PromptError, check_unicode
 from common.prompts.sets import (
     NAMED,
-    Prompt,
-    PromptError,
     PromptSet,
     batch,
     load,
@@ -11,4 +10,14 @@ from common.prompts.sets import (
     split,
 )
 
-__all__ = ["NAMED", "Prompt", "PromptError", "PromptSet", "batch", "load", "of_split", "split"]
+__all__ = [
+    "NAMED",
+    "Prompt",
+    "PromptError",
+    "PromptSet",
+    "batch",
+    "check_unicode",
+    "load",
+    "of_split",
+    "split",
+]

@@ -21,7 +21,7 @@ from common import random, reading
 from common.config import RewriterConfig
 from common.prompts import language
 from common.prompts.language import LanguageModel
-from common.prompts.sets import Prompt
+from common.prompts.prompt import Prompt
 from common.random import Key, Purpose
 from common.runs import files
 

@@ -2,16 +2,14 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
-from common import random, reading
+from common import random
 from common.choices import Split
 from common.config import PromptsConfig, closest
-from common.errors import RequestError
-from common.prompts import emoji
+from common.prompts import emoji, file
 from common.prompts.generated import GENERATED
+from common.prompts.prompt import Prompt, PromptError, check_unicode
 from common.random import Key, Purpose
 
 NAMED = ("emoji", "emoji-animals", *GENERATED)
@@ -23,27 +21,15 @@ HELD_OUT: Shares = PromptsConfig().held_out
 """Default shares of validation and test."""
 
 
-class PromptError(RequestError):
-    """Prompts that cannot be used; one line with the file and the line or the prompt."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """The prompt of one group. id: position in the source, part of the key of its noise."""
-
-    id: int
-    text: str
-    metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
-
-
 class PromptSet(Sequence[Prompt]):
     """Prompts in the order of their source, with distinct ids and texts."""
 
     def __init__(self, prompts: Sequence[Prompt], source: str):
-        """Source: its name in error messages. Raises PromptError for a duplicate."""
+        """Source: its name in error messages. Raises PromptError for a duplicate or no Unicode."""
         self._prompts, self.source = tuple(prompts), source
         if not self._prompts:
             raise PromptError(f"{source} has no prompts")
+        check_unicode((prompt.text for prompt in self._prompts), source)
         seen: set[str] = set()
         for prompt in self._prompts:
             if prompt.text in seen:
@@ -78,13 +64,13 @@ def load(config: PromptsConfig) -> PromptSet:
     Sources: "emoji", the 849 names that the embedded model was trained on; "emoji-animals", those
     of animals among them; a set of `common.prompts.generated`; a .txt file with one prompt a line
     (blank lines and lines that start with # are skipped); a .jsonl file with an object a line,
-    whose "prompt" is the text and whose other keys are metadata for rewards.
+    whose "prompt" is the text and whose other keys are metadata for rewards; a .csv file with a
+    header, whose column "prompt" is the text and whose other columns are metadata.
 
     Raises:
         PromptError: unknown source, unreadable or malformed file, no prompts, a duplicate, or a
             name that is not in the source.
     """
-    source = Path(config.source)
     if config.source in ("emoji", "emoji-animals"):
         prompts = [Prompt(index, text) for text, index in emoji.drawn().items()]
         if config.source == "emoji-animals":
@@ -92,15 +78,12 @@ def load(config: PromptsConfig) -> PromptSet:
     elif config.source in GENERATED:
         worded = GENERATED[config.source].prompts()
         prompts = [Prompt(index, text, about) for index, (text, about) in enumerate(worded)]
-    elif source.suffix == ".txt":
-        lines = [line.strip() for line in _read(source).splitlines()]
-        texts = [line for line in lines if line and not line.startswith("#")]
-        prompts = [Prompt(index, text) for index, text in enumerate(texts)]
-    elif source.suffix == ".jsonl":
-        prompts = _json_lines(source)
+    elif config.file is not None:
+        prompts = file.read(config.file)
     else:
         raise PromptError(
-            f"prompts.source = '{config.source}': no set of prompts, and no .txt or .jsonl file"
+            f"prompts.source = '{config.source}': no set of prompts, and no .txt, .jsonl or .csv "
+            "file"
             f"{closest(config.source, NAMED)}"
         )
     everything = PromptSet(prompts, config.source)
@@ -195,31 +178,6 @@ def _check_names(named: PromptSet, wanted: str, held_out: Shares) -> None:
                 f"prompts.names: '{prompt.text}' is a {own} prompt, but prompts.split = "
                 f"'{wanted}'; leave it out, or set prompts.names=[] to take the whole split"
             )
-
-
-def _json_lines(source: Path) -> list[Prompt]:
-    prompts: list[Prompt] = []
-    for number, line in enumerate(_read(source).splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            values = reading.json_document(line)
-        except ValueError as error:
-            raise PromptError(f"{source}, line {number}: not valid JSON: {error}") from None
-        text = values.pop("prompt", None) if isinstance(values, dict) else None
-        if not isinstance(text, str) or not text.strip():
-            raise PromptError(f'{source}, line {number}: write an object with a text "prompt"')
-        prompts.append(Prompt(len(prompts), text.strip(), values))
-    return prompts
-
-
-def _read(source: Path) -> str:
-    try:
-        return reading.content(source, reading.LOG).decode()
-    except OSError as error:
-        raise PromptError(f"cannot read prompts from {source}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise PromptError(f"{source} is not UTF-8 text: {error}") from None
 
 
 def _nearest(text: str, texts: Mapping[str, Prompt]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from common import backends, consent
 from common.backends import Backend, BackendUnavailableError, Policy
 from common.errors import RequestError, preparing
+from common.prompts import check_unicode
 from common.runs import checkpoint
 from common.runs.directory import RunDirectory
 from common.sampling.ode import sample_images
@@ -76,6 +77,7 @@ def draw(
 ) -> Sampled:
     """What `sample` and the command share; which: "N", "base" or "latest"."""
     with preparing(), consent.required_for(path, (), trust=trust):
+        check_unicode(prompts, "--prompt")
         run = RunDirectory.open(path)
         settings = run.config
         seed = settings.run.seed if seed is None else seed

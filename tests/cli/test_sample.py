@@ -143,3 +143,8 @@ def test_a_picture_that_cannot_be_written(refused, finished, tmp_path):
     (tmp_path / "file").write_text("")
     line = refused(1, "sample", finished, "--prompt", "rose", "--out", "file/rose.png")
     assert "file/rose.png" in line
+
+
+def test_a_prompt_that_is_no_text_is_refused(refused, finished):
+    line = refused(2, "sample", finished, "--prompt", "rose \udc80")
+    assert r"--prompt: the prompt 'rose \udc80' is no Unicode text" in line

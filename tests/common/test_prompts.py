@@ -64,14 +64,34 @@ def test_json_lines_carry_metadata(tmp_path):
     [
         ("e.txt", b"# nothing\n\n", r"e\.txt has no prompts"),
         ("e.jsonl", b"\n", r"e\.jsonl has no prompts"),
-        ("twice.txt", b"a\nb\na\n", r"twice\.txt: the prompt 'a' is there twice"),
+        (
+            "twice.txt",
+            b"a\nb\na\n",
+            r"twice\.txt, line 3: the prompt 'a' is there twice, first in line 1",
+        ),
         ("bad.jsonl", b'{"prompt": "a"}\n{prompt}\n', r"bad\.jsonl, line 2: not valid JSON"),
         ("list.jsonl", b'["a"]\n', r"list\.jsonl, line 1: write an object"),
         ("none.jsonl", b'{"text": "a"}\n', r"none\.jsonl, line 1: write an object"),
         ("number.jsonl", b'{"prompt": 3}\n', r"number\.jsonl, line 1"),
         ("blank.jsonl", b'{"prompt": " "}\n', r"blank\.jsonl, line 1"),
+        ("twice.jsonl", b'{"prompt": "a"}\n\n{"prompt": " a"}\n', r"line 3: .* first in line 1"),
         ("latin.txt", b"caf\xe9\n", r"latin\.txt is not UTF-8"),
-        ("table.csv", b"a\n", r"table\.csv': no set of prompts, and no \.txt"),
+        ("late.txt", b"a\r\nb\rcaf\xe9\n", r"late\.txt is not UTF-8 text: .* in line 3"),
+        ("half.txt", b"a\n\xed\xa0\x80\n", r"half\.txt is not UTF-8 text: .* in line 2"),
+        (
+            "half.jsonl",
+            b'{"prompt": "a"}\n{"prompt": "\\ud800"}\n',
+            r"half\.jsonl, line 2: .*half of a surrogate pair",
+        ),
+        ("table.tsv", b"a\n", r"table\.tsv': no set of prompts, and no \.txt, \.jsonl or \.csv"),
+        ("none.csv", b"text,n\na,1\n", r"none\.csv, line 1: .*column prompt; it has text, n"),
+        ("same.csv", b"prompt,n,n\na,1,2\n", r"same\.csv, line 1: .* twice: 'n'"),
+        ("noname.csv", b"prompt,\na,1\n", r"noname\.csv, line 1: .* has no name"),
+        ("more.csv", b"prompt,n\na,1\nb, c,2\n", r"more\.csv, line 3: 3 values for 2 columns"),
+        ("blank.csv", b'prompt,n\n"a\nb",1\n ,2\n', r"blank\.csv, line 4: .* is empty"),
+        ("twice.csv", b'prompt\n"a\nb"\n"a\nb"\n', r"line 4: .* there twice, first in line 2"),
+        ("open.csv", b'prompt\n"a\n', r"open\.csv, line 2: not valid CSV"),
+        ("head.csv", b"prompt,n\n", r"head\.csv has no prompts"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path, name, content, says):
@@ -79,6 +99,40 @@ def test_a_bad_file_is_named(tmp_path, name, content, says):
     with pytest.raises(PromptError, match=says) as caught:
         load(tmp_path / name)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("mark.txt", "\ufeff# pets\r\nred cat\r\na\fb\rc\u2028d\n\ufeffe\x85f\n"),
+        (
+            "mark.jsonl",
+            '\ufeff{"prompt": "red cat"}\r\n{"prompt": "a\\fb"}\n'
+            '{"prompt": "c\u2028d"}\n\ufeff{"prompt": "e\x85f"}\n',
+        ),
+        ("mark.csv", '\ufeff"prompt"\r\nred cat\r\na\fb\n"c\u2028d"\n\ne\x85f\n'),
+    ],
+)
+def test_a_prompt_keeps_all_characters_but_ends_of_lines_and_byte_order_marks(
+    tmp_path, name, content
+):
+    (tmp_path / name).write_bytes(content.encode())
+    assert [p.text for p in load(tmp_path / name)] == ["red cat", "a\fb", "c\u2028d", "e\x85f"]
+
+
+def test_a_table_carries_metadata(tmp_path):
+    (tmp_path / "e.csv").write_text(
+        'count, prompt ,colour,ok,code\n2,"two cats, red",red,true,007\n-1.5e1, é ,,false,1e999\n'
+    )
+    assert [(p.id, p.text, dict(p.metadata)) for p in load(tmp_path / "e.csv")] == [
+        (0, "two cats, red", {"count": 2, "colour": "red", "ok": True, "code": "007"}),
+        (1, "é", {"count": -15.0, "colour": "", "ok": False, "code": "1e999"}),
+    ]
+
+
+def test_half_of_a_surrogate_pair_is_no_prompt():
+    with pytest.raises(PromptError, match=r"here: the prompt 'a\\udc80' is no Unicode text"):
+        PromptSet([Prompt(0, "a\udc80")], "here")
 
 
 def test_other_errors(tmp_path):

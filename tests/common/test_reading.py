@@ -222,3 +222,8 @@ def test_a_hostile_run_ends_in_bounded_memory(kind, run):
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1
     assert max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) < 2_000_000
+
+
+def test_a_byte_order_mark_is_no_part_of_a_document():
+    assert reading.toml_document(b"\xef\xbb\xbf[run]\nseed = 1\n") == {"run": {"seed": 1}}
+    assert reading.json_document(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
