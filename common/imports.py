@@ -2,20 +2,32 @@
 
 import ast
 import importlib
+import itertools
 import os
 import sys
-from collections.abc import Callable
+import sysconfig
+import traceback
+from collections.abc import Callable, Collection
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from common import consent
+from common import consent, reading
 from common.config.errors import closest
 
-__all__ = ["error_text", "resolve", "resolve_class"]
+__all__ = ["error_text", "place", "resolve", "resolve_class"]
 
 OURS = Path(__file__).parent
 """The toolkit's package `common`."""
+
+_OUR_FOLDERS = tuple(
+    f"{OURS.with_name(name)}{os.sep}" for name in ("common", "drift", "drift_torch", "drift_mlx")
+)
+_LIBRARIES = (
+    *_OUR_FOLDERS,
+    "<frozen",
+    *(f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "purelib", "platlib")),
+)
 
 _RENAME = "{} has the name of the toolkit's package 'common', which is imported instead: rename it"
 
@@ -46,7 +58,8 @@ def resolve(where: str, name: str, *, what: str, likely: Callable[[Any], bool]) 
             raise ImportError(_RENAME.format(hidden))
         target: Any = importlib.import_module(module)
     except Exception as error:
-        raise ValueError(f"{where}: cannot import '{module}': {error_text(error)}") from error
+        reason = f"{error_text(error)}{place(error, (__file__,))}"
+        raise ValueError(f"{where}: cannot import '{module}': {reason}") from error
     for part in path.split("."):
         if not hasattr(target, part):
             others = [key for key, value in vars(target).items() if likely(value)]
@@ -103,4 +116,30 @@ def _is_ours(name: str) -> bool:
 
 def error_text(error: BaseException) -> str:
     """The type of an error and its message, in one line."""
-    return f"{type(error).__name__}: {error}".rstrip(": ")
+    return reading.printable(f"{type(error).__name__}: {error}").rstrip(": ")
+
+
+def place(error: BaseException, above: Collection[str]) -> str:
+    """The line of a user's code that an error is from, as " (my_rewards.py, line 12)".
+
+    It is the deepest line outside of the toolkit, of Python's library and of installed packages;
+    for the code of an installed package its own deepest line. "" for the toolkit's own code, and
+    where the text of the error has the line already.
+
+    above: files of the toolkit that called the user's code; "" too where it was not called.
+    """
+    frames = [(f.f_code.co_filename, line) for f, line in traceback.walk_tb(error.__traceback__)]
+    called = itertools.dropwhile(lambda frame: frame[0] in above or _imports(frame[0]), frames)
+    lines = list(called)
+    if not lines or isinstance(error, SyntaxError) or lines[0][0].startswith(_OUR_FOLDERS):
+        return ""
+    own = [frame for frame in lines if not frame[0].startswith(_LIBRARIES)]
+    file, line = (own or [frame for frame in lines if frame[0] == lines[0][0]])[-1]
+    path = Path(file)
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return f" ({shown}, line {line})"
+
+
+def _imports(file: str) -> bool:
+    """Whether a file is part of Python's import system."""
+    return file.startswith(("<frozen", f"{Path(importlib.__file__).parent}{os.sep}"))

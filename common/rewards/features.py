@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from common import imports
 from common.backends import Backend
 from common.config import Config
+from common.rewards import guard
 from common.rewards.guard import RewardError
 from common.rewards.registry import FEATURES
 
@@ -48,14 +50,25 @@ class Features:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Uint8 [N, H, W, 3] to unit-norm float32 [N, F]; RewardError for anything else."""
-        call: Any = self._function
-        features = np.asarray(call(images))
+        features = self._called(images)
         if features.ndim != 2 or len(features) != len(images) or features.dtype.kind != "f":
             raise RewardError(
                 f"features '{self.name}' returned {features.dtype} {list(features.shape)} for "
                 f"{len(images)} images: expected floats [{len(images)}, F]"
             )
         return features if self._declared else unit(features)
+
+    def _called(self, images: np.ndarray) -> np.ndarray:
+        call: Any = self._function
+        try:
+            return guard.numbers(call(images))
+        except guard.NotNumbersError as error:
+            raise RewardError(f"features '{self.name}' returned {error}") from error
+        except Exception as error:
+            if self._declared:
+                raise
+            what = f"{imports.error_text(error)}{imports.place(error, (__file__,))}"
+            raise RewardError(f"features '{self.name}' raised {what}") from error
 
 
 def unit(values: np.ndarray) -> np.ndarray:

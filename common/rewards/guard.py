@@ -4,16 +4,22 @@ A failed score that became 0 would be a training signal. So no score is replaced
 """
 
 import copy
+import inspect
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from common import imports
 from common.config.types import OnError
 from common.errors import DriftError
 from common.rewards.registry import Reward
+
+OURS = tuple(str(Path(__file__).with_name(f"{name}.py")) for name in ("guard", "suite", "registry"))
+"""Files that are above the code of a reward in every traceback."""
 
 _Task = Callable[[], np.ndarray]
 
@@ -90,7 +96,7 @@ class Calls:
         arguments = images.copy(), list(prompts), own
         self._pending += 1
         # MLX arrays are lazy: the conversion may do the work, so it happens in the worker.
-        reply = self._worker.start(lambda: np.asarray(reward(*arguments)))
+        reply = self._worker.start(lambda: numbers(reward(*arguments)))
         return Call(self, reward.name, len(images), reply)
 
     def ended(self) -> None:
@@ -121,8 +127,7 @@ class Call:
             ) from None
         self._calls.ended()
         if isinstance(outcome, BaseException):
-            kind = "" if isinstance(outcome, RewardError) else f"{type(outcome).__name__}: "
-            raise RewardError(f"reward '{self._name}' raised {kind}{outcome}") from outcome
+            raise _error(self._name, outcome) from outcome
         values = _checked(self._name, outcome, self._count)
         return _finite(self._name, values, on_error, describe)
 
@@ -169,6 +174,61 @@ class _Worker:
             except BaseException as error:  # a reward that calls sys.exit() has failed too
                 reply.put(error)
             del work, task, reply  # keep no images alive while waiting
+
+
+def numbers(value: Any) -> np.ndarray:
+    """What a reward returned as an array of NumPy; a masked score becomes NaN.
+
+    Raises NotNumbersError for what is no list of numbers: a pair of scores and information, a
+    coroutine, or values that NumPy does not have, as bfloat16.
+    """
+    kind = _with_article(type(value).__name__)
+    if inspect.isawaitable(value):
+        if inspect.iscoroutine(value):
+            value.close()
+        raise NotNumbersError(f"{kind}: make it a function that is not async")
+    if isinstance(value, Mapping | Iterator | Set):
+        raise NotNumbersError(f"{kind}: return the N scores alone, as a list or an array")
+    if isinstance(value, tuple | list) and any(_is_several(part) for part in value):
+        parts = ", ".join(type(part).__name__ for part in value[:4])
+        more = ", ..." if len(value) > 4 else ""
+        raise NotNumbersError(f"{kind} of ({parts}{more}): return the N scores alone")
+    if "bfloat16" in str(getattr(value, "dtype", "")):
+        raise NotNumbersError("bfloat16 values, which NumPy does not have: return float32")
+    if isinstance(value, np.ma.MaskedArray):
+        if value.dtype.kind in "fiub":
+            return np.where(np.ma.getmaskarray(value), np.nan, value.data)
+        return np.asarray(value.data)
+    try:
+        return np.asarray(value)
+    except Exception as error:  # each tensor library has its own reason: a device, a gradient
+        raise NotNumbersError(f"{kind} that is no array: {imports.error_text(error)}") from error
+
+
+class NotNumbersError(Exception):
+    """A reward returned no numbers; the text says what it returned."""
+
+
+def _with_article(kind: str) -> str:
+    return f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"
+
+
+def _is_several(part: Any) -> bool:
+    """Whether an element of a list of scores is a whole array, list or dictionary itself."""
+    if isinstance(part, str | bytes):
+        return False
+    dimensions = getattr(part, "ndim", None)
+    return hasattr(part, "__len__") if dimensions is None else dimensions > 0
+
+
+def _error(name: str, raised: BaseException) -> RewardError:
+    """The error of a call that raised: its type, its text and the line of the user's code."""
+    if isinstance(raised, NotNumbersError):
+        return RewardError(f"reward '{name}' returned {raised}")
+    if isinstance(raised, RewardError):
+        return RewardError(f"reward '{name}' raised {raised}")
+    what = imports.error_text(raised)
+    return RewardError(f"reward '{name}' raised {what}{imports.place(raised, OURS)}")
 
 
 def _checked(name: str, values: np.ndarray, count: int) -> np.ndarray:

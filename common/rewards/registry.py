@@ -224,6 +224,7 @@ class Registry:
         except Exception as error:
             raise RewardNameError(
                 f"{self.kind} '{name}' ({point.value}): {imports.error_text(error)}"
+                f"{imports.place(error, (__file__,))}"
             ) from error
         spec = getattr(factory, DECLARED, None)
         if name not in self.entries and spec is not None and spec.name == name:

@@ -264,7 +264,7 @@ class _Timed:
     ) -> Any:
         start = time.perf_counter()
         try:
-            return np.asarray(self._reward(images, prompts, metadata))
+            return guard.numbers(self._reward(images, prompts, metadata))
         finally:
             self._suite.seconds[self.name] += time.perf_counter() - start
 

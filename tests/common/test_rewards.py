@@ -1,9 +1,7 @@
-"""Rewards: the built-in ones against Pillow and a scorer, every way to fail, and combinations."""
+"""Rewards: the built-in ones against Pillow and a scorer, their names, and combinations."""
 
 import io
-import subprocess
 import sys
-import textwrap
 import threading
 
 import numpy as np
@@ -18,53 +16,10 @@ from common.rewards import (
     available,
     combine,
     create,
-    guard,
     register,
     registry,
 )
-from common.rewards.registry import NamedReward
-
-PROMPTS, METADATA = ["rose", "owl", "rose"], [{}, {}, {}]
-
-
-class FakeScorer:
-    def __init__(self, name):
-        self.name = name
-
-    def score(self, images, prompts):
-        return np.array(
-            [len(p) / 10 + i.mean() / 1000 for p, i in zip(prompts, images, strict=True)]
-        )
-
-
-class FakeBackend:
-    def __init__(self):
-        self.asked = []
-
-    def scorer(self, name):
-        self.asked.append(name)
-        return FakeScorer(name)
-
-
-def noisy(count=3, spread=255):
-    rng = np.random.default_rng(0)
-    return rng.integers(0, spread + 1, size=(count, 32, 32, 3), dtype=np.uint8)
-
-
-def call(function, *, images=None, timeout=60.0, on_error="fail"):
-    reward = NamedReward("mine", function)
-    images = noisy() if images is None else images
-    n = len(images)
-    return guard.score(
-        reward,
-        images,
-        PROMPTS[:n],
-        METADATA[:n],
-        timeout=timeout,
-        on_error=on_error,
-        describe=lambda i: f"prompt '{PROMPTS[i]}', sample {i + 4}",
-    )
-
+from tests.common.scored_images import METADATA, PROMPTS, FakeBackend, FakeScorer, call, noisy
 
 # Built-in rewards
 
@@ -181,141 +136,6 @@ def test_other_distributions_add_rewards(monkeypatch):
     assert "did not register" in infos["shy"].needs
     with pytest.raises(RewardNameError, match="libfoo"):
         create("ill", FakeBackend())
-
-
-# The guard
-
-
-def failing(*_):
-    raise KeyError("weights")
-
-
-def leaving(*_):
-    sys.exit(3)
-
-
-@pytest.mark.parametrize("on_error", ["fail", "drop"])
-@pytest.mark.parametrize(
-    ("function", "says"),
-    [
-        (failing, r"reward 'mine' raised KeyError: 'weights'"),
-        (leaving, r"raised SystemExit: 3"),
-        (lambda *a: [1.0, 2.0], r"returned shape \[2\] for 3 images: expected \[3\]"),
-        (lambda *a: np.zeros((3, 1)), r"returned shape \[3, 1\] for 3 images"),
-        (lambda *a: 1.0, r"returned shape \[\] for 3 images"),
-        (lambda *a: ["1.5", "2", "3"], r"not numbers"),
-        (lambda *a: [1.0, None, 2.0], r"type object, not numbers"),
-        (lambda *a: None, r"type object, not numbers"),
-        (lambda *a: np.ones(3) * 1j, r"type complex128, not numbers"),
-        (lambda *a: [[1.0], [2.0, 3.0], []], r"raised ValueError"),
-    ],
-)
-def test_a_broken_reward_is_an_error_in_any_case(function, says, on_error):
-    with pytest.raises(RewardError, match=says):
-        call(function, on_error=on_error)
-
-
-def test_the_cause_is_chained():
-    with pytest.raises(RewardError) as caught:
-        call(failing)
-    assert isinstance(caught.value.__cause__, KeyError)
-    assert caught.value.__cause__.__traceback__ is not None
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_score_that_is_not_finite_names_prompt_and_sample(bad):
-    with pytest.raises(RewardError, match=f"'mine' is {bad} for prompt 'owl', sample 5$"):
-        call(lambda *a: [1.0, bad, 2.0])
-    with pytest.raises(RewardError, match="prompt 'rose', sample 4 and 2 more"):
-        call(lambda *a: [bad] * 3)
-    got = call(lambda *a: [1.0, bad, 2.0], on_error="drop")
-    np.testing.assert_array_equal(got, [1.0, np.nan, 2.0])
-
-
-@pytest.mark.parametrize(
-    "values", [[1, 2, 3], (1.0, 2.0, 3.0), np.float16([1, 2, 3]), [True, False, True]]
-)
-def test_numbers_of_any_kind_become_float64(values):
-    got = call(lambda *a: values)
-    assert got.dtype == np.float64
-    assert got.tolist() == [float(v) for v in values]
-
-
-def test_a_reward_cannot_change_the_images():
-    images = noisy()
-    before = images.copy()
-
-    def vandal(images, prompts, metadata):
-        images[:] = 0
-        return np.zeros(len(images))
-
-    call(vandal, images=images)
-    assert (images == before).all()
-
-
-def test_a_reward_cannot_change_the_metadata_or_the_prompts():
-    """One mapping belongs to all images of a prompt, and to all updates."""
-    prompt = {"text": "OPEN", "include": [{"class": "cat", "count": 2}]}
-    metadata, prompts = [prompt] * 3, ["rose"] * 3
-
-    def changing(images, prompts, metadata):
-        for about in metadata:
-            assert about.pop("text") == "OPEN"
-            about["include"][0]["count"] += 1
-            assert about["include"][0]["count"] == 3
-        prompts.clear()
-        return [0.0] * len(metadata)
-
-    for _ in range(2):
-        score = {"timeout": 60.0, "on_error": "fail", "describe": str}
-        guard.score(NamedReward("mine", changing), noisy(), prompts, metadata, **score)
-    assert prompt == {"text": "OPEN", "include": [{"class": "cat", "count": 2}]}
-    assert prompts == ["rose"] * 3
-
-
-def test_a_hanging_reward_is_an_error_in_time_and_the_next_call_works():
-    release, returned = threading.Event(), threading.Event()
-
-    def hangs(*_):
-        release.wait(600)
-        returned.set()
-
-    with pytest.raises(RewardError, match=r"'mine' took more than 0.1 s for 3 images"):
-        call(hangs, timeout=0.1)
-    assert not returned.is_set()
-    assert call(lambda *a: [1, 2, 3]).tolist() == [1.0, 2.0, 3.0]
-    release.set()
-
-
-def test_the_process_ends_while_a_reward_hangs():
-    program = """
-        import threading
-        import numpy as np
-        from common.rewards import RewardError, score
-        from common.rewards.registry import NamedReward
-        hang = NamedReward("hang", lambda *a: threading.Event().wait())
-        try:
-            score(hang, np.zeros((1, 8, 8, 3), np.uint8), ["a"], [{}], timeout=0.1,
-                  on_error="drop", describe=str)
-        except RewardError as error:
-            print(error)
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=True,
-    )
-    assert "'hang' took more than 0.1 s" in done.stdout
-
-
-def test_calls_share_a_thread():
-    seen = set()
-    for _ in range(5):
-        call(lambda *a: seen.add(threading.get_ident()) or [0, 0, 0])
-    assert len(seen) == 1
-    assert threading.get_ident() not in seen
 
 
 # Combination
