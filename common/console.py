@@ -3,6 +3,7 @@
 import io
 import math
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
@@ -17,6 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from common import reading, widths
 from common.progress import Part, Stage
 
 
@@ -36,6 +39,12 @@ def _console(**options: Any) -> Console:
 
 console = _console()
 """Everything goes through it; it follows `sys.stdout` and knows whether that is a terminal."""
+
+GAP = 2
+"""Columns between a name and its value, and before an indented paragraph."""
+
+NARROW = 20
+"""A terminal with fewer columns beside the names has the values below them."""
 
 UNLIMITED = 10_000
 """Width of a table that goes into a pipe or a file."""
@@ -79,26 +88,67 @@ RATIO = "diversity"
 
 
 def say(text: str) -> None:
-    """Print one line without markup and never wrapped, so that paths can be copied."""
-    console.print(text, markup=False, soft_wrap=True)
+    """Print text without markup and never wrapped, so that paths can be copied.
+
+    Control characters other than the ends of lines are printed as escape sequences in letters.
+    """
+    lines = "\n".join(reading.escaped(line) for line in text.split("\n"))
+    console.print(lines, markup=False, soft_wrap=True)
 
 
 def pairs(values: Mapping[str, Any]) -> None:
-    """Print two columns: names and values."""
-    grid = Table.grid(padding=(0, 2))
-    for name, value in values.items():
-        grid.add_row(name.replace("_", " "), escape(_text(value)))
+    """Print two columns: names and values; no name or word is cut off at any width."""
+    rows = [(name.replace("_", " "), _text(value)) for name, value in values.items()]
+    left = max((cell_len(name) for name, _ in rows), default=0)
+    right = console.width - left - GAP
+    if console.is_terminal and right < NARROW:
+        _stacked([name for name, _ in rows], [[value] for _, value in rows], [""])
+        return
+    grid = Table.grid(padding=(0, GAP))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in rows:
+        grid.add_row(name, escape(value))
     _print(grid)
 
 
 def table(rows: Sequence[Mapping[str, Any]], right: Collection[str] = ()) -> None:
-    """Print rows with the same keys; the keys are the headings, those in `right` are numbers."""
-    shown = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
-    for key in rows[0] if rows else ():
-        shown.add_column(key.replace("_", " "), justify="right" if key in right else "left")
-    for row in rows:
-        shown.add_row(*(escape(_text(value)) for value in row.values()))
+    """Print rows with the same keys; the keys are the headings, those in `right` are numbers.
+
+    The first column has the names of the rows. On a terminal no name and no word is cut off: where
+    the columns do not fit side by side, each row is its name and an indented paragraph.
+    """
+    keys = list(rows[0]) if rows else []
+    headings = [key.replace("_", " ") for key in keys]
+    cells = [[_text(value) for value in row.values()] for row in rows]
+    chosen: list[int] | list[None] = [None] * len(keys)
+    if console.is_terminal and rows:
+        least = widths.least(headings, cells)
+        spare = console.width - sum(least) - (GAP + 1) * (len(least) - 1)
+        if spare < 0:
+            _stacked([row[0] for row in cells], [row[1:] for row in cells], headings[1:])
+            return
+        chosen = widths.shared_out(least, widths.full(headings, cells), spare)
+    shown = Table(box=None, pad_edge=False, padding=(0, GAP + 1, 0, 0), header_style="bold")
+    for key, heading, width in zip(keys, headings, chosen, strict=True):
+        justify = "right" if key in right else "left"
+        shown.add_column(heading, justify=justify, width=width, overflow="fold")
+    for row in cells:
+        shown.add_row(*map(escape, row))
     _print(shown)
+
+
+def _stacked(names: Sequence[str], cells: Sequence[Sequence[str]], headings: Sequence[str]) -> None:
+    """Print each name on a line of its own, and its cells with their headings below it."""
+    for name, row in zip(names, cells, strict=True):
+        say(name)
+        parts = [
+            f"{head}: {cell}" if head else cell for head, cell in zip(headings, row, strict=True)
+        ]
+        text = "; ".join(part for part, cell in zip(parts, row, strict=True) if cell)
+        options = {"break_long_words": False, "break_on_hyphens": False}
+        for line in textwrap.wrap(text, max(console.width - GAP, 1), **options):
+            say(" " * GAP + line)
 
 
 def clock(seconds: float) -> str:
@@ -344,4 +394,5 @@ def _text(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, list | tuple):
         return ", ".join(map(_text, value))
-    return str(value)
+    text = str(value)
+    return text if text.isprintable() else reading.printable(text)

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from common import console
 from common.console import UPDATE, LivePanel, clock, say
 from common.sweep.jobs import Outcome, Step, Task
 from common.sweep.plan import latest_metrics
@@ -42,6 +44,8 @@ class Board(LivePanel):
 
     def __rich__(self) -> RenderableType:
         grid = Table.grid(padding=(0, 2))
+        names = max(map(cell_len, self._running), default=0)
+        grid.add_column(width=min(names, console.console.width), overflow="fold")
         for name, (step, since) in list(self._running.items()):
             record, total = latest_metrics(self._out / name), self._updates[name]
             done = int(record.get("update", 0))

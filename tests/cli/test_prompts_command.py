@@ -43,3 +43,12 @@ def test_what_is_not_there_is_reported_in_one_line(refused):
     assert "did you mean 'animals'?" in refused(2, "prompts", "animls")
     assert "none is named" in refused(2, "prompts", "--limit", "3")
     assert "cannot read prompts from no.txt" in refused(2, "prompts", "no.txt")
+
+
+def test_control_characters_of_a_prompt_are_printed_as_letters(drift, tmp_path):
+    (tmp_path / "mine.txt").write_text("a \x1b]0;title\x07 cat\nform\ffeed\n")
+    text = drift("prompts", "mine.txt").output
+    assert "a \\x1b]0;title\\x07 cat" in text
+    assert text.isascii()
+    assert all(line.isprintable() for line in text.splitlines())
+    assert len(text.split("\n")) == 4
