@@ -43,7 +43,8 @@ def rewards(ctx: click.Context, features: bool, as_json: bool) -> None:
 
     With a NAME: everything about that one: its scalings, options, weights and their licence. A
     recipe names rewards under [reward.terms], with a weight; so does --set
-    reward.terms.NAME=WEIGHT. A reward may also be any importable module:function.
+    reward.terms.NAME=WEIGHT, which replaces the recipe's. A reward may also be any importable
+    module:function.
     """
     if ctx.invoked_subcommand is None:
         _list(None, features, as_json)

@@ -17,7 +17,8 @@ from common.errors import RequestError
     "overrides",
     multiple=True,
     metavar="TABLE.KEY=VALUE",
-    help="Change one key of the recipe; more than once for more.",
+    help="Change one key of the recipe; more than once for more. `drift config` lists the keys. "
+    "reward.terms.NAME replaces the recipe's terms: name all that you want.",
 )
 @click.option(
     "--out",

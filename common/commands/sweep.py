@@ -59,7 +59,8 @@ class Seeds(click.ParamType):
     "overrides",
     multiple=True,
     metavar="TABLE.KEY=VALUE",
-    help="Change one key of all recipes; more than once for more.",
+    help="Change one key of all recipes; more than once for more. reward.terms.NAME replaces the "
+    "recipe's terms: name all that you want.",
 )
 @click.option(
     "--out",

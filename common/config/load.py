@@ -13,22 +13,13 @@ import numpy as np
 from pydantic import ValidationError
 
 from common import reading
-from common.config import errors
+from common.config import errors, layers
 from common.config.errors import ConfigError
 from common.config.recipes import read as read_recipe
 from common.config.tables import Config
 
 NAMED_BY_REWARD = ("reward.terms", "reward.floors", "reward.ceilings")
-"""Tables that have names of rewards as their keys."""
-
-KEPT_WHOLE = (
-    *NAMED_BY_REWARD,
-    "reward.options",
-    "drift.shaping.features_options",
-    "evaluate.features_options",
-)
-"""Tables with keys that the configuration does not declare; each of them is one value."""
-
+"""Tables that have names of rewards as their keys, and numbers as their values."""
 
 Overrides = Iterable[str] | Mapping[str, Any]
 """Changes of keys: strings "table.key=value", or a mapping {"table.key": value}."""
@@ -38,7 +29,8 @@ def load(recipe: str, overrides: Overrides = ()) -> Config:
     """The configuration of a recipe (a shipped name or a path to a TOML file) with overrides.
 
     overrides: of strings the value is read as TOML, or as a bare string; a mapping has the values
-    themselves, where a path and a number of NumPy are read as Python's own.
+    themselves, where a path and a number of NumPy are read as Python's own. All of them are one
+    layer over the recipe, see `common.config.layers`.
     Raises ConfigError with one line that names the key and the nearest valid spelling.
     """
     values = read_recipe(recipe).tables
@@ -53,15 +45,17 @@ def changed(config: Config, overrides: Overrides) -> Config:
 
 
 def _overridden(values: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
+    layer: dict[str, Any] = {}
     if isinstance(overrides, Mapping):
         for key, value in overrides.items():
-            _put(values, str(key), _plain(value), f"set {key!r}", "the key as 'run.updates'")
-        return values
-    for text in overrides:
-        key, equals, raw = text.partition("=")
-        label, wanted = f"--set {text}", "table.key=value, for example run.updates=20"
-        _put(values, key.strip() if equals else "", _value(raw), label, wanted)
-    return values
+            label, wanted = f"set {key!r}", "the key as 'run.updates'"
+            _put(layer, values, str(key), _plain(value), label, wanted)
+    else:
+        for text in overrides:
+            key, equals, raw = text.partition("=")
+            label, wanted = f"--set {text}", "table.key=value, for example run.updates=20"
+            _put(layer, values, key.strip() if equals else "", _value(raw), label, wanted)
+    return layers.merged(values, layer)
 
 
 def parse(values: Mapping[str, Any]) -> Config:
@@ -93,15 +87,20 @@ def known_keys() -> list[str]:
     return list(errors.keys(Config))
 
 
-def _put(values: dict[str, Any], key: str, value: Any, label: str, wanted: str) -> None:
-    """Set a dotted key. label: what the user wrote; wanted: how it is written."""
+def _put(
+    layer: dict[str, Any], base: dict[str, Any], key: str, value: Any, label: str, wanted: str
+) -> None:
+    """Set a dotted key of a layer over the base.
+
+    label: what the user wrote. wanted: how it is written.
+    """
     parts = split_key(key)
     if len(parts) < 2 or not all(parts):
         raise ConfigError(f"{label}: write {wanted}")
-    table = values
+    table, below = layer, base
     for part in parts[:-1]:
-        table = table.setdefault(part, {})
-        if not isinstance(table, dict):
+        table, below = table.setdefault(part, {}), below.get(part, {})
+        if not isinstance(table, dict) or not isinstance(below, dict):
             raise ConfigError(f"{label}: '{part}' is a value, not a table")
     table[parts[-1]] = value
 
@@ -117,6 +116,8 @@ def _value(raw: str) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, Mapping):
+        return dict(value)
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
@@ -126,16 +127,16 @@ def split_key(key: str) -> list[str]:
         if key.startswith(prefix := f"{table}."):
             return [*table.split("."), key.removeprefix(prefix).strip("\"'")]
     if key.startswith(prefix := "reward.options."):
-        name, _, last = key.removeprefix(prefix).rpartition(".")
-        return ["reward", "options", name.strip("\"'"), last]
+        name, dot, last = key.removeprefix(prefix).rpartition(".")
+        return ["reward", "options", *([name.strip("\"'")] if dot else []), last]
     return key.split(".")
 
 
 def flatten(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables by dotted key; the tables in `KEPT_WHOLE` stay one value."""
+    """Nested tables by dotted key; the tables in `layers.FREE_KEYS` stay one value."""
     flat: dict[str, Any] = {}
     for key, value in tables.items():
-        if isinstance(value, Mapping) and prefix + key not in KEPT_WHOLE:
+        if isinstance(value, Mapping) and prefix + key not in layers.FREE_KEYS:
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value

@@ -2,21 +2,18 @@
 
 At the top of a file, before its tables: `description` in words, `source` (the paper of the
 method) and `extends`, the name of a shipped recipe or a path relative to the file. The tables of
-a file go over those of what it extends, key by key.
+a file go over those of what it extends, as `common.config.layers` says.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common import reading
+from common.config import layers
 from common.config.errors import ConfigError, closest
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-
-WHOLE = ("reward", "terms")
-"""The table that is replaced, not merged: a recipe with its own terms maximises these alone."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ def _resolve(path: Path, children: tuple[Path, ...]) -> Recipe:
         # The extending file names the run.
         if isinstance(run := base.tables.get("run"), dict):
             run.pop("recipe", None)
-        tables = _merged(base.tables, tables)
+        tables = layers.merged(base.tables, tables)
     return Recipe(tables, words["description"], words["source"], extends)
 
 
@@ -100,14 +97,3 @@ def _parse(path: Path) -> dict[str, Any]:
 def _name(path: Path) -> str:
     """A shipped recipe by its name, any other by its path."""
     return path.stem if path.parent == RECIPES else str(path)
-
-
-def _merged(
-    base: Mapping[str, Any], over: Mapping[str, Any], at: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
-        merge = both and (*at, key) != WHOLE
-        merged[key] = _merged(base[key], value, (*at, key)) if merge else value
-    return merged

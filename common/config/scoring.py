@@ -49,6 +49,13 @@ class RewardConfig(Table):
                 )
         return self
 
+    @property
+    def summary(self) -> str:
+        """The terms with their weights, and how they are combined, in a few words."""
+        terms = ", ".join(f"{name} = {weight:g}" for name, weight in self.terms.items())
+        plain = self.combine == "weighted_sum" or len(self.terms) == 1
+        return terms if plain else f"{terms} (combine = {self.combine})"
+
 
 class AuditConfig(Table):
     """`[audit]`: measuring scorers that are not maximised, during the run."""

@@ -48,7 +48,8 @@ def train(
     Args:
         recipe: a name that `drift recipes` lists, the path of a TOML file, or a `Config`. Without
             one it is the embedded emoji model; with resume, the run's stored configuration.
-        set: keys to change, as {"run.updates": 24}.
+        set: keys to change, as {"run.updates": 24}; {"reward.terms.mine": 1.0} replaces the
+            recipe's terms, so name all that you want.
         backend: "mlx", "cuda", "cpu", or "auto" for the best one here.
         out: the folder of the run; None: runs/RECIPE-BACKEND-seedN, or the first free one after it.
         resume: go on with the run in `out`.
@@ -112,7 +113,10 @@ def fine_tune(
             directory.sweep()
             if resume:
                 directory.check_resumable(config)
-            display = _display(directory, engine, config, interrupts) if progress else None
+            display = None
+            if progress:
+                terms = _reward_terms(recipe if resume else recipe or RECIPE, config)
+                display = _display(directory, engine, config, interrupts, terms)
             observer = display or NullObserver()
             with _removed_on_failure(directory, made=not resume):
                 trainer = Trainer(
@@ -155,7 +159,12 @@ def rehearse(recipe: Recipe | None, overrides: Overrides, *, trust: bool) -> dic
     del plan["update"]
     sizes = {f"memory, {stage}": f"{size / 1e9:.2f} GB" for stage, size in memory.items()}
     peak = {"memory at its peak": f"{max(memory.values()) / 1e9:.2f} GB"} if memory else {}
-    return {"recipe": config.run.recipe, "backend": engine.name, **plan, **sizes, **peak}
+    facts = {
+        "recipe": config.run.recipe,
+        "backend": engine.name,
+        "reward_terms": _reward_terms(recipe or RECIPE, config),
+    }
+    return {**facts, **plan, **sizes, **peak}
 
 
 def _consent_required(
@@ -237,8 +246,23 @@ def _status(text: str, progress: bool) -> Any:
     return console.status(text) if progress else nullcontext()
 
 
+def _reward_terms(recipe: Recipe | None, config: Config) -> str:
+    """What the run maximises, and the terms of its recipe that were replaced.
+
+    recipe: the one below the user's changes; None for a stored configuration.
+    """
+    before = {} if recipe is None else _config(recipe, ()).reward.terms
+    gone = [f"{name} = {w:g}" for name, w in before.items() if name not in config.reward.terms]
+    replaced = f", in place of the recipe's {', '.join(gone)}" if gone else ""
+    return config.reward.summary + replaced
+
+
 def _display(
-    directory: RunDirectory, engine: Backend, config: Config, interrupts: Interrupts
+    directory: RunDirectory,
+    engine: Backend,
+    config: Config,
+    interrupts: Interrupts,
+    reward_terms: str,
 ) -> RunDisplay:
     for line in engine.advice():
         say(f"advice: {line}")
@@ -247,6 +271,7 @@ def _display(
         "recipe": config.run.recipe,
         "backend": engine.name,
         "device": engine.describe().get("device", "unknown"),
+        "reward_terms": reward_terms,
     }
     return RunDisplay(config.run.updates, interrupts.stop, facts, directory.evaluations())
 

@@ -147,3 +147,16 @@ def test_the_board_of_a_terminal_shows_progress_evaluation_and_a_stop(monkeypatc
 )
 def test_clock(seconds, text):
     assert console.clock(seconds) == text
+
+
+def test_the_start_and_a_dry_run_print_the_terms_and_what_they_replace(drift, small, first):
+    lines = [" ".join(line.split()) for line in first[1].stdout.splitlines()]
+    assert "reward terms embedded = 10" in lines
+    changes = {"reward__terms__jpeg_compressibility": "0.5", "reward__terms__ocr": "1"}
+    words = ["--dry-run", "--set", "reward.combine=minimum"]
+    output = drift("run", "emoji-two-rewards", *small(**changes), *words).output
+    line = next(line for line in output.splitlines() if line.startswith("reward terms "))
+    assert line.partition("  ")[2].strip() == (
+        "jpeg_compressibility = 0.5, ocr = 1 (combine = minimum), "
+        "in place of the recipe's embedded = 1"
+    )

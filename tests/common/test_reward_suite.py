@@ -259,6 +259,7 @@ def test_options_are_set_from_the_command_line_and_must_belong_to_a_term():
     made = load(
         "emoji",
         [
+            "reward.terms.embedded=10.0",
             "reward.terms.my.mod:fn=2.0",
             "reward.options.my.mod:fn.batch_size=7",
             'reward.options.embedded.scaling="raw"',

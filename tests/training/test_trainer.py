@@ -102,7 +102,10 @@ def test_a_mechanism_without_effect_is_the_baseline_bit_for_bit(
         ("drift.subset.rule=random", "drift.subset.keep=3"),
         ("drift.noise.strength=0.5",),
         ("objective.kl_weight=0.5",),
-        ("reward.combine=group_zscore", "reward.terms.jpeg_compressibility=1.0"),
+        (
+            "reward.combine=group_zscore",
+            "reward.terms={embedded=10.0, jpeg_compressibility=1.0}",
+        ),
     ],
 )
 def test_each_mechanism_changes_the_update(backend, tiny, train, final_bytes, baseline, on):

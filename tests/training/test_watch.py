@@ -39,7 +39,7 @@ def watched(tiny, scorer, *changes):
         "audit.every=1",
         "audit.images=2",
         f'audit.scorers=["{scorer}"]',
-        "reward.terms.jpeg_compressibility=0.1",
+        "reward.terms={embedded=10.0, jpeg_compressibility=0.1}",
         *changes,
     )
 
