@@ -146,8 +146,10 @@ def _stacked(names: Sequence[str], cells: Sequence[Sequence[str]], headings: Seq
             f"{head}: {cell}" if head else cell for head, cell in zip(headings, row, strict=True)
         ]
         text = "; ".join(part for part, cell in zip(parts, row, strict=True) if cell)
-        options = {"break_long_words": False, "break_on_hyphens": False}
-        for line in textwrap.wrap(text, max(console.width - GAP, 1), **options):
+        lines = textwrap.wrap(
+            text, max(console.width - GAP, 1), break_long_words=False, break_on_hyphens=False
+        )
+        for line in lines:
             say(" " * GAP + line)
 
 

@@ -40,9 +40,10 @@ def _merged(base: Mapping[str, Any], layer: Mapping[str, Any], at: str) -> dict[
     result = dict(base)
     for name, value in layer.items():
         old, where = base.get(name), f"{at}{name}"
-        both = isinstance(value, Mapping) and isinstance(old, Mapping)
         whole = where == TERMS or (where in FREE_KEYS and not value)
-        result[name] = _merged(old, value, f"{where}.") if both and not whole else value
+        if isinstance(value, Mapping) and isinstance(old, Mapping) and not whole:
+            value = _merged(old, value, f"{where}.")
+        result[name] = value
     return result
 
 
