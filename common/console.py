@@ -3,7 +3,6 @@
 import io
 import math
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -142,14 +141,7 @@ def _stacked(names: Sequence[str], cells: Sequence[Sequence[str]], headings: Seq
     """Print each name on a line of its own, and its cells with their headings below it."""
     for name, row in zip(names, cells, strict=True):
         say(name)
-        parts = [
-            f"{head}: {cell}" if head else cell for head, cell in zip(headings, row, strict=True)
-        ]
-        text = "; ".join(part for part, cell in zip(parts, row, strict=True) if cell)
-        lines = textwrap.wrap(
-            text, max(console.width - GAP, 1), break_long_words=False, break_on_hyphens=False
-        )
-        for line in lines:
+        for line in widths.paragraph(headings, row, console.width - GAP):
             say(" " * GAP + line)
 
 

@@ -1,5 +1,6 @@
 """The widths of a table's columns on a terminal, such that no name and no word is cut off."""
 
+import textwrap
 from collections.abc import Sequence
 
 from rich.cells import cell_len
@@ -29,3 +30,15 @@ def shared_out(least: Sequence[int], full: Sequence[int], spare: int) -> list[in
     return [
         width + spare * lack // sum(lacking) for width, lack in zip(least, lacking, strict=True)
     ]
+
+
+def paragraph(headings: Sequence[str], cells: Sequence[str], width: int) -> list[str]:
+    """Lines with the cells that are not empty, each after its heading; words stay whole."""
+    parts = [
+        f"{heading}: {cell}" if heading else cell
+        for heading, cell in zip(headings, cells, strict=True)
+        if cell
+    ]
+    return textwrap.wrap(
+        "; ".join(parts), max(width, 1), break_long_words=False, break_on_hyphens=False
+    )
