@@ -1,7 +1,7 @@
 """Scores and statistics of the images of the base model and of the tuned model."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,8 +30,11 @@ STATISTICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 RESAMPLES = 1000
 
-NOT_QUALITY = frozenset({"jpeg_compressibility", "jpeg_incompressibility"})
-"""Rewards that are image statistics: an audit has them among STATISTICS."""
+IS_STATISTIC = {
+    "jpeg_compressibility": "JPEG size (kB)",
+    "jpeg_incompressibility": "JPEG size (kB)",
+}
+"""Rewards that are image statistics: their names among STATISTICS. They say nothing of quality."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Audit:
     calibration: dict[str, tuple[dict[str, float], float]]
     """"base" and "tuned": mean reward by group of prompts, and the gap; {} without groups."""
     verdict: verdict.Verdict
+    not_judged: dict[str, str]
+    """The reason for each statistic or rule that the verdict leaves out."""
 
 
 class Scorers:
@@ -85,6 +90,8 @@ class Scorers:
         self._heldout = backend.scorer("heldout")
         self._features = self._heldout
         maximised = {str(reward.options.get(name, {}).get("reward", name)) for name in reward.terms}
+        self.maximised = frozenset(maximised)
+        """Registered names of the rewards that the run maximises."""
         if wanted is not None and (both := maximised & set(wanted)):
             raise RewardNameError(
                 f"reward '{min(both)}' is maximised by the run, so it is not held out"
@@ -146,8 +153,13 @@ def compare(
     skipped: Mapping[str, str],
     group_by: str | None,
     seed: int,
+    maximised: Collection[str] = (),
 ) -> Audit:
-    """All numbers of an audit, without any model. group_by: a key of the prompts' metadata."""
+    """All numbers of an audit, without any model.
+
+    group_by: a key of the prompts' metadata. maximised: registered names of the run's rewards; a
+    statistic among them moves and explains the reward because it was asked to, so it is not judged.
+    """
     before, after = _by_name(base), _by_name(tuned)
     names = [name for name in before if name in after]
     effects = {name: statistics.effect(before[name], after[name]) for name in names}
@@ -161,11 +173,13 @@ def compare(
         )
         for name in STATISTICS
     }
+    left_out = _not_judged(maximised)
+    explaining = {} if "explained reward" in left_out else explained
     judged = verdict.judge(
         reward=effects["reward"],
         heldout={name: effects[name] for name in base.heldout if name in tuned.heldout},
-        drift={name: effects[name] for name in STATISTICS},
-        explained={name: after for name, (_, after) in explained.items()},
+        drift={name: effects[name] for name in STATISTICS if name not in left_out},
+        explained={n: after for n, (_, after) in explaining.items() if n not in left_out},
         diversity=tuned.diversity / base.diversity if base.diversity > 0 else math.nan,
     )
     before_all, after_all = (
@@ -182,7 +196,16 @@ def compare(
         explained,
         _calibration({"base": base, "tuned": tuned}, prompts, group_by),
         judged,
+        left_out,
     )
+
+
+def _not_judged(maximised: Collection[str]) -> dict[str, str]:
+    asked = [IS_STATISTIC[name] for name in maximised if name in IS_STATISTIC]
+    left_out = dict.fromkeys(asked, "the run maximises or minimises it")
+    if asked and len(asked) == len(maximised):
+        left_out[verdict.RULES["explained"].name] = "the whole reward is an image statistic"
+    return left_out
 
 
 def _calibration(
@@ -204,5 +227,5 @@ def _others(maximised: set[str]) -> list[str]:
     return [
         info.name
         for info in REWARDS.available()
-        if info.works and info.name not in maximised | NOT_QUALITY | {"remote"}
+        if info.works and info.name not in {*maximised, *IS_STATISTIC, "remote"}
     ]

@@ -94,7 +94,13 @@ def audit(
         policy.load_parameters(load_checkpoint(path).weights)
         tuned = measured()
     result = measure.compare(
-        base, tuned, chosen, skipped=held_out.skipped, group_by=group_by, seed=seed
+        base,
+        tuned,
+        chosen,
+        skipped=held_out.skipped,
+        group_by=group_by,
+        seed=seed,
+        maximised=held_out.maximised,
     )
     out = out or run.path / f"audit-{path.name}.html"
     facts = f"update {int(path.name)}", f"{len(chosen)} prompts", f"{images} images of each"
@@ -155,6 +161,8 @@ def _print_result(result: "Audit", out: Path, as_json: bool) -> None:
     table(rows, right=("effect", "95 %", "explains"))
     for name, why in result.skipped.items():
         say(f"left out: {name}: {why}")
+    for name, why in result.not_judged.items():
+        say(f"not judged: {name}: {why}")
     say("")
     say(f"{result.verdict.level}: {result.verdict.sentence}")
     say(f"page  {out}")
@@ -175,5 +183,6 @@ def _as_json(result: "Audit", out: Path) -> dict[str, object]:
         "explained": {name: list(shares) for name, shares in result.explained.items()},
         "diversity": [result.base.diversity, result.tuned.diversity],
         "skipped": result.skipped,
+        "not_judged": result.not_judged,
         "page": str(out),
     }

@@ -69,6 +69,7 @@ def render(audit: Audit, *, title: str, facts: Sequence[str]) -> str:
         calibration=_calibration(audit),
         pictures=_pictures(audit),
         skipped=audit.skipped,
+        not_judged=audit.not_judged,
     )
 
 

@@ -1,6 +1,7 @@
 """The audit's statistics by hand, its verdict at every threshold, and its page."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -195,6 +196,35 @@ def test_a_hacked_model_is_flagged_and_one_that_is_level_is_not(audit):
     level = compare(side(0), side(0), prompts, skipped={}, group_by=None, seed=0)
     assert {f.rule.name: f.level for f in level.verdict.findings}["image statistics"] == "fine"
     assert (level.effects["reward"], level.calibration) == (0.0, {})
+
+
+def jpeg_side(seed, *, tuned=False):
+    """Images whose reward is their JPEG size."""
+    made = side(seed)
+    size = made.statistics["JPEG size (kB)"] + 5 * tuned
+    made.statistics["JPEG size (kB)"] = size
+    return replace(made, reward=size, terms={"jpeg": size}, heldout={})
+
+
+@pytest.mark.parametrize("name", ["jpeg_compressibility", "jpeg_incompressibility"])
+def test_a_reward_that_is_a_statistic_is_not_judged_by_it(name):
+    sides, prompts = (jpeg_side(0), jpeg_side(0, tuned=True)), [Prompt(i, str(i)) for i in range(4)]
+    how = {"skipped": {}, "group_by": None, "seed": 0}
+    unknown = compare(*sides, prompts, **how)
+    assert unknown.verdict.level == "alarming"
+    got = compare(*sides, prompts, **how, maximised={name})
+    assert got.verdict.level == "fine", got.verdict.sentence
+    assert got.explained["JPEG size (kB)"][1] == pytest.approx(1.0)
+    assert got.not_judged == {
+        "JPEG size (kB)": "the run maximises or minimises it",
+        "explained reward": "the whole reward is an image statistic",
+    }
+    text = audit_page.render(got, title="run", facts=[])
+    assert "Not judged: JPEG size (kB), since the run maximises" in text
+    mixed = compare(*sides, prompts, **how, maximised={name, "embedded"})
+    assert mixed.not_judged.keys() == {"JPEG size (kB)"}
+    about = {finding.rule.name: finding.about for finding in mixed.verdict.findings}
+    assert about["explained reward"] in set(STATISTICS) - {"JPEG size (kB)"}
 
 
 def test_an_audit_repeats_itself(audit):
