@@ -83,17 +83,22 @@ class Curves:
             return cls(mean, (pareto.front(mean),))
         return cls(mean, tuple(mean[curve.start : curve.stop] for curve in curves))
 
-    def at(self, level: float, axis: int) -> np.ndarray | None:
-        """The point [C] at a level; of several strengths the best one on the other axis."""
+    def at(self, level: float | None, axis: int) -> np.ndarray | None:
+        """The point [C] at a level, if there is one; of several strengths the best one there."""
+        if level is None:
+            return None
         crossings = [pareto.crossing(line, level, axis=axis) for line in self.lines]
         reached = [point for point in crossings if point is not None]
         return max(reached, key=lambda point: point[1 - axis], default=None)
 
 
-def alignment_level(baseline: np.ndarray, share: float) -> float:
-    """The alignment at which the baseline [N, C], base model first, has that share of its gain."""
+def alignment_level(baseline: np.ndarray, share: float) -> float | None:
+    """The alignment at which the baseline [N, C], base model first, has that share of its gain.
+
+    None where it gained nothing.
+    """
     base, most = baseline[0, ALIGNMENT], baseline[:, ALIGNMENT].max()
-    return float((1 - share) * base + share * most)
+    return float((1 - share) * base + share * most) if most > base else None
 
 
 def gains(means: Mapping[str, Curves], baseline: str, levels: Levels) -> dict[Name, float | None]:

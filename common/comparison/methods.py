@@ -4,7 +4,8 @@ A method is a recipe. Its strengths are its distinct configurations, its seeds t
 Weights measured with another adapter scale or with CADS at inference are methods of their own.
 """
 
-from collections.abc import Iterable, Sequence
+import shlex
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,7 @@ from common.config import Config
 from common.evaluation import measured_runs
 from common.evaluation.measured_runs import BASE, Run, StudyError
 from common.evaluation.records import Protocol, Record, Split, Variant
+from common.runs import checkpoint
 from common.runs.directory import MAY_CHANGE
 
 IDENTITY = frozenset({"run.seed", "run.backend"})
@@ -118,7 +120,7 @@ def plain(study: Study) -> Method:
         and all(v.scale == 1 and v.prompt_noise == 0 for v in method.strengths[0].variants)
     ]
     if len(candidates) != 1:
-        names = ", ".join(method.name for method in candidates or study.methods)
+        names = ", ".join(shlex.quote(method.name) for method in candidates or study.methods)
         many = "several methods are" if candidates else "no method is"
         raise StudyError(f"{many} plain GRPO: say which is the baseline, --baseline NAME ({names})")
     return candidates[0]
@@ -170,14 +172,22 @@ def _same_configuration(runs: Sequence[Run]) -> list[list[Run]]:
                     f"{one.path} and {other.path} are the same method, configuration and seed "
                     f"({one.seed}): name one of them"
                 )
-            if lacking := one.records.keys() ^ other.records.keys():
-                variant = min(lacking)
-                has, lacks = (one, other) if variant in one.records else (other, one)
-                raise StudyError(
-                    f"{lacks.path} was not measured at {words(variant)}, as {has.path} was: run "
-                    f"`drift eval {lacks.path}`"
-                )
+            for has, lacks in ((one, other), (other, one)):
+                if lacking := has.records.keys() - lacks.records.keys():
+                    raise StudyError(_lacking(has, lacks, lacking))
     return list(groups.values())
+
+
+def _lacking(has: Run, lacks: Run, variants: Set[Variant]) -> str:
+    """What a run lacks, and the command that measures it, or what must come before."""
+    text = f"{lacks.path} was not measured at {words(min(variants))}, as {has.path} was"
+    there = {0, *checkpoint.updates(lacks.directory.checkpoints)}
+    if absent := {variant.update for variant in variants} - there:
+        last = max(there)
+        until = f", or compare with --until {last}" if last else ""
+        return f"{text}, and has no checkpoint after update {min(absent)}: train it further{until}"
+    how = next(iter(has.records.values())).protocol
+    return f"{text}: run `{measured_runs.eval_command(lacks.path, how, variants)}`"
 
 
 def words(variant: Variant) -> str:

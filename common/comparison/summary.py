@@ -33,6 +33,8 @@ ALL_MEASURES = (*MEASURES, "frechet")
 DIGITS = 6
 """Significant digits that are stored."""
 
+NO_GAIN = "the baseline gained nothing over the base model"
+
 MATCHED = 0.75
 """Share of the baseline's gain at which pictures are compared."""
 
@@ -166,6 +168,12 @@ class Summary(Part):
     def origin(self) -> tuple[float, float]:
         """(alignment, diversity) of the base model."""
         return self.base[self.alignment], self.base[self.diversity]
+
+    @property
+    def gained(self) -> bool:
+        """Whether the baseline is better aligned than the base model at any of its points."""
+        points = self.method(self.baseline).points
+        return any(self.axes(point)[0] > self.origin[0] for point in points)
 
     def matched(self, share: float = MATCHED) -> dict[str, Point]:
         """For each method the point nearest to the baseline's alignment at a share of its gain."""
@@ -363,19 +371,21 @@ def _gain(
         if interval.estimate is None:
             why = _why(ours, theirs, level, axis)
     elif interval.estimate is None:
-        why = "the baseline gained nothing over the base model"
+        why = NO_GAIN
     rounded = {key: None if value is None else _rounded(value) for key, value in numbers.items()}
     return Gain.model_validate(name._asdict() | rounded | {"why": why})
 
 
-def _why(ours: Curves, theirs: Curves, level: float, axis: int) -> str:
+def _why(ours: Curves, theirs: Curves, level: float | None, axis: int) -> str:
     """Why there is no ratio at a level, in words."""
+    if level is None:
+        return NO_GAIN
     for subject, curves in (("", ours), ("the baseline ", theirs)):
         if curves.at(level, axis) is None:
             what = ("aligned", "diverse")[axis]
             above = min(line[:, axis].min() for line in curves.lines) > level
             return f"{subject}{'stays more' if above else 'is never as'} {what}"
-    return "the baseline gained nothing over the base model there"
+    return f"{NO_GAIN} there"
 
 
 def _rounded(value: float) -> float:

@@ -1,5 +1,6 @@
 """Finds and reads measured runs, and refuses runs that cannot be compared with each other."""
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,6 +14,9 @@ from common.runs.directory import CONFIG, DIGESTS, RunDirectory
 
 BASE = Variant(update=0)
 """The model before tuning, the start of every curve."""
+
+_SAMPLING_OPTIONS = {"prompts": 24, "images": 16, "steps": 20, "seed": 0}
+"""Options of `drift eval` that a protocol holds, and their defaults."""
 
 ByProtocol = dict[Protocol, dict[Variant, Record]]
 """The measurements of a run by protocol and variant."""
@@ -38,6 +42,28 @@ class Run:
     def path(self) -> Path:
         """The run directory."""
         return self.directory.path
+
+
+def eval_command(path: Path, how: Protocol, variants: Iterable[Variant]) -> str:
+    """The command, or several joined by "&&", that measures exactly these variants of a run.
+
+    The base model is measured along with the first.
+    """
+    by_sampling: dict[tuple[float, float], list[int]] = {}
+    for variant in sorted(variants):
+        by_sampling.setdefault((variant.scale, variant.prompt_noise), []).append(variant.update)
+    commands = []
+    for (scale, noise), updates in by_sampling.items():
+        words = ["drift", "eval", str(path), "--split", how.split]
+        for name, value in _SAMPLING_OPTIONS.items():
+            given = len(how.prompts) if name == "prompts" else getattr(how, name)
+            words += [f"--{name}", str(given)] if given != value else []
+        for update in updates:
+            words += ["--checkpoint", str(update) if update else "base"]
+        words += ["--scale", f"{scale!r}"] if scale != 1 else []
+        words += ["--prompt-noise", f"{noise!r}"] if noise else []
+        commands.append(shlex.join(words))
+    return " && ".join(commands)
 
 
 def read(
@@ -89,9 +115,9 @@ def _measurements(directory: RunDirectory, split: Split) -> ByProtocol:
         if checkpoint.latest(directory.checkpoints) is None:
             raise StudyError(
                 f"{path} has no checkpoint to measure: train it with "
-                f"`drift run --resume --out {path}`, then `drift eval {path}`"
+                f"`drift run --resume --out {_quoted(path)}`, then `drift eval {_quoted(path)}`"
             )
-        raise StudyError(f"{path} was not measured: run `drift eval {path}`")
+        raise StudyError(f"{path} was not measured: run `drift eval {_quoted(path)}`")
     by_protocol: ByProtocol = {}
     for record in everything:
         if record.protocol.split == split:
@@ -99,8 +125,8 @@ def _measurements(directory: RunDirectory, split: Split) -> ByProtocol:
     if not by_protocol:
         there = ", ".join(sorted({record.protocol.split for record in everything}))
         raise StudyError(
-            f"{path} was measured on {there} prompts, not on {split}: run `drift eval {path}` "
-            f"for that split, or compare with --split"
+            f"{path} was measured on {there} prompts, not on {split}: run "
+            f"`drift eval {_quoted(path)} --split {split}`, or compare with --split"
         )
     return by_protocol
 
@@ -110,15 +136,26 @@ def _run(directory: RunDirectory, everything: Mapping[Variant, Record], until: i
     last = max(variant.update for variant in everything) if until is None else until
     measured = {v: record for v, record in everything.items() if v.update <= last}
     if BASE not in measured:
-        raise StudyError(f"{path} has no measurement of the base model: run `drift eval {path}`")
+        how = next(iter(measured.values())).protocol
+        raise StudyError(
+            f"{path} has no measurement of the base model: run `{eval_command(path, how, [BASE])}`"
+        )
     if len(measured) == 1 < len(everything):
         raise StudyError(f"{path} has no measurement up to update {until}, only later ones")
     if len(measured) == 1:
-        raise StudyError(
-            f"{path} has only the base model measured: run `drift eval {path}` when it has "
-            "checkpoints"
-        )
+        raise StudyError(f"{path} has only the base model measured: {_how_to_go_on(directory)}")
     return Run(directory, measured)
+
+
+def _how_to_go_on(directory: RunDirectory) -> str:
+    command = f"`drift eval {_quoted(directory.path)}`"
+    if checkpoint.updates(directory.checkpoints):
+        return f"run {command}"
+    return f"it has no checkpoint yet; run {command} when it has"
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
 
 
 # --- which runs may be compared -------------------------------------------------------------------

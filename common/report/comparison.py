@@ -100,10 +100,7 @@ def render(summary: Summary, shown: list[Panel]) -> str:
         tables=tables(summary),
         reading=_reading(summary),
         panels=shown,
-        pictures_lead=(
-            "The same prompts from the same initial noise. For each method the point nearest to "
-            f"the alignment at which {summary.baseline} has {MATCHED:.0%} of its gain."
-        ),
+        pictures_lead=_pictures_lead(summary),
         setups=_setups(summary),
     )
 
@@ -128,11 +125,21 @@ def _caption(summary: Summary) -> str:
         if summary.reading == "front"
         else "Lines follow each strength through its checkpoints."
     )
+    gain = f"{summary.baseline}'s gain in alignment, and of " if summary.gained else ""
     return (
-        f"Right is better aligned, up is more diverse. {curve} Dotted: shares of "
-        f"{summary.baseline}'s gain in alignment, and of the base model's diversity. Hover or "
-        "focus a point for its values."
+        f"Right is better aligned, up is more diverse. {curve} Dotted, where a curve reaches them: "
+        f"shares of {gain}the base model's diversity. Hover or focus a point for its values."
     )
+
+
+def _pictures_lead(summary: Summary) -> str:
+    where = (
+        f"the alignment at which {summary.baseline} has {MATCHED:.0%} of its gain"
+        if summary.gained
+        else f"the base model's alignment, over which {summary.baseline} gained nothing"
+    )
+    same = "The same prompts from the same initial noise."
+    return f"{same} For each method the point nearest to {where}."
 
 
 def _reading(summary: Summary) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common.algorithm.pareto import ALIGNMENT, DIVERSITY
 from common.comparison.summary import MethodSummary, Point, Summary
 from common.report import figure, words
 from common.report.figure import HUES, PAGE, Colours
@@ -206,22 +207,30 @@ def _lines(summary: Summary, method: MethodSummary) -> Iterator[list[tuple[float
 
 
 def _guides(axes: "Axes", summary: Summary, colours: Colours) -> None:
-    """Draw the levels: shares of the baseline's gain (top), of the base's diversity (right)."""
+    """Draw the levels: shares of the baseline's gain (top), of the base's diversity (right).
+
+    A level that no curve reaches is left out: its line would only stretch the plot.
+    """
     levels = {(g.statistic, g.share): g.level for g in summary.gains if g.level is not None}
+    points = [summary.axes(point) for method in summary.methods for point in method.points]
+    values = np.array([summary.origin, *points])
+    lowest, highest = values.min(axis=0), values.max(axis=0)
     line = {"color": colours["rule"], "lw": 0.9, "ls": (0, (1, 2)), "zorder": 1}
     text: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7.5}
-    points = [summary.axes(point)[0] for method in summary.methods for point in method.points]
     inches = axes.figure.bbox.width / axes.figure.dpi
-    label = 0.35 / inches * float(np.ptp(points))
+    label = 0.35 / inches * float(np.ptp(values[1:, 0]))
     labelled: list[float] = []
     for (statistic, share), level in levels.items():
-        if statistic == "diversity":
+        axis = {"diversity": ALIGNMENT, "alignment": DIVERSITY}.get(statistic)
+        if axis is None or not lowest[axis] <= level <= highest[axis]:
+            continue
+        if axis == ALIGNMENT:
             axes.axvline(level, **line)
             if all(abs(level - other) > label for other in labelled):  # else the labels overlap
                 labelled.append(level)
                 above = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "bottom"}
                 axes.annotate(f"{share:.0%}", (level, 1.0), (0, 2), **text, **above)
-        elif statistic == "alignment":
+        else:
             axes.axhline(level, **line)
             right = {"xycoords": ("axes fraction", "data"), "ha": "left", "va": "center"}
             axes.annotate(f"{share:.0%}", (1.0, level), (3, 0), **text, **right)

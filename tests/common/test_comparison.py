@@ -1,5 +1,6 @@
 """A comparison as data: it holds all that its page shows, and the page and plots say no more."""
 
+import html
 import json
 import re
 import runpy
@@ -8,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from common.comparison import methods, summary as summaries
 from common.comparison.summary import SummaryError, from_json, summarise, to_json
 from common.evaluation.records import MEASURES, Variant
 from common.report import comparison, front
+from common.report.figure import LIGHT
 
 HERE = Path(__file__)
 STUDY = runpy.run_path(str(HERE.with_name("synthetic_study.py")))
@@ -118,6 +121,26 @@ def test_it_survives_json_and_is_the_same_every_time(study, summary):
     points = [line for line in text.splitlines() if '"by_seed"' in line]
     assert len(points) == 4 + 4 + 8  # a line each, so that changes of stored results can be read
     assert "/" not in text  # no folders
+
+
+def test_a_baseline_that_gained_nothing_has_no_levels(tmp_path):
+    for seed in (0, 1):
+        make_run(tmp_path / f"grpo{seed}", lambda done: (5 - done, 0.4 - 0.01 * done), seed=seed)
+        make_run(tmp_path / f"drift{seed}", lambda done: (5 + done, 0.4), recipe=DRIFT, seed=seed)
+    fallen = summarise(methods.gather([tmp_path], "test"), GRPO, replicas=100)
+    gain = fallen.gain(DRIFT, "diversity", 0.25)
+    assert (gain.estimate, gain.level, gain.why) == (
+        None,
+        None,
+        "the baseline gained nothing over the base model",
+    )
+    axes = Figure().subplots()
+    front._draw(axes, fallen, LIGHT)
+    low, high = axes.get_ylim()
+    assert high - low < 0.1, "no line of a level that no curve reaches stretches the plot"
+    page = html.unescape(comparison.render(fallen, []))
+    assert "the base model's alignment, over which emoji-grpo gained nothing" in page
+    assert "Dotted, where a curve reaches them: shares of the base model" in page
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,8 @@ def test_what_is_not_reached_has_no_value():
 def test_a_baseline_that_gained_nothing_allows_no_ratio():
     fallen = [(0, 1, 10), (-1, 0.5, 20)]
     got = estimates({"b": sample(fallen), "m": sample(METHOD)})
-    assert got.pop(Name("m", "diversity", 0.25)) == pytest.approx(0)  # at the base model itself
+    assert got[Name("m", "diversity", 0.25)] is None, "no share of a gain that there is not"
+    assert got[Name("m", "degradation", 0.75, "high_frequency")] is None
     assert got[Name("m", "alignment", 0.8)] is None
     assert got[Name("m", "hypervolume")] is None
     assert got[Name("m", "hypervolume_gain")] is None

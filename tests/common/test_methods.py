@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shlex
 import shutil
 from pathlib import Path
 
@@ -173,7 +174,39 @@ def test_the_same_run_twice_and_unequal_checkpoints_are_reported(tmp_path):
     assert "are the same method, configuration and seed (0)" in refusal([tmp_path])
     shutil.rmtree(twin.path)
     make_run(twin.path, seed=1, variants=TRAINED[:-1])
-    assert f"{twin.path} was not measured at update 40, as {tmp_path}/a was" in refusal([tmp_path])
+    expected = f"{twin.path} was not measured at update 40, as {tmp_path}/a was"
+    assert refusal([tmp_path]) == (
+        f"{expected}, and has no checkpoint after update 40: train it further"
+    )
+    complete(twin, 10, 40)
+    command = f"drift eval {twin.path} --split test --prompts 4 --images 8 --checkpoint 40"
+    assert refusal([tmp_path]) == f"{expected}: run `{command}`"
+
+
+def complete(run, *updates):
+    """What makes folders look like checkpoints to those that only list them."""
+    for update in updates:
+        folder = run.checkpoints / f"{update:06d}"
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text("{}")
+
+
+def test_the_command_that_is_advised_measures_what_is_missing(tmp_path):
+    scaled = [Variant(10, 0.5), Variant(20, 0.5), Variant(10, prompt_noise=0.25)]
+    make_run(tmp_path / "a", seed=1, variants=[*TRAINED, *scaled])
+    run = make_run(tmp_path / "b c")
+    complete(run, 10, 20, 30, 40)
+    line = refusal([tmp_path])
+    commands = line.partition("run `")[2].rstrip("`").split(" && ")
+    sampling = "--split test --prompts 4 --images 8"
+    assert sorted(" ".join(shlex.split(command)[3:]) for command in commands) == [
+        f"{sampling} --checkpoint 10 --checkpoint 20 --scale 0.5",
+        f"{sampling} --checkpoint 10 --prompt-noise 0.25",
+    ]
+    assert {shlex.split(command)[2] for command in commands} == {str(run.path)}
+    shutil.rmtree(run.path)
+    make_run(run.path, variants=[*TRAINED, *scaled])
+    assert len(methods.gather([tmp_path], "test").methods) == 3
 
 
 def test_the_length_of_a_run_counts_where_a_schedule_spans_it(tmp_path):
