@@ -41,6 +41,7 @@ __all__ = [
     "noise_from_velocity",
     "ode",
     "sample",
+    "step_width",
 ]
 
 FlowKernel = Literal["flow_sde", "cps", "dance_sde"]
@@ -268,6 +269,19 @@ LOG_PROBS: dict[Kernel, Callable[[Array, Array, Array], Array]] = {
     kernel: cps_log_prob if kernel == "cps" else log_prob for kernel in get_args(Kernel)
 }
 """The log-density of each kernel's step: (sample, mean, std) -> [B]."""
+
+
+def step_width(kernel: Kernel, level: Level, level_next: Level) -> Level:
+    """|ds| = s - s' where the kernel's std is w sqrt(|ds|), else 1; like the levels.
+
+    `flow_sde` and `dance_sde` are steps of an SDE. The std of `cps` and `ddim` is a noise level
+    itself and has no width in it.
+
+    Example:
+        >>> step_width("flow_sde", 0.75, 0.5), step_width("cps", 0.75, 0.5)
+        (0.25, 1.0)
+    """
+    return level - level_next if kernel.endswith("_sde") else 1.0 + 0.0 * level
 
 
 def clean_from_velocity(x: Array, velocity: Array, sigma: Level) -> Array:

@@ -4,18 +4,25 @@ Arrays in, arrays out; nothing is reduced over the batch, the caller averages ov
 Log-probs are in nats per element (see `kernels.log_prob`).
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from array_api_compat import array_namespace
+
+from common.algorithm.choice import check_choice
 
 Array = Any
 
 __all__ = [
+    "KLForm",
     "clip_indicator",
     "clipped_surrogate",
     "gaussian_kl",
+    "kl_penalty",
     "ratio",
 ]
+
+KLForm = Literal["transition", "flow_grpo"]
+"""The KL to the reference that the loss adds."""
 
 
 def ratio(log_prob: Array, old_log_prob: Array) -> Array:
@@ -97,6 +104,35 @@ def gaussian_kl(mean: Array, mean_ref: Array, std: Array) -> Array:
     """
     z = (mean - mean_ref) / std
     return array_namespace(mean).mean(0.5 * z * z, axis=tuple(range(1, mean.ndim)))
+
+
+def kl_penalty(kl: Array, width: Array, *, form: KLForm) -> Array:
+    """The KL to the reference as the loss adds it, before its weight beta: [B].
+
+    `transition`  the KL of the two transitions, (mean - mean_ref)^2 / (2 w^2 |ds|) where
+                  std = w sqrt(|ds|), as the text of Flow-GRPO has it (arXiv:2505.05470). Summed
+                  over the steps it is the KL of the two trajectories.
+    `flow_grpo`   |ds| times that, (mean - mean_ref)^2 / (2 w^2): what Flow-GRPO's code computes,
+                  which divides by the diffusion w alone (`std_dev_t` in scripts/train_sd3.py of
+                  github.com/yifan123/flow_grpo). Its values of beta belong to this form.
+
+    With the 10 steps of SD3.5 (|ds| from 0.04 to 0.27) the same beta weighs 25 to 3.7 times as
+    much in the first form.
+
+    Args:
+        kl: of the transitions, by `gaussian_kl`, float [B]; carries the gradient.
+        width: |ds|, by `kernels.step_width`, [B]; 1 where std has no width in it.
+        form: one of the names above.
+
+    Raises:
+        ValueError: unknown form.
+
+    Example:
+        >>> kl_penalty(np.array([0.5]), np.array([0.25]), form="flow_grpo").tolist()
+        [0.125]
+    """
+    check_choice("form of the KL", form, KLForm)
+    return kl if form == "transition" else kl * width
 
 
 def _check_clip(low: float, high: float) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from common.algorithm import advantage, annealing, prompt_noise, shaping, subset
+from common.algorithm import advantage, annealing, objective, prompt_noise, shaping, subset
 from common.algorithm.potential import Potential
 from common.config.types import (
     AboveZero,
@@ -113,6 +113,11 @@ class ObjectiveConfig(Table):
         "subset", "samples whose standard deviation divides the advantages"
     )
     kl_weight: NonNegative = key(0.0, "beta: weight of the KL to the reference")
+    kl_form: objective.KLForm = key(
+        "transition",
+        "the KL that beta weighs: of each transition, or that times the width of the step, as in "
+        "the code of Flow-GRPO",
+    )
     optimizer_steps: Positive = key(1, "optimizer steps per update")
     micro_batch: Positive = key(96, "transitions in one backward pass: bounds memory")
 

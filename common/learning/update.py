@@ -61,8 +61,9 @@ def surrogate_loss(policy: Policy, process: Process, config: Config) -> LossFunc
         }
         if settings.kl_weight > 0:
             kl = objective.gaussian_kl(transition.mean, batch["reference_mean"], transition.std)
-            per_pair = per_pair + settings.kl_weight * kl
-            auxiliary["kl"] = kl
+            penalty = objective.kl_penalty(kl, process.step_width(levels), form=settings.kl_form)
+            per_pair = per_pair + settings.kl_weight * penalty
+            auxiliary["kl"] = kl  # of the transitions in every form: runs stay comparable
         return (batch["weight"] * per_pair).sum(), auxiliary
 
     return loss

@@ -112,6 +112,10 @@ class Process(ABC):
         """Log-probability of a denoised sample under a transition, averaged: [B]."""
         return kernels.LOG_PROBS[self.kernel](sample, transition.mean, transition.std)
 
+    def step_width(self, levels: Levels) -> Array:
+        """Width of each step whose std grows with its root, else 1: [B]."""
+        return kernels.step_width(self.kernel, levels.level, levels.level_next)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FlowProcess(Process):

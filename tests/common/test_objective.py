@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from common.algorithm import kernels, objective
+from common.algorithm import kernels, objective, schedules
 
 CORNERS = [  # rho, A, loss = max(-A rho, -A clip(rho)), d loss / d log rho; clip to [.8, 1.3]
     (2.0, 1.0, -1.3, 0.0),
@@ -95,6 +95,56 @@ def test_kl_is_the_expected_difference_of_log_probs():
     kl = float(objective.gaussian_kl(mean, reference, std)[0])
     assert kl == pytest.approx(0.09 / (2 * 0.64), rel=1e-12)
     assert gap.mean() == pytest.approx(kl, abs=4 * gap.std() / 200_000**0.5)
+
+
+SIGMAS, STEPS = schedules.flow_sigmas(10, schedule="double_shift"), np.array([0, 2, 5, 7])
+"""Of the ten steps of SD3.5, whose w and widths are those of Flow-GRPO."""
+
+
+def of_flow_grpo(mean, mean_ref, sigma, sigma_next):
+    """Its code: the squared difference over 2 std_dev_t^2, std_dev_t without the width."""
+    w = 0.7 * np.sqrt(sigma / (1 - np.where(sigma == 1, SIGMAS[1], sigma)))
+    assert w == pytest.approx([3.5057, 2.2726, 1.0881, 0.6524], abs=1e-4)
+    return ((mean - mean_ref) ** 2).mean(axis=1) / (2 * w**2)
+
+
+def steps_with_and_without(rng, xp_array=np.asarray):
+    """The same four steps from two velocities, by Flow-SDE; levels and widths."""
+    levels = SIGMAS[STEPS], SIGMAS[STEPS + 1]
+    x, velocity, reference = rng.standard_normal((3, len(STEPS), 6))
+    sigma, sigma_next = (xp_array(level) for level in levels)
+    one, other = (
+        kernels.flow_sde(
+            xp_array(x), xp_array(v), sigma, sigma_next, eta=0.7, sigma_max=float(SIGMAS[1])
+        )
+        for v in (velocity, reference)
+    )
+    return one, other, kernels.step_width("flow_sde", sigma, sigma_next)
+
+
+def test_the_kl_of_flow_grpo_has_no_width_of_the_step(f64, xp, rtol, to_np):
+    one, other, width = steps_with_and_without(np.random.default_rng(5), f64)
+    kl = objective.gaussian_kl(one.mean, other.mean, one.std)
+    got = to_np(objective.kl_penalty(kl, width, form="flow_grpo"))
+    expected = of_flow_grpo(to_np(one.mean), to_np(other.mean), SIGMAS[STEPS], SIGMAS[STEPS + 1])
+    np.testing.assert_allclose(got, expected, rtol=20 * rtol(xp))
+    assert to_np(objective.kl_penalty(kl, width, form="transition")).tolist() == to_np(kl).tolist()
+    # The widths of golden.md: what weighs 25 to 3.7 times as much in the other form.
+    ratios = 1 / (SIGMAS[:-1] - SIGMAS[1:])[:9]
+    assert (ratios.max(), ratios.min()) == pytest.approx((25.0, 3.65), rel=0.01)
+    np.testing.assert_allclose(to_np(kl) / got, ratios[STEPS], rtol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", ["cps", "ddim"])
+def test_both_forms_are_one_where_std_has_no_width_in_it(kernel, f64, to_np):
+    level, kl = f64([0.9, 0.25]), f64([0.3, 0.7])
+    width = kernels.step_width(kernel, level, f64([0.5, 0.0]))
+    assert to_np(objective.kl_penalty(kl, width, form="flow_grpo")).tolist() == [0.3, 0.7]
+
+
+def test_a_form_of_the_kl_that_there_is_not():
+    with pytest.raises(ValueError, match="form of the KL 'flow' is not one of transition, flow_g"):
+        objective.kl_penalty(np.ones(1), np.ones(1), form="flow")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 0.2), (0.2, 0.0), (-0.1, 0.1)])

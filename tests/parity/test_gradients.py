@@ -4,7 +4,7 @@ One common function, from the prediction through kernel, log-prob, clipped surro
 loss, differentiated by torch and by MLX; torch in float64 and finite differences are the reference.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pytest
@@ -43,13 +43,15 @@ def transition(name, x, prediction, level, level_next):
 
 
 def loss(name, prediction, batch):
-    """Mean over the transitions of surrogate + beta KL: what an update minimises."""
+    """Mean over the transitions of surrogate + beta KL, in both forms: what updates minimise."""
     step = transition(name, batch.x, prediction, batch.level, batch.level_next)
     reference = transition(name, batch.x, batch.reference, batch.level, batch.level_next)
     log_prob = kernels.LOG_PROBS[name](batch.following, step.mean, step.std)
     surrogate = objective.clipped_surrogate(log_prob, batch.old_log_prob, batch.advantages, **CLIP)
     kl = objective.gaussian_kl(step.mean, reference.mean, step.std)
-    return (surrogate + KL_WEIGHT * kl).mean()
+    width = kernels.step_width(name, batch.level, batch.level_next)
+    penalty = sum(objective.kl_penalty(kl, width, form=form) for form in get_args(objective.KLForm))
+    return (surrogate + KL_WEIGHT * penalty).mean()
 
 
 def problem(name, *, moved=0.02):
