@@ -145,7 +145,8 @@ class Trainer:
             "transitions_per_update": images * steps,
             "optimizer_steps_per_update": settings.optimizer_steps,
             # A backward pass costs about two forward passes.
-            "forwards_per_image": branches * (rollout.steps + steps * (3 + reference)),
+            "forwards_per_image": branches * (rollout.steps + steps * (1 + reference))
+            + 2 * steps * (1 if rollout.guidance_gradient == "conditional" else branches),
             "trained_parameters": sum(
                 int(np.prod(value.shape)) for value in self._policy.parameters().values()
             ),

@@ -83,7 +83,6 @@ FACTORIAL = (
     "emoji-noise-shaping",
     "emoji-noise-subset",
 )
-BASELINES = ("emoji-kl", "emoji-gardo", "emoji-pods")
 CONTROLS = ("emoji-random", "emoji-strict", "emoji-shuffled")
 
 JPEG = (
@@ -91,6 +90,12 @@ JPEG = (
     # 1.3 standard deviations below the base model's mean: smooth, but still of the prompt.
     "reward.floors={embedded=0.42}",
 )
+
+KL = ("objective.kl_form=transition",)
+"""As measured; the recipe has Flow-GRPO's form since."""
+
+GARDO = ("drift.shaping.potential=mean_pairwise", "objective.statistics=subset")
+"""As measured, but for the clip, which now comes after the weights."""
 
 PARTS = {
     "main": Part(
@@ -105,8 +110,10 @@ PARTS = {
     "ablation": Part(
         "ablation",
         [
-            Sweep([*FACTORIAL, *BASELINES, *CONTROLS], "0", 40),
-            Sweep(["emoji-kl"], "0", 40, over="objective.kl_weight=0.01,0.2"),
+            Sweep([*FACTORIAL, "emoji-pods", *CONTROLS], "0", 40),
+            Sweep(["emoji-kl"], "0", 40, KL),
+            Sweep(["emoji-kl"], "0", 40, KL, over="objective.kl_weight=0.01,0.2"),
+            Sweep(["emoji-gardo"], "0", 40, GARDO),
         ],
         {"ablation": ("--split", "test", "--until", "40")},
         also=["main/emoji-grpo-seed0", "main/emoji-seed0"],

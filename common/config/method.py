@@ -108,9 +108,16 @@ class ObjectiveConfig(Table):
         1e-3, "the ratio is clipped at 1 - clip_low"
     )
     clip_high: AboveZero = key(1e-3, "the ratio is clipped at 1 + clip_high")
-    advantage_clip: AboveZero = key(5.0, "advantages are clipped to +- this value")
+    advantage_clip: AboveZero = key(
+        5.0, "advantages are clipped to +- this value, after a multiplicative shaping"
+    )
     statistics: advantage.Statistics = key(
-        "subset", "samples whose standard deviation divides the advantages"
+        "subset", "samples whose standard deviation divides the advantages; none = undivided"
+    )
+    zero_advantage: Literal["keep", "drop"] = key(
+        "keep",
+        "samples without an advantage other than 0: keep = they count in the mean of the loss; "
+        "drop = they are left out of it (Flow-GRPO)",
     )
     kl_weight: NonNegative = key(0.0, "beta: weight of the KL to the reference")
     kl_form: objective.KLForm = key(

@@ -77,7 +77,7 @@ class RolloutConfig(Table):
     noise_level: AboveZero = key(0.7, "strength a or eta of the kernel's noise")
     guidance: AboveZero = key(1.0, "classifier-free guidance scale; 1 = none")
     guidance_gradient: GuidanceGradient = key(
-        "both", "branches with gradients: both (DDPO, Flow-GRPO), or only the one with the prompt"
+        "both", "branches of guidance with gradients: both, or only the one with the prompt"
     )
     schedule: Literal[schedules.FlowSpacing, "model"] = key(
         "linear", "spacing of a flow's noise levels; model = the model's own at this resolution"

@@ -6,6 +6,7 @@ from the task reward alone (the shaped reward would filter novel samples out as 
 advantages.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from common.learning import credit_metrics
 
 @dataclass(frozen=True)
 class Credit:
-    """The samples that an update trains on, their advantages, and the metrics to log.
+    """The samples that an update selects, their advantages, and the metrics to log.
 
     selected: bool [P, G]. advantages: float64 [P, G], or [T, P, G] for per-step shaping.
     """
@@ -25,6 +26,18 @@ class Credit:
     selected: np.ndarray
     advantages: np.ndarray
     metrics: dict[str, float]
+
+    def samples(self, trained: np.ndarray, *, drop_zeros: bool) -> np.ndarray:
+        """Indices of the samples that the loss is a mean over: int [n].
+
+        Those that are selected; with drop_zeros, less those whose advantage is 0 at every trained
+        step (int [S]), such as all of a group without spread.
+        """
+        chosen = self.selected
+        if drop_zeros:
+            used = self.advantages if self.advantages.ndim == 2 else self.advantages[trained]
+            chosen = chosen & advantage.nonzero(used)
+        return np.flatnonzero(chosen)
 
     def advantages_at(self, samples: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """Advantages of B pairs of a sample and a denoising step, int [B] each: float64 [B]."""
@@ -95,21 +108,21 @@ def assign(
         base=base,
         reference=reference,
     )
-    task, advantages = (
-        advantage.group_advantages(
-            reward,
-            selected,
-            statistics=objective.statistics,
-            clip=objective.advantage_clip,
-            valid=valid,
-        )
-        for reward in (rewards, shaped)
-    )
     final = potentials if potentials.ndim == 2 else potentials[-1]
+
+    def normalised(reward: np.ndarray, clip: float) -> np.ndarray:
+        how = objective.statistics
+        return advantage.group_advantages(reward, selected, statistics=how, clip=clip, valid=valid)
+
+    clip = objective.advantage_clip
+    task = normalised(rewards, clip)
     if settings.mode == "multiplicative":
+        # Clipped once, after they are weighed: a potential may be many times its mean.
         advantages = advantage.weighted_by_potential(
-            advantages, final, weight=weight, valid=reference
+            normalised(rewards, math.inf), final, weight=weight, clip=clip, valid=reference
         )
+    else:
+        advantages = normalised(shaped, clip)
     used = advantages if trained is None or advantages.ndim == 2 else advantages[trained]
     metrics = credit_metrics.measure(
         rewards,

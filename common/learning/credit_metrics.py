@@ -3,6 +3,7 @@
 import numpy as np
 
 from common.algorithm import diversity, masked
+from common.algorithm.advantage import nonzero
 
 __all__ = ["measure", "potential_share"]
 
@@ -49,6 +50,7 @@ def measure(
         "subset/std": _average(subset_std, live),
         "subset/best_dropped": _average(1.0 - best_selected, live),
         "subset/fallback": _average(fell_back.astype(float), live),
+        "subset/zero_advantage": _average(~nonzero(advantages), selected),
         "group/zero_std": _average(group_std == 0, live),
         "group/invalid": float((~valid).sum()),
         "diversity/group": _average(group_diversity, live),

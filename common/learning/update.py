@@ -5,6 +5,7 @@ into optimizer steps, and each of those into micro-batches that bound memory and
 the gradient.
 """
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -29,6 +30,11 @@ from common.random import Key, Purpose
 from common.sampling.conditioner import Conditioner
 from common.sampling.process import Levels, Process
 from common.sampling.rollout import Trajectories
+
+NOTHING_TO_TRAIN = (
+    "every advantage of an update is 0, so it has no optimizer step: objective.zero_advantage is "
+    "'drop'"
+)
 
 KL_PAIRS = 24
 """Pairs of an update that the KL to the reference is measured on where the loss has no KL."""
@@ -131,8 +137,11 @@ class Learner:
         first micro-batch and after each, with numbers of (sample, step) pairs.
         """
         statistics, done = _Statistics(), 0
-        steps = self._optimizer_steps(credit, len(trained), update)
+        steps = self._optimizer_steps(credit, trained, update)
         report, pairs_in_all = on_progress or (lambda done, total: None), sum(map(len, steps))
+        if not steps:
+            warnings.warn(NOTHING_TO_TRAIN, stacklevel=2)
+            return statistics.metrics()
         report(0, pairs_in_all)
         for pairs in steps:
             total: Parameters | None = None
@@ -156,10 +165,13 @@ class Learner:
                 self._average.step(self._policy)
         return statistics.metrics()
 
-    def _optimizer_steps(self, credit: Credit, stored: int, update: int) -> list[np.ndarray]:
+    def _optimizer_steps(
+        self, credit: Credit, trained: np.ndarray, update: int
+    ) -> list[np.ndarray]:
         """(sample, position of the stored step) pairs of each optimizer step: int [n, 2]."""
-        samples = np.flatnonzero(credit.selected)
-        pairs = np.stack(np.meshgrid(samples, np.arange(stored), indexing="ij"), axis=-1)
+        drop = self._config.objective.zero_advantage == "drop"
+        samples = credit.samples(trained, drop_zeros=drop)
+        pairs = np.stack(np.meshgrid(samples, np.arange(len(trained)), indexing="ij"), axis=-1)
         pairs = pairs.reshape(-1, 2)
         key = Key(self._config.run.seed, Purpose.MINIBATCH, update=update)
         shuffled = pairs[random.permutation(key, len(pairs))]

@@ -160,3 +160,44 @@ def test_correlation_of_reward_and_potential_has_its_sign():
     for sign in (1.0, -1.0):
         logged = assign(settings(), sign * phi, images).metrics
         assert logged["shaping/correlation"] == pytest.approx(sign)
+
+
+def by_the_code_of_gardo(rewards, features):
+    """A = (r - mean) d / mean(d) above the mean, d to the nearest neighbour; no std; then +-5."""
+    centred = rewards - rewards.mean()
+    D = 1 - features @ features.T
+    nearest = (D + 9 * np.eye(len(D))).min(axis=1)
+    weighed = centred * np.where(centred < 0, 1.0, nearest / nearest.mean())
+    return np.clip(weighed, -5, 5)
+
+
+def test_gardo_is_what_its_code_computes():
+    """The best sample is alone among copies, so its weight is far above 1: clipped only then."""
+    images = features(1, 8)
+    images[0, 1:] = images[0, 1]
+    images[0, 5] += 1e-3 * features(1, 1)[0, 0]
+    images /= np.linalg.norm(images, axis=-1, keepdims=True)
+    rewards = np.array([[3.0, 1.0, 0.5, -9.0, 0.2, 2.0, 0.1, 0.3]])
+    config = configuration.load("emoji-gardo", ["rollout.steps=3", "rollout.window=0"])
+    given = assign(config, rewards, images)
+    expected = by_the_code_of_gardo(rewards[0], images[0])
+    np.testing.assert_allclose(given.advantages[0], expected, rtol=1e-6, atol=1e-9)
+    assert given.advantages.max() == 5.0
+    assert given.advantages.min() == -5.0
+
+
+def test_a_group_without_spread_halves_the_mean_only_where_its_samples_are_kept():
+    """Two groups, one constant: dropped, its samples have no part in the mean of the loss."""
+    rewards = np.array([[1.0, 2.0, 3.0, 3.0], [2.0, 2.0, 2.0, 2.0]])
+    given, every = assign(settings(), rewards, features(2, 4)), np.arange(3)
+    assert given.samples(every, drop_zeros=False).tolist() == list(range(8))
+    assert given.samples(every, drop_zeros=True).tolist() == [0, 1, 2, 3]
+    assert given.metrics["subset/zero_advantage"] == 0.5
+
+
+def test_only_trained_steps_decide_whether_an_advantage_is_zero():
+    advantages = np.zeros((3, 1, 4))
+    advantages[0, 0, 1] = advantages[2, 0, 2] = advantages[2, 0, 3] = 1.0
+    given = credit.Credit(np.array([[True, True, True, False]]), advantages, {})
+    assert given.samples(np.array([1, 2]), drop_zeros=True).tolist() == [2]
+    assert given.samples(np.array([0, 2]), drop_zeros=True).tolist() == [1, 2]

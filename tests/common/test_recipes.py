@@ -130,7 +130,14 @@ def test_each_of_the_factorial_switches_off_what_it_does_not_name(name):
     ("name", "base", "keys"),
     [
         ("emoji-kl", "emoji-grpo", {"objective.kl_weight"}),
-        ("emoji-gardo", "emoji-grpo", {"drift.shaping.mode", "drift.shaping.weight"}),
+        (
+            "emoji-gardo",
+            "emoji-grpo",
+            {
+                *("drift.shaping.mode", "drift.shaping.weight", "drift.shaping.potential"),
+                "objective.statistics",
+            },
+        ),
         ("emoji-pods", "emoji-grpo", {"drift.subset.rule", "drift.subset.keep"}),
         ("emoji-random", "emoji", {"drift.subset.rule", "drift.subset.keep"}),
         ("emoji-strict", "emoji", {"drift.shaping.mode"}),
@@ -139,6 +146,28 @@ def test_each_of_the_factorial_switches_off_what_it_does_not_name(name):
 )
 def test_each_other_method_changes_what_it_is_about_and_nothing_else(name, base, keys):
     assert unlike(name, base) == keys
+
+
+def test_recipes_named_after_a_paper_do_as_its_code_does():
+    """Flow-GRPO's KL and averaging, and the gradient of guidance; DDPO has its own."""
+    roots = {"Flow-GRPO": set(), "DDPO": set()}
+    for name in NAMES:
+        recipe = load(name)
+        after = read_recipe(name).source.partition(",")[0].partition(" with")[0]
+        if after not in roots:
+            continue
+        guided = recipe.rollout.guidance != 1
+        roots[after].add(guided)
+        objective = recipe.objective
+        did = (objective.kl_form, objective.zero_advantage, recipe.rollout.guidance_gradient)
+        expected = {
+            "Flow-GRPO": ("flow_grpo", "drop", "conditional" if guided else did[2]),
+            "DDPO": ("transition", "keep", "both"),
+        }
+        assert did == expected[after], name
+    assert roots == {"Flow-GRPO": {True, False}, "DDPO": {True}}
+    gardo = load("emoji-gardo")
+    assert (gardo.drift.shaping.potential, gardo.objective.statistics) == ("nearest", "none")
 
 
 def test_those_that_keep_a_number_of_samples_keep_the_same():

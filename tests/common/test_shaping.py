@@ -299,6 +299,14 @@ def test_the_weight_of_multiplicative_goes_from_nothing_to_gardo(f64, to_np, wei
         advantage.weighted_by_potential(A, phi, weight=-1.0)
 
 
+def test_the_clip_of_multiplicative_comes_after_the_weight(f64, to_np):
+    A, phi = f64([[4.0, 1.0, -6.0]]), f64([[0.9, 0.3, 0.0]])  # the mean Phi is .4
+    got = to_np(advantage.weighted_by_potential(A, phi, clip=5.0))
+    np.testing.assert_allclose(got, [[5.0, 0.75, -5.0]], rtol=1e-6)
+    with pytest.raises(ValueError, match="clip = 0"):
+        advantage.weighted_by_potential(A, phi, clip=0.0)
+
+
 @settings(max_examples=15)
 @given(
     A=st.lists(st.floats(-3, 3), min_size=5, max_size=5),

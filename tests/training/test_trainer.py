@@ -6,6 +6,7 @@ rounding; stopping and going on gives the same bytes.
 """
 
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -73,6 +74,23 @@ def test_training_moves_the_policy_and_logs_every_promised_figure(backend, tiny,
     assert len(trained) > 2, "several micro-batches an update"
     assert sum(done == total for done, total in trained) == 2
     assert all(0 <= done <= total <= 8 * 3 for done, total in trained)
+
+
+@pytest.mark.parametrize("zeros", ["keep", "drop"])
+def test_an_update_without_an_advantage_takes_a_step_only_where_zeros_are_kept(
+    backend, tiny, train, tmp_path, monkeypatch, zeros
+):
+    code = "def score(images, prompts, metadata): return [1.0] * len(images)"
+    (tmp_path / "level_reward.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    changes = ("run.updates=1", f"objective.zero_advantage={zeros}")
+    config = tiny("reward.terms={'level_reward:score' = 1.0}", *changes)
+    with pytest.warns(UserWarning, match="no optimizer step") if zeros == "drop" else nullcontext():
+        directory, _, finished = train(config, backend)
+    (row,) = directory.metrics()
+    assert finished
+    assert (row["group/zero_std"], row["subset/zero_advantage"]) == (1.0, 1.0)
+    assert np.isnan(row["objective/loss"]) == (zeros == "drop")
 
 
 @pytest.mark.parametrize(
