@@ -1,7 +1,8 @@
 # make run    set up everything and fine-tune the embedded model with DRIFT
 # make test   set up everything and run the tests
 # make check  lint, format, types, import contracts
-# make results  rebuild docs/results.md and docs/performance.md from what is stored in docs/results
+# make results  rebuild docs/results.md and docs/performance.md from what is stored in docs/results,
+#               and docs/configuration.md from the tables of settings
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -53,6 +54,7 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/.made
 results: $(VENV)/.test
 	$(BIN)/python -m scripts.make_results
 	$(BIN)/python -m scripts.make_performance
+	$(BIN)/python -m scripts.make_configuration
 
 clean:
 	rm -rf $(VENV)

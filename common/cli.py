@@ -12,6 +12,7 @@ import click
 from common import machine, reading
 from common.commands.audit import audit
 from common.commands.compare import compare
+from common.commands.config import config
 from common.commands.doctor import doctor
 from common.commands.errors import INTERRUPTED, explain
 from common.commands.eval import evaluate
@@ -116,6 +117,7 @@ for _command in (
     sweep,
     doctor,
     recipes,
+    config,
     prompts,
     rewards,
     parity,

@@ -1,0 +1,26 @@
+"""`drift config` prints keys with default, valid values and meaning."""
+
+import json
+
+from common import config
+
+
+def test_one_key_a_table_and_all(drift):
+    lines = drift("config", "rollout.steps").output.splitlines()
+    assert [line.split(maxsplit=1) for line in lines] == [
+        ["key", "rollout.steps"],
+        ["default", "10"],
+        ["valid", "whole number, at least 2"],
+        ["meaning", "T: denoising steps"],
+    ]
+    lines = drift("config", "checkpoint").output.splitlines()
+    assert [line.split()[0] for line in lines] == ["key", "checkpoint.every", "checkpoint.keep"]
+    (rows,) = json.loads(drift("config", "--json").output).values()
+    assert [row["key"] for row in rows] == config.known_keys()
+    assert set(rows[0]) == {"key", "default", "valid", "meaning"}
+
+
+def test_an_unknown_key_gets_the_nearest(refused):
+    assert "'rollout.stps'; did you mean 'rollout.steps'?" in refused(2, "config", "rollout.stps")
+    assert "'sed'; did you mean 'seed'?" in refused(2, "config", "sed")
+    assert "'zzzz'; valid: run, model, adapter, " in refused(2, "config", "zzzz")
