@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 
+from common.arrays import check_shapes
 from common.backends import Backend, Optimizer, Policy
 from common.learning.moving_average import MovingAverage
 from common.runs.checkpoint import Snapshot
 from common.runs.resuming import EVALUATED
 
 __all__ = ["restore", "snapshot"]
+
+EMA_STEPS = "ema_steps"
+"""Key of a checkpoint's state: the updates that the moving average has seen."""
 
 
 def snapshot(
@@ -30,7 +34,7 @@ def snapshot(
         ema=None if average is None else average.values,
         optimizer=optimizer.state(),
         state={
-            "ema_steps": 0 if average is None else average.steps,
+            EMA_STEPS: 0 if average is None else average.steps,
             EVALUATED: list(evaluated),
         },
     )
@@ -41,9 +45,15 @@ def restore(
 ) -> None:
     """Put a snapshot back.
 
-    Raises ValueError where its arrays are not those that the policy or the optimizer has.
+    Raises ValueError where its arrays are not those that the policy or the optimizer has, or its
+    state is damaged.
     """
     policy.load_parameters(saved.parameters)
     optimizer.load_state(saved.optimizer)
     if average is not None and saved.ema is not None:
-        average.load(saved.ema, int(saved.state["ema_steps"]))
+        steps = saved.state.get(EMA_STEPS)
+        if type(steps) is not int or steps < 0:
+            raise ValueError(f"{EMA_STEPS} in the state of the checkpoint is no number of updates")
+        shapes = {name: value.shape for name, value in average.values.items()}
+        check_shapes(saved.ema, shapes, "moving average")
+        average.load(saved.ema, steps)

@@ -9,6 +9,7 @@ import numpy as np
 
 from common.report import figure
 from common.report.figure import PAGE
+from common.runs.directory import RunError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -154,10 +155,22 @@ def plots(metrics: Records, evaluations: Records) -> list[Plot]:
 
 
 def column(records: Records, key: str) -> np.ndarray:
-    """One key of all records: float64 [n]; missing, null and non-finite values are NaN."""
-    values = [record.get(key) for record in records]
-    array = np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+    """One key of all records: float64 [n]; missing, null and non-finite values are NaN.
+
+    Raises RunError for a value that is no number: the log was damaged.
+    """
+    array = np.array([_number(record, key) for record in records], dtype=np.float64)
     return np.where(np.isfinite(array), array, math.nan)
+
+
+def _number(record: Mapping[str, Any], key: str) -> float:
+    value = record.get(key)
+    try:
+        if value is None or isinstance(value, int | float):
+            return math.nan if value is None else float(value)
+    except OverflowError:  # a whole number that no float has room for
+        pass
+    raise RunError(f"the record of update {record.get('update')} is damaged: {key} is no number")
 
 
 def _panel(panel: Panel, metrics: Records, evaluations: Records) -> Plot | None:

@@ -75,7 +75,11 @@ def _check_logs(run: RunDirectory, snapshot: Snapshot) -> None:
     """Every update up to the snapshot has its record, and so has every evaluation until then."""
     logged = {int(row["update"]) for row in run.metrics()}
     evaluated = {int(row["update"]) for row in run.evaluations()}
-    expected = {0, *snapshot.state.get(EVALUATED, ())}
+    noted = snapshot.state.get(EVALUATED, [])
+    if not (isinstance(noted, list) and all(type(update) is int for update in noted)):
+        where = run.checkpoints / f"{snapshot.update:06d}"
+        raise CheckpointError(f"checkpoint {where}: {EVALUATED} in its state is no list of updates")
+    expected = {0, *noted}
     for name, missing in (
         ("metrics.jsonl", set(range(1, snapshot.update + 1)) - logged),
         ("evaluations.jsonl", expected - evaluated),

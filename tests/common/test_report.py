@@ -20,7 +20,7 @@ from PIL import Image
 from common import pictures, report
 from common.report.page import render, warnings
 from common.report.plots import plots
-from common.runs.directory import RunDirectory
+from common.runs.directory import RunDirectory, RunError
 from common.runs.files import WriteError
 from tests.common.synthetic_run import (
     ENDS_ONLY,
@@ -385,6 +385,13 @@ def test_a_deviation_of_zero_is_drawn_at_the_floor_and_spoken_as_zero():
     ratio = next(x for x in plots([metrics_record(5, 60)], []) if x.name == "ratio")
     assert "largest |ratio − 1|: 0 at update 5" in ratio.svg
     assert ">1e-9<" in ratio.svg
+
+
+@pytest.mark.parametrize("value", ["x", "", [1.0], {}, 10**400])
+def test_a_value_that_is_no_number_is_named(value):
+    record = metrics_record(5, 60) | {"objective/kl": value}
+    with pytest.raises(RunError, match=r"^the record of update 5 is damaged: objective/kl is no"):
+        plots([metrics_record(4, 60), record], [])
 
 
 def test_plots_use_the_pages_colours_only():

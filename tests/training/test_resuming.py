@@ -2,12 +2,15 @@
 
 import shutil
 import threading
+from dataclasses import replace
 
 import pytest
 
 from common import backends, config as configuration
+from common.learning import state
+from common.learning.moving_average import MovingAverage
 from common.progress import NullObserver
-from common.runs import checkpoint
+from common.runs import checkpoint, resuming
 from common.runs.checkpoint import CheckpointError
 from common.runs.directory import RunDirectory, RunError
 from common.runs.resuming import snapshot_to_resume
@@ -58,6 +61,37 @@ def cut_lines(path, *numbers):
 def test_a_whole_run_goes_on(run):
     assert snapshot_to_resume(run).update == 4
     assert train(run)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"state": {"evaluated": [0, "x"]}}, "evaluated in its state is no list of updates"),
+        ({"state": {"evaluated": 3}}, "evaluated in its state is no list of updates"),
+        ({"state": {"evaluated": [0], "ema_steps": "x"}}, "ema_steps in the state of the check"),
+        ({"state": {"evaluated": [0]}}, "ema_steps in the state of the checkpoint is no number"),
+        ({"ema": {}}, "moving average: '.*lora_A.weight' is missing"),
+    ],
+)
+def test_another_state_in_a_checkpoint_with_the_right_hashes(change, says, whole):
+    """A manifest protects from accidents: what can write a file can write its hash too."""
+    run = RunDirectory.open(whole)
+    snapshot = snapshot_to_resume(run)
+    good = {"ema": dict(snapshot.parameters), "state": {"evaluated": [0], "ema_steps": 4}}
+    restored(run, replace(snapshot, **good))
+    with pytest.raises(ValueError, match=says) as caught:
+        restored(run, replace(snapshot, **good | change))
+    assert "\n" not in str(caught.value)
+
+
+def restored(run, snapshot):
+    """Check the snapshot against the logs, then put it back with a moving average."""
+    resuming._check_logs(run, snapshot)
+    backend = backends.load("cpu")
+    policy = backend.policy(run.config.model, run.config.adapter, seed=0)
+    optimizer = backend.optimizer(policy, run.config.optimizer)
+    average = MovingAverage(backend, policy, decay=0.5, every=1)
+    state.restore(snapshot, policy, optimizer, average)
 
 
 @pytest.mark.parametrize("damage", ["no manifest", "no folder"])
