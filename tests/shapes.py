@@ -8,8 +8,8 @@ SHAPES = {
     "sd3": ("sd3", {}),
     "sd35": ("sd3", {"newer": True}),
     "sd3-no-t5": ("sd3", {"t5_encoder": False}),
-    "flux-dev": ("flux", {"told": True}),
-    "flux-schnell": ("flux", {"told": False}),
+    "flux-dev": ("flux", {"guided": True}),
+    "flux-schnell": ("flux", {"guided": False}),
 }
 FAMILIES = ("sd15", "sd35", "flux-dev")
 

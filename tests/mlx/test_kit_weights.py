@@ -27,8 +27,8 @@ from scripts.kit_layout import published, swapped  # noqa: E402
 SHAPES = {
     "sd3": ("sd3", {"as_published": True}),
     "sd35": ("sd3", {"as_published": True, "newer": True}),
-    "flux-dev": ("flux", {"as_published": True, "told": True}),
-    "schnell": ("flux", {"as_published": True, "told": False}),
+    "flux-dev": ("flux", {"as_published": True, "guided": True}),
+    "schnell": ("flux", {"as_published": True, "guided": False}),
 }
 
 # --- fixtures ------------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ def test_files_that_are_not_it_are_one_line(folders, refused, tmp_path):
     line = changed(drop("img_in.weight"))
     assert f"{before}: transformer: 'x_embedder.proj.weight' is missing" in line
     line = changed(lambda a: a.update(img_out=np.zeros(3, np.float32)))
-    assert f"{before}: transformer: it has no 'img_out'" in line
+    assert f"{before}: transformer: 'img_out' is surplus" in line
     line = changed(lambda a: a.update({"txt_in.bias": np.zeros(3, np.float32)}))
     assert "'context_embedder.bias' has shape [3], not [32]" in line
     line = changed(lambda a: a.update({"single_blocks.0.linear1.bias": np.zeros(3, np.float32)}))

@@ -25,7 +25,7 @@ diffusers = pytest.importorskip("diffusers")
 SHAPES = {
     "sd15": ("sd15", {}, ()),
     "sd35": ("sd3", {"newer": True}, ("model.max_tokens=20",)),
-    "flux-dev": ("flux", {"told": True}, ("model.max_tokens=20", "model.resolution=32")),
+    "flux-dev": ("flux", {"guided": True}, ("model.max_tokens=20", "model.resolution=32")),
 }
 
 TINY = (

@@ -26,7 +26,7 @@ SHAPES = {
     "sd15": ("sd15", {"prediction": "v_prediction"}, ()),
     "sd3": ("sd3", {"t5_encoder": False}, ("model.max_tokens=20", "model.text_encoder_3=false")),
     "sd35": ("sd3", {"newer": True}, ("model.max_tokens=20", "model.resolution=40")),
-    "flux-dev": ("flux", {"told": True}, ("model.max_tokens=20", "model.resolution=32")),
+    "flux-dev": ("flux", {"guided": True}, ("model.max_tokens=20", "model.resolution=32")),
 }
 TOLERANCES = {
     "text encoders, tokens": SINGLE,

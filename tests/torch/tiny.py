@@ -96,7 +96,7 @@ def vae(**changes):
     )
 
 
-def sd15(path, *, prediction="epsilon", **_):
+def sd15(path, *, prediction="epsilon"):
     pipeline = StableDiffusionPipeline(
         vae=vae(scaling_factor=0.18215),
         text_encoder=clip(24, CLIPTextModel),
@@ -127,7 +127,7 @@ def sd15(path, *, prediction="epsilon", **_):
     return _save(pipeline, path)
 
 
-def sd3(path, *, t5_encoder=True, newer=False, as_published=False, **_):
+def sd3(path, *, t5_encoder=True, newer=False, as_published=False):
     """SD3-medium's shape, or 3.5's (`newer`: dual attention and normalised queries and keys).
 
     as_published: the VAE has no convolution before its decoder either.
@@ -165,7 +165,7 @@ def sd3(path, *, t5_encoder=True, newer=False, as_published=False, **_):
     return _save(pipeline, path)
 
 
-def flux(path, *, guided=True, as_published=False, **_):
+def flux(path, *, guided=True, as_published=False):
     """FLUX.1-dev's shape (`guided`: by an input, with dynamic shift), or schnell's."""
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(
