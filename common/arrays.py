@@ -1,18 +1,42 @@
-"""Arrays that several networks share: the check of shapes, and the embedding of a timestep.
+"""Arrays that several networks share: checks of shapes and values, the embedding of a timestep.
 
 Host only: numpy in, numpy out.
 """
 
 import difflib
 from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
 
-__all__ = ["check_shapes", "sinusoid"]
+from common.errors import NotFiniteError
+
+__all__ = ["HasShape", "check_finite", "check_shapes", "sinusoid"]
+
+
+class HasShape(Protocol):
+    """An array of any library."""
+
+    @property
+    def shape(self) -> Any:
+        """The sizes of its axes."""
+        ...
+
+
+def check_finite(finite: np.ndarray, what: str) -> None:
+    """Raise NotFiniteError, with their number, for those of B things that are not finite.
+
+    Args:
+        finite: bool [B].
+        what: the things, in the plural.
+    """
+    if not finite.all():
+        count = int((~finite).sum())
+        raise NotFiniteError(f"{count} of {len(finite)} {what} are not finite")
 
 
 def check_shapes(
-    given: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], what: str
+    given: Mapping[str, HasShape], expected: Mapping[str, tuple[int, ...]], what: str
 ) -> None:
     """Compare the names and shapes of arrays with the expected ones.
 
@@ -28,8 +52,8 @@ def check_shapes(
         raise ValueError(f"{what}: '{name}' is missing")
     for name in sorted(given.keys() - expected.keys()):
         near = difflib.get_close_matches(name, expected, n=1)
-        hint = f"; the nearest one it has is '{near[0]}'" if near else ""
-        raise ValueError(f"{what}: it has no '{name}'{hint}")
+        hint = f"; the nearest one that belongs there is '{near[0]}'" if near else ""
+        raise ValueError(f"{what}: '{name}' is surplus{hint}")
     for name in sorted(expected):
         if tuple(given[name].shape) != tuple(expected[name]):
             shapes = f"{list(given[name].shape)}, not {list(expected[name])}"

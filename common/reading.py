@@ -10,12 +10,14 @@ import json
 import os
 import stat
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 __all__ = [
     "DOCUMENT",
     "LOG",
+    "check_folder",
     "content",
     "escaped",
     "inside",
@@ -48,6 +50,26 @@ def content(path: Path, most: int = DOCUMENT) -> bytes:
     if len(data) > most:
         raise OSError(errno.EINVAL, _too_large(len(data), most), str(path))
     return data
+
+
+def check_folder(folder: Path, *, without: Collection[str] = ()) -> None:
+    """Check the files of a folder before a library opens them; its folders are not looked into.
+
+    without: names of JSON files that are not read. Raises ValueError, which begins with the name
+    of the file, for what is no regular file and for JSON that is too large, too deep or damaged.
+    """
+    for file in sorted(folder.iterdir()):
+        if file.is_dir():
+            continue
+        if not file.is_file():
+            raise ValueError(f"{file.name} is not a regular file")
+        if file.suffix == ".json" and file.name not in without:
+            try:
+                json_document(content(file))
+            except OSError as error:
+                raise ValueError(f"{file.name}: {error.strerror}") from None
+            except ValueError:
+                raise ValueError(f"{file.name} is damaged") from None
 
 
 def json_document(text: bytes | str) -> Any:

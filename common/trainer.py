@@ -18,8 +18,9 @@ from common.audit.watch import HackedError, Watch
 from common.backends import Backend, Policy, memory
 from common.clock import Clock
 from common.config import Config, ConfigError
+from common.errors import NotFiniteError
 from common.evaluation.evaluator import Evaluator
-from common.learning import state
+from common.learning import not_finite, state
 from common.learning.assignment import CreditAssigner
 from common.learning.moving_average import MovingAverage
 from common.learning.update import Learner
@@ -270,9 +271,11 @@ class Trainer:
 
     @contextmanager
     def _within(self, stage: str) -> Iterator[None]:
-        """Add advice to a stage's out-of-memory error: the settings that need less memory."""
+        """Add advice, the settings to change, when a stage lacks memory or its numbers overflow."""
         try:
             yield
+        except NotFiniteError as error:
+            raise not_finite.explain(error, stage, self._config, self._update) from error
         except Exception as error:
             if not self._backend.out_of_memory(error):
                 raise

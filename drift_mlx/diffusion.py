@@ -14,9 +14,9 @@ import numpy as np
 from mlx import nn
 
 from common import pipelines
+from common.arrays import check_finite
 from common.backends import Conditioning, DiffusionSchedule, FlowSchedule, Prediction
 from common.config import AdapterConfig, ModelConfig
-from common.errors import NotFiniteError
 from common.pipelines import prompt_cache
 from drift_mlx import loading
 from drift_mlx.estimate import nbytes
@@ -24,11 +24,15 @@ from drift_mlx.lora import MixedLoRALinear
 from drift_mlx.networks import vae
 from drift_mlx.networks.blocks import Blocks, Trace
 from drift_mlx.networks.layers import Conv2d
+from drift_mlx.networks.text import CLIPTextConfig
 from drift_mlx.policy import Tuned
 
 __all__ = ["DiffusersPolicy"]
 
 T = TypeVar("T")
+
+CLIP = "text_encoder"
+"""The component that is a CLIP in every family."""
 
 
 class Part(Generic[T]):
@@ -176,24 +180,37 @@ class DiffusersPolicy(Tuned):
         return results | {"prediction": prediction.astype(x.dtype)}
 
     def decode(self, x: mx.array) -> np.ndarray:
-        """Latents as pixels: uint8 [B, H, W, 3]. NotFiniteError when one is not finite."""
-        finite = np.array(mx.isfinite(x).reshape(len(x), -1).all(axis=1))
-        if not finite.all():
-            raise NotFiniteError(f"{int((~finite).sum())} of {len(x)} latents are not finite")
+        """Latents as pixels: uint8 [B, H, W, 3].
+
+        Raises NotFiniteError when a latent, or an image before it is rounded, is not finite.
+        """
+        check_finite(_finite(x), "latents")
         config = self._vae_config
         latents = mx.stop_gradient(x) / config.scaling_factor + (config.shift_factor or 0.0)
         size = 1 if self._settings.vae_slicing else len(x)
-        images = []
+        finite, images = [], []
         with self._vae.present() as (decoder, config):
             for start in range(0, len(x), size):
                 part = latents[start : start + size]
                 tiling = self._settings.vae_tiling
-                images.append(
-                    _pixels(vae.tiled(decoder, part, config) if tiling else decoder(part))
-                )
+                decoded = vae.tiled(decoder, part, config) if tiling else decoder(part)
+                finite.append(_finite(decoded))
+                images.append(_pixels(decoded))
+        check_finite(np.concatenate(finite), pipelines.DECODED)
         return np.concatenate(images)
 
     # --- helpers ---------------------------------------------------------------------------------
+
+    @property
+    def _where(self) -> str:
+        """The first words of an error about the model's files."""
+        return f"model.path = '{self._settings.path}'"
+
+    def _clip_length(self) -> int:
+        """Tokens that the first CLIP reads of a prompt. ValueError where no file says it."""
+        positions = self._folder.settings(CLIP, CLIPTextConfig).max_position_embeddings
+        length = self._tokenizers[CLIP].model_max_length
+        return pipelines.check_length(length, positions, "tokenizer", self._where)
 
     def _encoded(self, prompts: list[str]) -> list[Conditioning]:
         with self._present():
@@ -204,7 +221,7 @@ class DiffusersPolicy(Tuned):
         return not self._settings.offload
 
     def _tune_denoiser(self, adapter: AdapterConfig, seed: int) -> None:
-        model, network = self._settings, self._network()
+        model, network = self._settings, self._folder.made(self.DENOISER, self._network)
         weights = self._folder.weights(self.DENOISER)
         loading.fill(network, weights, self._folder.origin(self.DENOISER), self.dtype)
         loading.quantized(network, model.quantize)
@@ -263,6 +280,11 @@ def _as_in_pytorch(network: Blocks) -> Blocks:
         if isinstance(part, Conv2d):
             part.as_in_pytorch()
     return network
+
+
+def _finite(x: mx.array) -> np.ndarray:
+    """Whether all values of each of B arrays are finite: bool [B]."""
+    return np.array(mx.isfinite(x).reshape(len(x), -1).all(axis=1))
 
 
 def _pixels(images: mx.array) -> np.ndarray:

@@ -10,7 +10,7 @@ from common.algorithm.schedules import TRAIN_STEPS
 from common.arrays import sinusoid
 from common.backends import Conditioning, Prediction
 from common.config import AdapterConfig, ModelConfig
-from drift_mlx.diffusion import DiffusersPolicy
+from drift_mlx.diffusion import CLIP, DiffusersPolicy
 from drift_mlx.loading import Folder
 from drift_mlx.networks.blocks import Trace
 from drift_mlx.networks.flux import Flux, FluxConfig
@@ -18,7 +18,7 @@ from drift_mlx.networks.mmdit import TIME_WIDTH
 
 __all__ = ["FluxPolicy"]
 
-CLIP, T5 = "text_encoder", "text_encoder_2"
+T5 = "text_encoder_2"
 
 NATIVE = 128
 """Latents of a side that FLUX.1 was made for: 1024 pixels."""
@@ -38,10 +38,12 @@ class FluxPolicy(DiffusersPolicy):
         pipeline: Folder | None = None,
     ):
         super().__init__(model, adapter, seed=seed, pipeline=pipeline)
+        self._clip_length()  # refused now, not at the first prompt
         _, height, width = self.latent_shape
         self._size = height // 2, width // 2
         scheduler = self._folder.document("scheduler", "scheduler_config.json")
-        self.schedule = pipelines.flux_schedule(scheduler, self._size[0] * self._size[1])
+        length = self._size[0] * self._size[1]
+        self.schedule = pipelines.flux_schedule(scheduler, length, str(model.path))
         self._guidance = self.embed_time(np.array([model.guidance_embedding]))
 
     def embed_time(self, t: np.ndarray) -> mx.array:
@@ -62,7 +64,7 @@ class FluxPolicy(DiffusersPolicy):
 
     def _encode(self, prompt: str) -> Conditioning:
         tokens = self._read(T5, prompt, self._settings.max_tokens)
-        pooled = self._read(CLIP, prompt, self._tokenizers[CLIP].model_max_length).pooled
+        pooled = self._read(CLIP, prompt, self._clip_length()).pooled
         return Conditioning(tokens.astype(self.dtype), pooled.astype(self.dtype))
 
     def shaped(self, batch: int) -> Conditioning:
@@ -72,9 +74,8 @@ class FluxPolicy(DiffusersPolicy):
         return Conditioning(mx.zeros(tokens, dtype=self.dtype), mx.zeros(pooled, dtype=self.dtype))
 
     def _readers(self) -> list[tuple[str, Any, int]]:
-        clip = self._tokenizers[CLIP]
         return [
-            ("CLIP", clip, clip.model_max_length),
+            ("CLIP", self._tokenizers[CLIP], self._clip_length()),
             ("T5", self._tokenizers[T5], self._settings.max_tokens),
         ]
 

@@ -63,6 +63,9 @@ class _Drawn(loading.Folder):
         drawn = {name: 0.02 * mx.random.normal(array.shape) for name, array in flat.items()}
         return {n: w.transpose(0, 3, 1, 2) if w.ndim == 4 else w for n, w in drawn.items()}
 
+    def origin(self, component: str) -> str:
+        return f"{self._where}: {component}"
+
     def _empty(self, component: str) -> nn.Module:
         if component.startswith("text_encoder"):
             return self._empty_encoder(component)

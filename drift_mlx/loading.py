@@ -1,13 +1,13 @@
 """Reading a diffusers pipeline without PyTorch: configurations, weights and tokenizers."""
 
-import json
 import os
 import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import mlx.core as mx
 from mlx import nn
@@ -16,6 +16,7 @@ from mlx.utils import tree_flatten
 from common import pipelines
 from common.arrays import check_shapes
 from common.config import ModelConfig
+from common.pipelines import files
 from drift_mlx.kit import source
 from drift_mlx.networks.text import CLIPText, CLIPTextConfig, T5Config, T5Encoder
 from drift_mlx.networks.vae import Decoder, VAEConfig
@@ -25,9 +26,6 @@ __all__ = ["DTYPES", "Folder", "fill", "flat", "quantized"]
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 
 T = TypeVar("T")
-
-WEIGHTS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
-"""Library -> the name of the weights of its components."""
 
 PATTERNS = ("*.json", "*.txt", "*.model", "*/*.safetensors")
 """Files of a repository that are downloaded, for the components that are used."""
@@ -40,6 +38,16 @@ BLOCK = re.compile(r"(^|[._])blocks?\.")
 
 GROUPS = (64, 32)
 """Weights that share a scale; the first number that divides the inputs of a linear."""
+
+MAYBE_ZERO = (
+    "dual_attention_layers",
+    "eos_token_id",
+    "layers_per_block",
+    "num_hidden_layers",
+    "num_layers",
+    "num_single_layers",
+)
+"""Whole numbers of a configuration that may be 0."""
 
 CLIP_TYPES = ("CLIPTextModel", "CLIPTextModelWithProjection")
 
@@ -59,6 +67,9 @@ class Folder:
         self._path = Path(self.name).expanduser()
         if not self._path.is_dir():
             self._path = self._downloaded(without)
+        files.check_files(self._path, files.components(self.index, without), self._where)
+        if model.family in pipelines.PIPELINES:
+            files.check_settings(self._path, model.family, self._where)
 
     def has(self, component: str) -> bool:
         """Whether the pipeline has such a component."""
@@ -71,16 +82,7 @@ class Folder:
 
     def document(self, component: str, file: str = "config.json") -> dict[str, Any]:
         """A JSON file of a component."""
-        path = self._path / component / file
-        try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-        except OSError:
-            raise ValueError(f"{self._where}: {component}/{file} is missing") from None
-        except ValueError:
-            document = None
-        if not isinstance(document, dict):
-            raise ValueError(f"{self._where}: {component}/{file} is damaged")
-        return document
+        return files.document(self._path, component, file, self._where)
 
     def settings(self, component: str, kind: type[T]) -> T:
         """The configuration of a component as the dataclass that knows its keys.
@@ -90,7 +92,16 @@ class Folder:
         """
         given = self.document(component)
         known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-        settings = kind(**{key: _frozen(value) for key, value in given.items() if key in known})
+        hints, own = get_type_hints(kind), {}
+        for key in sorted(known & given.keys()):
+            own[key] = _frozen(given[key])
+            if not _fits(own[key], hints[key], 0 if key in MAYBE_ZERO else 1):
+                valid = getattr(hints[key], "__name__", str(hints[key]))
+                raise ValueError(
+                    f"{self._where}: {component}/config.json says {key} = {given[key]!r}; valid "
+                    f"here: {valid}"
+                )
+        settings = kind(**own)
         for key in known:
             valid, value = getattr(kind, key.upper(), None), getattr(settings, key)
             for each in value if isinstance(value, tuple) else (value,):
@@ -108,15 +119,8 @@ class Folder:
         """
         if self._source is not None and self._source.has(component):
             return self._source.vae() if component == "vae" else self._source.denoiser()
-        stem = WEIGHTS.get(str(self.index[component][0]), "model")
-        folder = self._path / component
-        files = self._files(folder, stem)
-        if not files:
-            existing = sorted(path.name for path in folder.glob(f"{stem}*"))
-            also = f"; it has {', '.join(existing)}" if existing else ""
-            raise ValueError(f"{self._where}: {component}/{stem}.safetensors is missing{also}")
         arrays: dict[str, Any] = {}
-        for file in files:
+        for file in self._weight_paths(component):
             try:
                 arrays |= mx.load(str(file))  # type: ignore[operator]
             except (RuntimeError, ValueError, OSError) as error:
@@ -125,9 +129,15 @@ class Folder:
         return arrays
 
     def origin(self, component: str) -> str:
-        """The name of a component's weights in an error message."""
-        given = self._source is not None and self._source.has(component)
-        return f"{self._source.where if self._source and given else self._where}: {component}"
+        """The name of a component's weights in an error message, with their file if it is one."""
+        if self._source is not None and self._is_given(component):
+            return f"{self._source.where}: {component}"
+        paths = self._weight_paths(component)
+        return f"{self._where}: {component}" + (f"/{paths[0].name}" if len(paths) == 1 else "")
+
+    def _weight_paths(self, component: str) -> list[Path]:
+        library = str(self.index[component][0])
+        return files.weight_files(self._path, component, library, self._where)[1]
 
     def tokenizer(self, component: str) -> Any:
         """A tokenizer of the transformers library, which needs no PyTorch for it."""
@@ -138,7 +148,8 @@ class Folder:
 
         logging.set_verbosity_error()
         kind = getattr(transformers, self.kind(component), transformers.AutoTokenizer)
-        with pipelines.load_errors_in_one_line(self.name), warnings.catch_warnings():
+        what = f"{self._where}: {component}"
+        with pipelines.library_errors_in_one_line(what), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             return kind.from_pretrained(self._path / component)
 
@@ -152,7 +163,7 @@ class Folder:
             embedded = weights.pop("encoder.embed_tokens.weight", None)
             if embedded is not None:
                 weights.setdefault("shared.weight", embedded)
-        fill(module, weights, f"{self._where}: {component}", dtype)
+        fill(module, weights, self.origin(component), dtype)
         if dtype == mx.float16 and isinstance(module, T5Encoder):
             # Its MLP goes beyond float16's largest number; transformers does the same.
             fill(module, weights, component, mx.float32, only=lambda name: ".wo." in name)
@@ -167,43 +178,53 @@ class Folder:
         for name, w in kept.items():
             if ".attentions." in name and w.ndim == 4:  # a linear that was once a 1 x 1 convolution
                 kept[name] = w[:, :, 0, 0]
-        module = Decoder(config)
+        module = self.made("vae", lambda: Decoder(config))
         fill(module, kept, self.origin("vae"), mx.float32)
         return module, config
+
+    def made(self, component: str, make: Callable[[], T]) -> T:
+        """What is made of the configuration of a component; ValueError where that cannot be."""
+        with pipelines.library_errors_in_one_line(f"{self._where}: {component}/config.json"):
+            return make()
 
     def _empty_encoder(self, component: str) -> CLIPText | T5Encoder:
         """A text encoder of the pipeline's class and sizes, without its weights."""
         kind = self.kind(component)
         if kind in CLIP_TYPES:
             config = self.settings(component, CLIPTextConfig)
-            return CLIPText(config, projected=kind.endswith("WithProjection"))
+            projected = kind.endswith("WithProjection")
+            return self.made(component, lambda: CLIPText(config, projected=projected))
         if kind == "T5EncoderModel":
-            return T5Encoder(self.settings(component, T5Config))
+            sizes = self.settings(component, T5Config)
+            return self.made(component, lambda: T5Encoder(sizes))
         valid = (*CLIP_TYPES, "T5EncoderModel")
         raise ValueError(self._unknown("model_index.json", component, kind, valid))
 
-    def _files(self, folder: Path, stem: str) -> list[Path]:
-        """The files of a component's weights: whole or in shards, else those of float16."""
-        for variant in ("", ".fp16"):
-            table = folder / f"{stem}.safetensors.index{variant}.json"
-            for candidate in (table, folder / f"{stem}{variant}.safetensors.index.json"):
-                if candidate.is_file():
-                    names = self.document(folder.name, candidate.name).get("weight_map", {})
-                    return [folder / name for name in sorted(set(names.values()))]
-            if (whole := folder / f"{stem}{variant}.safetensors").is_file():
-                return [whole]
-        return []
-
     def _downloaded(self, without: tuple[str, ...]) -> Path:
+        """The folder of the repository: its weights, or those of float16 if it has no others."""
         from huggingface_hub import snapshot_download
 
-        ignored = ["*.fp16*", "*non_ema*", "*.msgpack", *(f"{name}/*" for name in without)]
+        ignored = ["*non_ema*", "*.msgpack", *(f"{name}/*" for name in without)]
         if self._source is not None:
             ignored.append("transformer/*.safetensors")
-        with pipelines.load_errors_in_one_line(self.name):
-            return Path(
-                snapshot_download(self.name, allow_patterns=list(PATTERNS), ignore_patterns=ignored)
-            )
+
+        def fetch(*also: str) -> Path:
+            with pipelines.load_errors_in_one_line(self.name):
+                patterns = {"allow_patterns": list(PATTERNS), "ignore_patterns": [*ignored, *also]}
+                return Path(snapshot_download(self.name, **patterns))
+
+        folder = fetch("*.fp16*")
+        for name, library in files.components(self.index, without).items():
+            if (folder / name / "config.json").is_file() and not self._is_given(name):
+                try:
+                    files.weight_files(folder, name, library, name)
+                except ValueError:
+                    return fetch()
+        return folder
+
+    def _is_given(self, component: str) -> bool:
+        """Whether `model.weights` has the weights of a component."""
+        return self._source is not None and self._source.has(component)
 
     def _unknown(self, component: str, key: str, value: Any, valid: Any) -> str:
         return f"{self._where}: {component} says {key} = {value!r}; valid here: " + ", ".join(
@@ -227,9 +248,9 @@ def fill(
     """
     _as_packed(module, weights)
     # MLX convolves images whose channels come last: [out, in, ky, kx] to [out, ky, kx, in].
+    shapes = {name: _in_pytorch(array.shape) for name, array in flat(module).items()}
+    check_shapes(weights, shapes, what)
     last = {n: w.transpose(0, 2, 3, 1) if w.ndim == 4 else w for n, w in weights.items()}
-    shapes = {name: tuple(array.shape) for name, array in flat(module).items()}
-    check_shapes(last, shapes, what)  # type: ignore[arg-type]
     chosen = [
         (name, w if w.dtype == mx.uint32 else w.astype(dtype))
         for name, w in last.items()
@@ -237,6 +258,11 @@ def fill(
     ]
     module.load_weights(chosen, strict=False)
     module.freeze()
+
+
+def _in_pytorch(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a weight in a file; an image's channels come last in MLX."""
+    return (shape[0], shape[3], *shape[1:3]) if len(shape) == 4 else tuple(shape)
 
 
 def _as_packed(module: nn.Module, weights: Mapping[str, mx.array]) -> None:
@@ -282,6 +308,19 @@ def quantized(module: nn.Module, bits: int) -> None:
 
 def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+def _fits(value: Any, hint: Any, least: int) -> bool:
+    """Whether a value of a configuration has the type of a field; whole numbers from `least` on."""
+    if isinstance(hint, UnionType):
+        return any(_fits(value, each, least) for each in get_args(hint))
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(v, get_args(hint)[0], least) for v in value)
+    if isinstance(value, bool):
+        return hint is bool
+    if hint is int:
+        return isinstance(value, int) and value >= least
+    return isinstance(value, int | float) if hint is float else isinstance(value, hint)
 
 
 def _of_encoder(name: str) -> bool:

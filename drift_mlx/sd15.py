@@ -9,14 +9,12 @@ from common import pipelines
 from common.arrays import sinusoid
 from common.backends import Conditioning
 from common.config import AdapterConfig, ModelConfig
-from drift_mlx.diffusion import DiffusersPolicy
+from drift_mlx.diffusion import CLIP, DiffusersPolicy
 from drift_mlx.loading import Folder
 from drift_mlx.networks.blocks import Trace
 from drift_mlx.networks.unet import UNet, UNetConfig
 
 __all__ = ["SD15Policy"]
-
-CLIP = "text_encoder"
 
 
 class SD15Policy(DiffusersPolicy):
@@ -36,9 +34,10 @@ class SD15Policy(DiffusersPolicy):
         pipeline: Folder | None = None,
     ):
         super().__init__(model, adapter, seed=seed, pipeline=pipeline)
+        self._clip_length()  # refused now, not at the first prompt
         scheduler = self._folder.document("scheduler", "scheduler_config.json")
         self.schedule = pipelines.diffusion_schedule(scheduler, str(model.path))
-        self.prediction = scheduler.get("prediction_type", "epsilon")
+        self.prediction = pipelines.prediction(scheduler, str(model.path))
 
     def embed_time(self, t: np.ndarray) -> mx.array:
         """The sinusoid of the timestep, float32 [B, D]."""
@@ -55,21 +54,19 @@ class SD15Policy(DiffusersPolicy):
         return 2 ** (len(self._sizes().block_out_channels) - 1)
 
     def _native_resolution(self) -> int:
-        return self._sizes().sample_size * self._vae_config.scale
+        side = pipelines.native_side(self._sizes().sample_size, self.DENOISER, self._where)
+        return side * self._vae_config.scale
 
     def _encode(self, prompt: str) -> Conditioning:
-        length = self._tokenizers[CLIP].model_max_length
-        return Conditioning(self._read(CLIP, prompt, length).last.astype(self.dtype))
+        return Conditioning(self._read(CLIP, prompt, self._clip_length()).last.astype(self.dtype))
 
     def shaped(self, batch: int) -> Conditioning:
         """Zeros for what CLIP says."""
-        length = self._tokenizers[CLIP].model_max_length
-        shape = batch, length, self._config.cross_attention_dim
+        shape = batch, self._clip_length(), self._config.cross_attention_dim
         return Conditioning(mx.zeros(shape, dtype=self.dtype))
 
     def _readers(self) -> list[tuple[str, Any, int]]:
-        tokenizer = self._tokenizers[CLIP]
-        return [("CLIP", tokenizer, tokenizer.model_max_length)]
+        return [("CLIP", self._tokenizers[CLIP], self._clip_length())]
 
     def _forward(
         self, x: mx.array, time: mx.array, conditioning: Conditioning, trace: Trace | None = None

@@ -5,9 +5,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from common import pipelines
 from common.algorithm.schedules import TRAIN_STEPS
 from common.arrays import sinusoid
-from common.backends import Block, Conditioning, FlowSchedule, Prediction
+from common.backends import Block, Conditioning, Prediction
 from common.config import AdapterConfig, ModelConfig
 from drift_mlx.diffusion import DiffusersPolicy
 from drift_mlx.loading import Folder
@@ -41,7 +42,8 @@ class SD3Policy(DiffusersPolicy):
     ):
         super().__init__(model, adapter, seed=seed, pipeline=pipeline)
         scheduler = self._folder.document("scheduler", "scheduler_config.json")
-        self.schedule = FlowSchedule("double_shift", float(scheduler.get("shift", 1.0)))
+        length = (self.latent_shape[1] // self._config.patch_size) ** 2
+        self.schedule = pipelines.sd3_schedule(scheduler, length, str(model.path))
         self._blocks = (
             Block(self._clip_length(), self._clip_channels()),
             Block(model.max_tokens, self._config.joint_attention_dim if self._has_t5() else 0),
@@ -103,9 +105,6 @@ class SD3Policy(DiffusersPolicy):
 
     def _has_t5(self) -> bool:
         return T5 in self._encoders
-
-    def _clip_length(self) -> int:
-        return self._tokenizers[CLIPS[0]].model_max_length
 
     def _clip_channels(self) -> int:
         return sum(self._folder.settings(name, CLIPTextConfig).hidden_size for name in CLIPS)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from common import pipelines
+from common.arrays import check_finite
 from common.backends import Conditioning, DiffusionSchedule, FlowSchedule, Prediction
 from common.config import AdapterConfig, ModelConfig
-from common.errors import NotFiniteError
 from common.pipelines import prompt_cache
 from drift_torch import loading
 from drift_torch.lora import MixedLoRALinear
@@ -55,7 +55,9 @@ class DiffusersPolicy(Tuned, ABC):
         loading.check_dtype(model.dtype, device)
         loading.choose_kernels(model)
         if pipeline is None:
-            pipeline = loading.pipeline(model, self.dtype, **self._parts())
+            pipeline, self._scheduler = loading.pipeline(model, self.dtype, **self._parts())
+        else:
+            self._scheduler = pipelines.scheduler_settings(pipeline.scheduler.config)
         self._pipe = pipeline
         self._vae = self._pipe.vae.requires_grad_(False)
         self._encoders = [
@@ -160,16 +162,22 @@ class DiffusersPolicy(Tuned, ABC):
 
     @torch.no_grad()
     def decode(self, x: Tensor) -> np.ndarray:
-        """Latents as pixels: uint8 [B, H, W, 3]. NotFiniteError when one is not finite."""
-        finite = torch.isfinite(x).flatten(1).all(1)
-        if not finite.all():
-            raise NotFiniteError(f"{int((~finite).sum())} of {len(x)} latents are not finite")
+        """Latents as pixels: uint8 [B, H, W, 3].
+
+        Raises NotFiniteError when a latent, or an image before it is rounded, is not finite.
+        """
+        check_finite(_finite(x), "latents")
         config = self._vae.config
         latents = x.detach() / config.scaling_factor + (config.get("shift_factor") or 0.0)
         size = 1 if self._settings.vae_slicing else len(x)
+        finite, images = [], []
         rounded = self._settings.tf32 == "auto" and self.dtype != torch.float32
         with self._present(self._vae), loading.tf32(rounded):
-            images = [_pixels(self._vae.decode(part).sample) for part in latents.split(size)]
+            for part in latents.split(size):
+                decoded = self._vae.decode(part).sample
+                finite.append(_finite(decoded))
+                images.append(_pixels(decoded))
+        check_finite(np.concatenate(finite), pipelines.DECODED)
         return np.concatenate(images)
 
     def resident(self) -> list[nn.Module]:
@@ -219,6 +227,17 @@ class DiffusersPolicy(Tuned, ABC):
 
     # --- helpers ---------------------------------------------------------------------------------
 
+    @property
+    def _where(self) -> str:
+        """The first words of an error about the model's files."""
+        return f"model.path = '{self._settings.path}'"
+
+    def _clip_length(self) -> int:
+        """Tokens that the first CLIP reads of a prompt. ValueError where no file says it."""
+        positions = self._pipe.text_encoder.config.max_position_embeddings
+        length = self._pipe.tokenizer.model_max_length
+        return pipelines.check_length(length, positions, "tokenizer", self._where)
+
     def _on_host(self, prompts: list[str]) -> list[Conditioning]:
         if self._every_prompt is not None:
             return [self._every_prompt] * len(prompts)
@@ -246,6 +265,11 @@ class DiffusersPolicy(Tuned, ABC):
         finally:
             for part in parts:
                 part.to("cpu")
+
+
+def _finite(x: Tensor) -> np.ndarray:
+    """Whether all values of each of B arrays are finite: bool [B]."""
+    return torch.isfinite(x).flatten(1).all(1).cpu().numpy()
 
 
 def _pixels(images: Tensor) -> np.ndarray:

@@ -32,11 +32,11 @@ class FluxPolicy(DiffusersPolicy):
         pipeline: Any = None,
     ):
         super().__init__(model, adapter, seed=seed, device=device, pipeline=pipeline)
+        self._clip_length()  # refused now, not at the first prompt
         self._has_guidance_input = self.module.config.guidance_embeds
         _, height, width = self.latent_shape
-        self.schedule = pipelines.flux_schedule(
-            self._pipe.scheduler.config, (height // 2) * (width // 2)
-        )
+        length = (height // 2) * (width // 2)
+        self.schedule = pipelines.flux_schedule(self._scheduler, length, str(model.path))
         rows, columns = torch.arange(height // 2), torch.arange(width // 2)
         grid = torch.cartesian_prod(rows, columns).to(device, self.dtype)
         self._image_ids = torch.cat([torch.zeros_like(grid[:, :1]), grid], dim=1)
@@ -57,7 +57,7 @@ class FluxPolicy(DiffusersPolicy):
 
     def _readers(self) -> list[tuple[str, Any, int]]:
         return [
-            ("CLIP", self._pipe.tokenizer, self._pipe.tokenizer_max_length),
+            ("CLIP", self._pipe.tokenizer, self._clip_length()),
             ("T5", self._pipe.tokenizer_2, self._settings.max_tokens),
         ]
 

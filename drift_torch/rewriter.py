@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from common.prompts import language
+from drift_torch.loading import check_report
 
 __all__ = ["LanguageModel"]
 
@@ -26,7 +27,10 @@ class LanguageModel:
 
             logging.disable_progress_bar()
             self.tokenizer: Any = AutoTokenizer.from_pretrained(self.folder)
-            loaded: Any = AutoModelForCausalLM.from_pretrained(self.folder, dtype="auto")
+            how: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+            kind: Any = AutoModelForCausalLM
+            loaded, report = kind.from_pretrained(self.folder, dtype="auto", **how)
+            check_report(loaded, report, "its weights", surplus=False)
         self._device = device or torch.device("cpu")
         self._model: Any = loaded.to(self._device).eval()
         self._read: Any = None

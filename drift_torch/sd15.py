@@ -32,9 +32,9 @@ class SD15Policy(DiffusersPolicy):
         pipeline: Any = None,
     ):
         super().__init__(model, adapter, seed=seed, device=device, pipeline=pipeline)
-        config = self._pipe.scheduler.config
-        self.schedule = pipelines.diffusion_schedule(config, str(model.path))
-        self.prediction = config.prediction_type
+        self._clip_length()  # refused now, not at the first prompt
+        self.schedule = pipelines.diffusion_schedule(self._scheduler, str(model.path))
+        self.prediction = pipelines.prediction(self._scheduler, str(model.path))
 
     def embed_time(self, t: np.ndarray) -> Tensor:
         """The timestep, a whole number as float32 [B]."""
@@ -48,14 +48,15 @@ class SD15Policy(DiffusersPolicy):
         return 2 ** (len(self._pipe.unet.config.block_out_channels) - 1)
 
     def _native_resolution(self) -> int:
-        return self._pipe.unet.config.sample_size * self._pipe.vae_scale_factor
+        side = pipelines.native_side(self._pipe.unet.config.sample_size, self.DENOISER, self._where)
+        return side * self._pipe.vae_scale_factor
 
     def _encode(self, prompt: str) -> Conditioning:
         tokens, _ = self._pipe.encode_prompt(prompt, self.device, 1, False)
         return Conditioning(tokens.to(self.dtype))
 
     def _readers(self) -> list[tuple[str, Any, int]]:
-        return [("CLIP", self._pipe.tokenizer, self._pipe.tokenizer.model_max_length)]
+        return [("CLIP", self._pipe.tokenizer, self._clip_length())]
 
     def _forward(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
         return self._active(x, time, encoder_hidden_states=conditioning.tokens, return_dict=False)[

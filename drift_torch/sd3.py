@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common import pipelines
 from common.algorithm.schedules import TRAIN_STEPS
-from common.backends import Block, Conditioning, FlowSchedule, Prediction
+from common.backends import Block, Conditioning, Prediction
 from common.config import AdapterConfig, ModelConfig
 from drift_torch.diffusion import DiffusersPolicy
 
@@ -33,10 +34,11 @@ class SD3Policy(DiffusersPolicy):
         pipeline: Any = None,
     ):
         super().__init__(model, adapter, seed=seed, device=device, pipeline=pipeline)
-        self.schedule = FlowSchedule("double_shift", float(self._pipe.scheduler.config.shift))
         config = self.module.config
+        length = (self.latent_shape[1] // config.patch_size) ** 2
+        self.schedule = pipelines.sd3_schedule(self._scheduler, length, str(model.path))
         self._blocks = (
-            Block(self._pipe.tokenizer_max_length, self._clip_channels()),
+            Block(self._clip_length(), self._clip_channels()),
             Block(model.max_tokens, config.joint_attention_dim if self._has_t5() else 0),
         )
         most = config.pos_embed_max_size * config.patch_size
@@ -71,7 +73,7 @@ class SD3Policy(DiffusersPolicy):
         return Conditioning(tokens.to(self.dtype), pooled.to(self.dtype), self._blocks)
 
     def _readers(self) -> list[tuple[str, Any, int]]:
-        readers = [("CLIP", self._pipe.tokenizer, self._pipe.tokenizer_max_length)]
+        readers = [("CLIP", self._pipe.tokenizer, self._clip_length())]
         if self._has_t5():
             readers.append(("T5", self._pipe.tokenizer_3, self._settings.max_tokens))
         return readers

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from common.algorithm.schedules import FlowSpacing
+from common.algorithm.schedules import DiffusionSpacing, FlowConversion, FlowSpacing
 from common.errors import RequestError
 
 Array = Any
@@ -67,19 +67,24 @@ class FlowSchedule:
 
     name: FlowSpacing = "linear"
     shift: float = 1.0
+    end_shift: float | None = None
+    terminal: float = 0.0
+    conversion: FlowConversion = "none"
 
 
 @dataclass(frozen=True)
 class DiffusionSchedule:
-    """The noise that a diffusion model was trained with.
+    """The noise that a diffusion model was trained with, and the timesteps of its sampler.
 
-    alpha_bars: float64 [training steps], falling. steps_offset: the last timestep of a sampler.
-    final: the alpha_bar of a finished image.
+    alpha_bars: float64 [training steps], falling. steps_offset: the last timestep of a sampler
+    with leading spacing. final: the alpha_bar of a finished image. spacing: of the timesteps, see
+    `schedules.ddim_timesteps`.
     """
 
     alpha_bars: np.ndarray
     steps_offset: int
     final: float
+    spacing: DiffusionSpacing = "leading"
 
 
 class Policy(Protocol):

@@ -19,8 +19,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from common.arrays import sinusoid
-from common.errors import NotFiniteError
+from common.arrays import check_finite, sinusoid
 
 T = TypeVar("T")
 
@@ -157,9 +156,7 @@ def to_images(x: np.ndarray) -> np.ndarray:
 
     Raises NotFiniteError when a latent is not finite.
     """
-    finite = np.isfinite(x).all(axis=(1, 2, 3))
-    if not finite.all():
-        raise NotFiniteError(f"{int((~finite).sum())} of {len(x)} latents are not finite")
+    check_finite(np.asarray(np.isfinite(x).all(axis=(1, 2, 3))), "latents")
     scaled = (np.clip(x, -1.0, 1.0).astype(np.float64) + 1.0) / 2.0 * 255.0
     return np.rint(scaled).astype(np.uint8).transpose(0, 2, 3, 1)
 

@@ -4,18 +4,15 @@ A pipeline's `model_index.json` names its class and its components; each compone
 its own. Both backends read the same ones.
 """
 
-import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
-from common import reading
-from common.algorithm.schedules import TRAIN_STEPS, scaled_linear_alpha_bars
-from common.backends import DiffusionSchedule, FlowSchedule
+from common import hub, reading
 from common.config import ModelConfig
 
 __all__ = [
@@ -24,9 +21,8 @@ __all__ = [
     "PIPELINES",
     "check",
     "check_resolution",
-    "diffusion_schedule",
-    "flux_schedule",
     "index",
+    "library_errors_in_one_line",
     "load_errors_in_one_line",
 ]
 
@@ -44,6 +40,9 @@ OPTIONAL = ("safety_checker", "feature_extractor", "image_encoder")
 """Components that text-to-image does without."""
 
 INDEX = "model_index.json"
+UNCLEAR = ("above report", "meta tensor")
+"""Words of errors of transformers and diffusers that name no weight."""
+
 REPOSITORY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
@@ -71,7 +70,7 @@ def index(path: str) -> dict[str, Any]:
         document = reading.json_document(reading.content(file))
     except (ValueError, OSError):
         document = None
-    if not isinstance(document, dict):
+    if not isinstance(document, dict) or not all(map(_is_entry, document.items())):
         raise ValueError(f"model.path = '{path}': {INDEX} is damaged")
     return document
 
@@ -116,49 +115,6 @@ def check_resolution(pixels: int, multiple: int) -> None:
         )
 
 
-def diffusion_schedule(scheduler: Mapping[str, Any], path: str) -> DiffusionSchedule:
-    """The noise that a Stable Diffusion 1 or 2 was trained with.
-
-    Args:
-        scheduler: settings of its scheduler, under diffusers' names; what is not in it has
-            diffusers' default.
-        path: what to call the model in a ValueError, for another kind of noise.
-    """
-    shape = "trained" if scheduler.get("trained_betas") else scheduler.get("beta_schedule")
-    kind = scheduler.get("prediction_type", "epsilon")
-    if kind not in ("epsilon", "v_prediction"):
-        raise ValueError(
-            f"model.path = '{path}': its scheduler's prediction_type is '{kind}'; valid: epsilon, "
-            "v_prediction"
-        )
-    if shape != "scaled_linear" or scheduler.get("rescale_betas_zero_snr"):
-        raise ValueError(
-            f"model.path = '{path}': the noise schedule '{shape}' of its scheduler is none of "
-            "Stable Diffusion's; valid: scaled_linear, not rescaled to zero signal"
-        )
-    alpha_bars = scaled_linear_alpha_bars(
-        beta_start=scheduler.get("beta_start", 1e-4),
-        beta_end=scheduler.get("beta_end", 0.02),
-        train_steps=scheduler.get("num_train_timesteps", TRAIN_STEPS),
-    )
-    final = 1.0 if scheduler.get("set_alpha_to_one", True) else float(alpha_bars[0])
-    return DiffusionSchedule(alpha_bars, int(scheduler.get("steps_offset", 0)), final)
-
-
-def flux_schedule(scheduler: Mapping[str, Any], length: int) -> FlowSchedule:
-    """FLUX's spacing of noise levels for `length` image tokens.
-
-    Evenly spaced and shifted once by e^mu, where mu is linear in the number of tokens; schnell's
-    scheduler has no such dynamic shift. scheduler: a FlowMatchEulerDiscreteScheduler's settings.
-    """
-    if not scheduler.get("use_dynamic_shifting"):
-        return FlowSchedule("shift", float(scheduler.get("shift", 1.0)))
-    short, long = scheduler.get("base_image_seq_len", 256), scheduler.get("max_image_seq_len", 4096)
-    low, high = scheduler.get("base_shift", 0.5), scheduler.get("max_shift", 1.15)
-    mu = low + (high - low) * (length - short) / (long - short)
-    return FlowSchedule("shift", math.exp(mu))
-
-
 @contextmanager
 def load_errors_in_one_line(path: str, key: str = "model.path") -> Iterator[None]:
     """Errors of the hub and of files, raised within it, become a ValueError of one line.
@@ -169,7 +125,8 @@ def load_errors_in_one_line(path: str, key: str = "model.path") -> Iterator[None
 
     where = f"{key} = '{path}'"
     try:
-        yield
+        with hub.asked():
+            yield
     except errors.GatedRepoError:
         raise ValueError(
             f"{where}: its licence must be accepted on the hub first; then `hf auth login`, or set "
@@ -179,14 +136,43 @@ def load_errors_in_one_line(path: str, key: str = "model.path") -> Iterator[None
         raise ValueError(
             f"{where}: the hub has no such repository; if it is private, `hf auth login`"
         ) from None
-    except errors.EntryNotFoundError as error:
-        if isinstance(error, errors.LocalEntryNotFoundError):
+    except (OSError, ValueError, SafetensorError, errors.EntryNotFoundError) as error:
+        if hub.out_of_reach(error):
             raise ValueError(_unreachable(where)) from None
-        raise ValueError(f"{where}: {_line(error)}") from None
-    except errors.OfflineModeIsEnabled:
-        raise ValueError(_unreachable(where)) from None
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(f"{where} cannot be loaded: {_line(error)}") from None
+        what = "" if isinstance(error, errors.EntryNotFoundError) else " cannot be loaded"
+        raise ValueError(f"{where}{what}: {_line(error)}") from None
+
+
+@contextmanager
+def library_errors_in_one_line(what: str) -> Iterator[None]:
+    """An error of diffusers or transformers, raised within it, becomes a ValueError of one line.
+
+    They raise whatever a wrong file leads to. what: the first words of that line.
+    """
+    try:
+        yield
+    except Exception as error:
+        # An error that is one line already, and no more memory on this machine, stay.
+        text = str(error)
+        if text.startswith(what) or isinstance(error, MemoryError) or "DefaultCPUAll" in text:
+            raise
+        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+        line = reading.printable(f"{kind}{text}", 300)
+        if any(words in line for words in UNCLEAR):
+            line = "its weights do not go with its config.json"
+        raise ValueError(f"{what} cannot be loaded: {line}") from error
+
+
+def _is_entry(item: tuple[str, Any]) -> bool:
+    """Whether an item of an index is a setting, or a component: a plain name with its class."""
+    name, entry = item
+    if not isinstance(entry, list):
+        return True
+    return (
+        len(entry) == 2
+        and all(part is None or isinstance(part, str) for part in entry)
+        and Path(name).name == name
+    )
 
 
 def _weights(paths: Sequence[Path]) -> str:

@@ -5,7 +5,6 @@ sampling are here, so that the same weights give the same answers on every backe
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from safetensors import SafetensorError
 
+from common import hub, reading
 from common.errors import NotFiniteError, RequestError
 
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
@@ -60,6 +60,10 @@ def find(model: str) -> Path:
     for pattern, what in (("config.json", "config.json"), ("*.safetensors", "safetensors")):
         if not any(folder.glob(pattern)):
             raise LanguageModelError(f"{model} is no language model: it has no {what}")
+    try:
+        reading.check_folder(folder, without=("tokenizer.json", "vocab.json"))
+    except ValueError as error:
+        raise LanguageModelError(f"language model {model}: {error}") from None
     return folder
 
 
@@ -72,7 +76,8 @@ def _downloaded(model: str) -> Path:
             "huggingface_hub"
         ) from None
     try:
-        return Path(snapshot_download(model, allow_patterns=list(FILES)))
+        with hub.asked():
+            return Path(snapshot_download(model, allow_patterns=list(FILES)))
     except errors.HFValidationError:
         why = "there is no such folder, and a repository is called OWNER/NAME"
     except errors.GatedRepoError:
@@ -185,6 +190,7 @@ def _ends(model: LanguageModel) -> frozenset[int]:
     for name in ("config.json", "generation_config.json"):
         file = model.folder / name
         if file.is_file():
-            ids = json.loads(file.read_bytes()).get("eos_token_id")
+            document = reading.json_document(reading.content(file))
+            ids = document.get("eos_token_id") if isinstance(document, dict) else None
             ends |= set(ids if isinstance(ids, list) else [ids])
     return frozenset(ends - {None})

@@ -5,6 +5,7 @@ old probabilities is 1 before the first optimizer step by construction. A model 
 velocity has a `FlowProcess`, one that predicts epsilon or v a `DDIMProcess`.
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, get_args
@@ -54,6 +55,11 @@ class Process(ABC):
         """Levels from noise to image, float64 [T + 1]: the argument of the kernels."""
 
     @property
+    def next_levels(self) -> np.ndarray:
+        """The level after each step, float64 [T]; a diffusion may be a little beside its table."""
+        return self.table[1:]
+
+    @property
     @abstractmethod
     def times(self) -> np.ndarray:
         """The time argument of the policy at each step, float64 [T]."""
@@ -90,7 +96,7 @@ class Process(ABC):
         return Levels(
             time=policy.embed_time(self.times[steps]),
             level=backend.asarray(self.table[steps]),
-            level_next=backend.asarray(self.table[steps + 1]),
+            level_next=backend.asarray(self.next_levels[steps]),
         )
 
     def predict(
@@ -137,13 +143,23 @@ class FlowProcess(Process):
             steps: T, instead of `rollout.steps`.
             own: the model's own schedule, used where `rollout.schedule = "model"`.
         """
-        name, shift = rollout.schedule, rollout.shift
-        if name == "model":
-            name, shift = own.name, own.shift
-        return cls(
-            sigmas=schedules.flow_sigmas(steps or rollout.steps, schedule=name, shift=shift),
-            **_settings(rollout),
+        if rollout.schedule != "model":
+            if own.terminal or own.conversion != "none":
+                warnings.warn(
+                    f"rollout.schedule = '{rollout.schedule}' replaces the noise levels that this "
+                    "model's scheduler asks for; rollout.schedule = 'model' takes them",
+                    stacklevel=3,
+                )
+            own = FlowSchedule(rollout.schedule, rollout.shift)
+        sigmas = schedules.flow_sigmas(
+            steps or rollout.steps,
+            schedule=own.name,
+            shift=own.shift,
+            end_shift=own.end_shift,
+            terminal=own.terminal,
+            conversion=own.conversion,
         )
+        return cls(sigmas=sigmas, **_settings(rollout))
 
     @property
     def table(self) -> np.ndarray:
@@ -189,13 +205,16 @@ class FlowProcess(Process):
 class DDIMProcess(Process):
     """x_t = sqrt(ab) x0 + sqrt(1 - ab) epsilon at alpha_bars [T + 1], rising.
 
-    trained_times: the discrete timestep of each step, float64 [T]. prediction: "epsilon" or
+    next_alpha_bars: the alpha_bar after each step, float64 [T]: see
+    `schedules.ddim_next_alpha_bars`. trained_times: the discrete timestep of each step, float64
+    [T]. prediction: "epsilon" or
     "v_prediction", the quantity that the model predicts.
     """
 
     KERNELS = get_args(kernels.DiffusionKernel)
 
     alpha_bars: np.ndarray
+    next_alpha_bars: np.ndarray
     trained_times: np.ndarray
     prediction: str
 
@@ -220,16 +239,18 @@ class DDIMProcess(Process):
             ValueError: more steps than the model was trained with.
         """
         count = steps or rollout.steps
-        if rollout.train_last_step and own.final == 1.0:
+        how = {"steps_offset": own.steps_offset, "spacing": own.spacing}
+        timesteps = schedules.ddim_timesteps(count, train_steps=len(own.alpha_bars), **how)
+        how["final"] = own.final
+        alpha_bars = schedules.ddim_alpha_bars(count, own.alpha_bars, **how)
+        if rollout.train_last_step and alpha_bars[-1] in (1.0, alpha_bars[-2]):
             raise ConfigError(
                 "rollout.train_last_step = true: the last step of this model has no noise, so "
                 "there is nothing to train"
             )
-        spacing = {"steps_offset": own.steps_offset}
-        timesteps = schedules.ddim_timesteps(count, train_steps=len(own.alpha_bars), **spacing)
-        alpha_bars = schedules.ddim_alpha_bars(count, own.alpha_bars, final=own.final, **spacing)
         return cls(
             alpha_bars=alpha_bars,
+            next_alpha_bars=schedules.ddim_next_alpha_bars(count, own.alpha_bars, **how),
             trained_times=timesteps.astype(np.float64),
             prediction=prediction,
             **_settings(rollout),
@@ -239,6 +260,11 @@ class DDIMProcess(Process):
     def table(self) -> np.ndarray:
         """Signal shares ab from noise to image, float64 [T + 1]."""
         return self.alpha_bars
+
+    @property
+    def next_levels(self) -> np.ndarray:
+        """The signal share after each step, float64 [T]."""
+        return self.next_alpha_bars
 
     @property
     def times(self) -> np.ndarray:

@@ -33,7 +33,7 @@ class UNetConfig:
     FIXED: keys that other UNets set otherwise, and what they are here.
     """
 
-    sample_size: int = 64
+    sample_size: int | tuple[int, ...] | None = 64
     in_channels: int = 4
     out_channels: int = 4
     down_block_types: tuple[str, ...] = (*(3 * DOWN[:1]), DOWN[1])

@@ -25,11 +25,16 @@ class VAEConfig:
     block_out_channels: tuple[int, ...] = (64,)
     layers_per_block: int = 1
     norm_num_groups: int = 32
-    sample_size: int = 32
+    sample_size: int | tuple[int, ...] = 32
     scaling_factor: float = 0.18215
     shift_factor: float | None = None
     use_post_quant_conv: bool = True
     mid_block_add_attention: bool = True
+
+    @property
+    def tile(self) -> int:
+        """Pixels of a side of a tile, the size that the VAE was made for."""
+        return self.sample_size[0] if isinstance(self.sample_size, tuple) else self.sample_size
 
     @property
     def scale(self) -> int:
@@ -123,11 +128,11 @@ def tiled(decoder: Decoder, latents: mx.array, config: VAEConfig) -> mx.array:
 
     Bounds memory for images larger than the VAE was made for; at their seams they may show.
     """
-    size = config.sample_size // config.scale
+    size = config.tile // config.scale
     if max(latents.shape[2:]) <= size:
         return decoder(latents)
-    step, shared = int(size * (1 - OVERLAP)), int(config.sample_size * OVERLAP)
-    kept = config.sample_size - shared
+    step, shared = int(size * (1 - OVERLAP)), int(config.tile * OVERLAP)
+    kept = config.tile - shared
     above: list[mx.array] = []
     rows = []
     for y in range(0, latents.shape[2], step):

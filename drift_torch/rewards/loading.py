@@ -2,15 +2,17 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from common import hub
 from common.rewards.registry import RewardNameError
 from common.rewards.spec import TorchOptions
+from drift_torch.loading import check_report
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -28,14 +30,24 @@ def device_of(options: TorchOptions) -> torch.device:
 
 
 def pretrained(kind: Any, name: str, **settings: Any) -> Any:
-    """`kind.from_pretrained(name)` without progress bars; RewardNameError in one line."""
+    """`kind.from_pretrained(name)` without progress bars; RewardNameError in one line.
+
+    A network's missing or misshapen weight is an error too: transformers would draw it.
+    """
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     name = os.path.expanduser(name)
     with load_errors_in_one_line(name):
-        return kind.from_pretrained(name, **settings)
+        load: Any = kind.from_pretrained
+        if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+            return load(name, **settings)
+        module, report = load(
+            name, output_loading_info=True, ignore_mismatched_sizes=True, **settings
+        )
+        check_report(module, report, "they do not fit", surplus=False)
+        return module
 
 
 def ready(module: nn.Module, options: TorchOptions) -> Any:
@@ -95,19 +107,20 @@ def load_errors_in_one_line(name: str) -> Iterator[None]:
     from safetensors import SafetensorError
 
     try:
-        yield
+        with nullcontext() if Path(name).expanduser().exists() else hub.asked():
+            yield
     except errors.GatedRepoError:
         raise RewardNameError(
             f"'{name}': accept its licence on the hub, then `hf auth login`"
         ) from None
     except errors.RepositoryNotFoundError:
         raise RewardNameError(f"'{name}': the hub has no such repository") from None
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
-        raise RewardNameError(
-            f"weights '{name}' are not here nor in the cache, and the hub cannot be reached; "
-            "download them where there is a network, and give their place as `path`"
-        ) from None
     except (OSError, ValueError, KeyError, RuntimeError, EOFError) as error:
+        if hub.out_of_reach(error):
+            raise RewardNameError(
+                f"weights '{name}' are not here nor in the cache, and the hub cannot be reached; "
+                "download them where there is a network, and give their place as `path`"
+            ) from None
         raise RewardNameError(f"weights '{name}' cannot be loaded: {_line(error)}") from None
     except (SafetensorError, pickle.UnpicklingError) as error:
         raise RewardNameError(f"weights '{name}' are damaged: {_line(error)}") from None

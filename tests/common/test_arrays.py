@@ -10,7 +10,10 @@ from common.arrays import check_shapes
     ("change", "message"),
     [
         (lambda w: w.pop("b"), "'b' is missing"),
-        (lambda w: w.update(bb=w["b"]), "no 'bb'; the nearest one it has is 'b'"),
+        (
+            lambda w: w.update(bb=w["b"]),
+            "'bb' is surplus; the nearest one that belongs .* 'b'",
+        ),
         (lambda w: w.update(b=np.zeros((2, 1))), r"'b' has shape \[2, 1\], not \[2\]"),
     ],
 )

@@ -275,11 +275,13 @@ def test_damaged_folders_are_reported(checkpoint, tmp_path, policy_of):
         (folder / weights).rename(folder / "unet/diffusion_pytorch_model.bin")
 
     assert "its component 'vae' is missing" in broken("v", lambda f: shutil.rmtree(f / "vae"))
-    assert "unet: 'conv_in.bias' is missing" in broken("m", arrays(lambda a: a.pop("conv_in.bias")))
+    assert f"{weights}: 'conv_in.bias' is missing" in broken(
+        "m", arrays(lambda a: a.pop("conv_in.bias"))
+    )
     extra = arrays(lambda a: a.update(conv_inn=np.zeros(1, np.float32)))
-    assert "unet: it has no 'conv_inn'; the nearest" in broken("e", extra)
+    assert f"{weights}: 'conv_inn' is surplus; the nearest" in broken("e", extra)
     shape = arrays(lambda a: a.update({"conv_in.bias": np.zeros(3, np.float32)}))
-    assert "unet: 'conv_in.bias' has shape [3], not [8]" in broken("s", shape)
+    assert f"{weights}: 'conv_in.bias' has shape [3], not [8]" in broken("s", shape)
     assert "diffusion_pytorch_model.safetensors is missing; it has diffusion_pytorch_model.bin" in (
         broken("b", pickled)
     )
