@@ -1,4 +1,4 @@
-"""Tiny real runs: the shipped model, two prompts, four samples, four steps."""
+"""Tiny real runs: the shipped model, two prompts, four samples, three steps."""
 
 import threading
 
@@ -14,7 +14,7 @@ TINY = (
     "run.updates=2",
     "rollout.prompts=2",
     "rollout.group_size=4",
-    "rollout.steps=4",
+    "rollout.steps=3",
     "rollout.window=0",
     "rollout.batch_size=8",
     "objective.micro_batch=8",

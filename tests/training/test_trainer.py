@@ -31,7 +31,7 @@ def baseline(backend, tiny, train, final_bytes):
         (),
         ("drift.noise.draw=step", "drift.noise.form=cads", "drift.noise.strength=0.4"),
         ("rollout.guidance=2.0", "rollout.kernel=dance_sde", "rollout.noise_level=0.3"),
-        ("rollout.kernel=cps", "rollout.window=2", "objective.kl_weight=0.1"),
+        ("rollout.kernel=cps", "rollout.window=1", "objective.kl_weight=0.1"),
         ("rollout.schedule=double_shift", "adapter.kind=full", "objective.optimizer_steps=2"),
     ],
 )
@@ -64,7 +64,7 @@ def test_training_moves_the_policy_and_logs_every_promised_figure(backend, tiny,
     assert [row["update"] for row in directory.evaluations()] == [0, 2]
     assert (directory.path / "samples" / directory.evaluations()[0]["grid"]).exists()
     assert record.plan["images_per_update"] == 8
-    assert record.plan["transitions_per_update"] == 8 * 3
+    assert record.plan["transitions_per_update"] == 8 * 2
     assert len(record.paths) == 2
     parts = [part for part in record.parts if part[0] != "training"]
     update = [("sampling", 0, 8), ("sampling", 8, 8), ("scoring", 0, 8)]
@@ -73,7 +73,7 @@ def test_training_moves_the_policy_and_logs_every_promised_figure(backend, tiny,
     trained = [(done, total) for stage, done, total in record.parts if stage == "training"]
     assert len(trained) > 2, "several micro-batches an update"
     assert sum(done == total for done, total in trained) == 2
-    assert all(0 <= done <= total <= 8 * 3 for done, total in trained)
+    assert all(0 <= done <= total <= 8 * 2 for done, total in trained)
 
 
 @pytest.mark.parametrize("zeros", ["keep", "drop"])
