@@ -314,10 +314,10 @@ def _descendants(process: int) -> list[int]:
                 )
             except OSError:  # it has ended
                 continue
-    found = [process]
-    for one in found:
-        found += [child for child, parent in parents.items() if parent == one]
-    return found[1:]
+    family = [process]
+    for one in family:
+        family += [child for child, parent in parents.items() if parent == one]
+    return family[1:]
 
 
 def _wait_for(processes: list[int]) -> None:

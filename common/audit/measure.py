@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,7 +129,7 @@ class Scorers:
         for name, suite in list(self._suites.items()):
             try:
                 unfit = getattr(suite.rewards[name].function, "unfit", None)
-                if unfit is not None and (why := unfit(texts, metadata)):
+                if unfit is not None and (why := unfit(texts, deepcopy(metadata))):
                     raise RewardError(why)
                 values = suite.score(flat, texts, metadata, describe)[name].reshape(shape)
                 if statistics.spread(values) == 0:

@@ -1,6 +1,7 @@
 """A run on disk: its configuration, its environment, its logs and its files."""
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -67,29 +68,37 @@ class RunDirectory:
         path = Path(path)
         with files.os_errors_as(f"make run directory {path}", RunError):
             path.mkdir(parents=True, exist_ok=True)
-            present = sorted(entry.name for entry in path.iterdir())
-            if CONFIG in present:
-                raise RunError(
-                    f"{path} already holds a run; add --resume to go on with it, "
-                    "or choose another --out"
-                )
-            # A creation that was killed left these: config.toml, written last, is what makes a run.
-            strange = [
-                name for name in present if name != ENVIRONMENT and not temporary.is_leftover(name)
-            ]
-            if strange:
-                raise RunError(
-                    f"{path} is not empty and holds no run (it has '{strange[0]}'); "
-                    "choose another --out"
-                )
-            facts = {
-                FINGERPRINT: random.fingerprint(),
-                DIGESTS: _digests(config),
-                STARTS: [{"update": 0, **environment}],
-            }
-            files.write_whole(path / ENVIRONMENT, line_log.encode(facts, indent=1))
-            files.write_whole(path / CONFIG, _toml(config))
+            with _locked_for_creation(path):
+                present = sorted(entry.name for entry in path.iterdir())
+                if CONFIG in present:
+                    raise RunError(
+                        f"{path} already holds a run; add --resume to go on with it, "
+                        "or choose another --out"
+                    )
+                if strange := [name for name in present if not _is_of_creation(name)]:
+                    raise RunError(
+                        f"{path} is not empty and holds no run (it has '{strange[0]}'); "
+                        "choose another --out"
+                    )
+                facts = {
+                    FINGERPRINT: random.fingerprint(),
+                    DIGESTS: _digests(config),
+                    STARTS: [{"update": 0, **environment}],
+                }
+                files.write_whole(path / ENVIRONMENT, line_log.encode(facts, indent=1))
+                files.write_whole(path / CONFIG, _toml(config))
         return cls(path, config)
+
+    @staticmethod
+    def is_abandoned(path: Path) -> bool:
+        """Whether a creation that was killed left this folder; `create` makes the run in it."""
+        try:
+            if path.is_symlink() or not all(map(_is_of_creation, os.listdir(path))):
+                return False
+            with _locked_for_creation(path):
+                return True
+        except (OSError, RunError):  # no folder, or another process makes a run in it
+            return False
 
     @classmethod
     def open(cls, path: Path) -> "RunDirectory":
@@ -263,6 +272,16 @@ class RunDirectory:
                 return files.write_beside_others(file, content)
             files.write_whole(file, content)
         return file
+
+
+def _is_of_creation(name: str) -> bool:
+    """Whether a killed creation leaves such a file: config.toml, written last, makes a run."""
+    return name == ENVIRONMENT or temporary.is_leftover(name)
+
+
+def _locked_for_creation(path: Path) -> AbstractContextManager[None]:
+    busy = RunError(f"another process makes a run in {path}; choose another --out")
+    return lock.locked(path, busy=busy, opening=f"make run directory {path}", refused=RunError)
 
 
 def _why_no_folder(path: Path) -> str:

@@ -203,7 +203,7 @@ def _create(
     settings = config.run
     if out is None:
         wanted = Path("runs") / f"{settings.recipe}-{settings.backend}-seed{settings.seed}"
-        out = next(path for path in files.numbered(wanted) if not path.exists())
+        out = next(path for path in files.numbered(wanted) if _is_free(path))
     directory = RunDirectory.create(out, config, _environment(engine))
     return directory, engine, config
 
@@ -240,6 +240,11 @@ def _on(engine: Backend, config: Config) -> Config:
 def _environment(engine: Backend) -> dict[str, str]:
     """The machine and the software of this start of a run."""
     return {"backend": engine.name, **machine.facts(), **engine.describe()}
+
+
+def _is_free(path: Path) -> bool:
+    """Whether a run may be made there: nothing is there but what a killed start has left."""
+    return not path.exists() or RunDirectory.is_abandoned(path)
 
 
 def _status(text: str, progress: bool) -> Any:

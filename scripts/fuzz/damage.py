@@ -84,12 +84,12 @@ def document(picker: random.Random, known: Any) -> Any:
 
 def _places(known: Any) -> list[tuple[Any, Any]]:
     """Every (container, key) of a document."""
-    found, waiting = [], [known]
+    places, waiting = [], [known]
     while waiting:
         part = waiting.pop()
         if not isinstance(part, dict | list):
             continue
         for key in part if isinstance(part, dict) else range(len(part)):
-            found.append((part, key))
+            places.append((part, key))
             waiting.append(part[key])
-    return found
+    return places

@@ -9,6 +9,7 @@ import pytest
 from common import config as configuration, random
 from common.runs.directory import MAY_CHANGE, RunDirectory, RunError
 from common.runs.files import WriteError
+from common.workflows import train
 
 CONFIG = configuration.load("emoji")
 
@@ -121,6 +122,21 @@ def test_a_creation_that_was_killed_can_be_repeated(run):
     RunDirectory.create(run.path, CONFIG, {})
     assert RunDirectory.open(run.path).config == CONFIG
     assert names(run.path) == ["config.toml", "environment.json"]
+
+
+def test_the_folder_of_a_killed_creation_is_free_again(run, tmp_path):
+    assert not RunDirectory.is_abandoned(run.path)
+    (run.path / "config.toml").rename(run.path / ".config.toml.tmp-0badcafe")
+    assert RunDirectory.is_abandoned(run.path)
+    assert train._is_free(run.path)
+    with run.locked():  # as by a process that makes a run there
+        assert not RunDirectory.is_abandoned(run.path)
+        assert not train._is_free(run.path)
+        with pytest.raises(RunError, match="another process makes a run in"):
+            RunDirectory.create(run.path, CONFIG, {})
+    (run.path / "notes.txt").write_text("mine")
+    assert not RunDirectory.is_abandoned(run.path)
+    assert not RunDirectory.is_abandoned(tmp_path / "nowhere")
 
 
 def test_a_sweep_removes_what_killed_processes_left_in_the_run(run):

@@ -82,14 +82,14 @@ def flux_shapes():
 
 def original_changes(arrays, columns=None):
     """up down alpha / rank of a file with kohya's names, by the module's name in it."""
-    found = {}
+    changed = {}
     for name, up in arrays.items():
         if name.endswith(".lora_up.weight"):
             module = name.removesuffix(".lora_up.weight")
             down = arrays[f"{module}.lora_down.weight"]
             scale = float(arrays[f"{module}.alpha"]) / len(down)
-            found[module] = torch.from_numpy(scale * up @ down[:, :columns])
-    return found
+            changed[module] = torch.from_numpy(scale * up @ down[:, :columns])
+    return changed
 
 
 class Original(dict):
