@@ -91,9 +91,10 @@ class RunDirectory:
 
     @staticmethod
     def is_abandoned(path: Path) -> bool:
-        """Whether a creation that was killed left this folder; `create` makes the run in it."""
+        """Whether a creation that was killed left this folder; an empty one is somebody else's."""
         try:
-            if path.is_symlink() or not all(map(_is_of_creation, os.listdir(path))):
+            present = os.listdir(path)
+            if path.is_symlink() or not present or not all(map(_is_of_creation, present)):
                 return False
             with _locked_for_creation(path):
                 return True

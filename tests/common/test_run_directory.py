@@ -137,6 +137,8 @@ def test_the_folder_of_a_killed_creation_is_free_again(run, tmp_path):
     (run.path / "notes.txt").write_text("mine")
     assert not RunDirectory.is_abandoned(run.path)
     assert not RunDirectory.is_abandoned(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    assert not RunDirectory.is_abandoned(tmp_path / "empty")
 
 
 def test_a_sweep_removes_what_killed_processes_left_in_the_run(run):
