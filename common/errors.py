@@ -3,7 +3,7 @@
 The command prints that line; in Python `except drift.Error as error: print(error)` does the same.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -28,3 +28,18 @@ def preparing() -> Iterator[None]:
         raise
     except ValueError as error:
         raise RequestError(str(error)) from error
+
+
+def listed(names: Iterable[object]) -> str:
+    """Names with commas between them; each in quotes where one of them has a comma itself."""
+    several = [str(name) for name in names]
+    quoted = any("," in name for name in several)
+    return ", ".join(f"'{name}'" if quoted else name for name in several)
+
+
+def existing(names: Iterable[object]) -> str:
+    """The end of an error about something that is not there: "; there are 2, 4", or ""."""
+    several = list(names)
+    if len(several) == 1:
+        return f"; the only one is {several[0]}"
+    return f"; there are {listed(several)}" if several else ""

@@ -8,6 +8,7 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Collection
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from common import consent, reading
 from common.config.errors import closest
 
-__all__ = ["error_text", "place", "resolve", "resolve_class"]
+__all__ = ["check", "error_text", "place", "resolve", "resolve_class"]
 
 OURS = Path(__file__).parent
 """The toolkit's package `common`."""
@@ -47,10 +48,7 @@ def resolve(where: str, name: str, *, what: str, likely: Callable[[Any], bool]) 
         ValueError: one line; the module cannot be imported or has no such name.
         RequestError: a file names it, and the user has not consented: see `common.consent`.
     """
-    module, _, path = name.partition(":")
-    if not module or not path:
-        raise ValueError(f"{where}: write module:{what}")
-    consent.require(name, f"import '{module}' and run its code ({where})")
+    module, path = check(where, name, what=what)
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # Python adds it for `python -m`, not for a console script
     try:
@@ -67,6 +65,35 @@ def resolve(where: str, name: str, *, what: str, likely: Callable[[Any], bool]) 
             raise ValueError(f"{where}: '{module}' has no '{part}'{hint}")
         target = getattr(target, part)
     return target
+
+
+def check(where: str, name: str, *, what: str) -> tuple[str, str]:
+    """The module and the name in `module:name`, without importing anything.
+
+    Raises the errors of `resolve` for what is not written so, has no consent, or is in a package
+    that is not there.
+    """
+    module, _, path = name.partition(":")
+    if not module or not path:
+        raise ValueError(f"{where}: write module:{what}")
+    consent.require(name, f"import '{module}' and run its code ({where})")
+    top = module.partition(".")[0]
+    if not _is_there(top):
+        error = ModuleNotFoundError(f"No module named '{top}'")
+        raise ValueError(f"{where}: cannot import '{module}': {error_text(error)}")
+    return module, path
+
+
+def _is_there(top: str) -> bool:
+    """Whether a module of that name is loaded, on the import path or in the working folder."""
+    if top in sys.modules:
+        return True
+    try:
+        return any(PathFinder.find_spec(top, path) for path in (None, [os.getcwd()])) or (
+            find_spec(top) is not None
+        )
+    except (ImportError, ValueError):
+        return True  # importing it says what is wrong
 
 
 def resolve_class(key: str, name: str) -> Any:

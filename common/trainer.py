@@ -337,8 +337,9 @@ class Trainer:
 def _check_prompts(config: Config, available: int) -> None:
     wanted, limit = config.rollout.prompts, config.evaluate.prompts
     if wanted > available:
+        noun = "prompt" if available == 1 else "prompts"
         raise ConfigError(
-            f"rollout.prompts = {wanted} is more than the {available} prompts of prompts.source"
+            f"rollout.prompts = {wanted} is more than the {available} {noun} of prompts.source"
         )
     if limit and limit < available and config.drift.shaping.gate == "above_base":
         raise ConfigError(

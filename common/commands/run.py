@@ -5,11 +5,12 @@ from pathlib import Path
 
 import click
 
+from common.commands.settings import SettingsCommand
 from common.commands.trust import trust_option
 from common.errors import RequestError
 
 
-@click.command(short_help="Fine-tune a model, or go on with a run.")
+@click.command(cls=SettingsCommand, short_help="Fine-tune a model, or go on with a run.")
 @click.argument("recipe", required=False)
 @click.option("--backend", metavar="auto|mlx|cuda|cpu", help="Where to run; auto: the best here.")
 @click.option(
@@ -65,7 +66,7 @@ def run(
     if dry_run:
         if resume:
             raise RequestError("--dry-run is about a new run; leave out --resume")
-        pairs(rehearse(recipe, overrides, trust=trust))
+        pairs(rehearse(recipe, overrides, trust=trust, out=out))
         return
     signals = interrupts.of_the_command()
     done = fine_tune(

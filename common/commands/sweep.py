@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from common.commands.errors import FAILED
+from common.commands.settings import SettingsCommand
 from common.commands.trust import trust_option
 from common.errors import RequestError, preparing
 
@@ -45,7 +46,15 @@ class Seeds(click.ParamType):
         return tuple(seeds)
 
 
-@click.command(short_help="Run recipes over values and seeds; go on where it stopped.")
+class SweepCommand(SettingsCommand):
+    """`drift sweep`, which sets seeds and names by options of its own."""
+
+    set_otherwise = ("run.seed", "run.recipe")
+
+
+@click.command(
+    cls=SweepCommand, short_help="Run recipes over values and seeds; go on where it stopped."
+)
 @click.argument("recipes", metavar="RECIPE...", nargs=-1, required=True)
 @click.option(
     "--over",

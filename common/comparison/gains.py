@@ -25,6 +25,7 @@ import numpy as np
 from common.algorithm import pareto
 from common.algorithm.pareto import ALIGNMENT, DIVERSITY, Interval
 from common.choices import Reading
+from common.errors import existing
 
 STATISTICS = {
     "diversity": "D/D_b - 1 where the baseline has made that share of its gain in alignment",
@@ -164,7 +165,7 @@ def compare(
         ValueError: samples of other shapes, or no such baseline.
     """
     if baseline not in samples:
-        raise ValueError(f"no method '{baseline}'; there are {', '.join(samples)}")
+        raise ValueError(f"no method '{baseline}'{existing(samples)}")
 
     def statistics(*means: np.ndarray) -> dict[Name, float | None]:
         curves = {

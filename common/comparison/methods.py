@@ -15,6 +15,7 @@ import numpy as np
 
 from common import config as configuration
 from common.config import Config
+from common.errors import existing
 from common.evaluation import measured_runs
 from common.evaluation.measured_runs import BASE, Run, StudyError
 from common.evaluation.records import Protocol, Record, Split, Variant
@@ -88,7 +89,7 @@ class Study:
                 return method
         names = [method.name for method in self.methods]
         hint = configuration.closest(name, names)
-        raise StudyError(f"no method '{name}' among the runs{hint}; there are {', '.join(names)}")
+        raise StudyError(f"no method '{name}' among the runs{hint}{existing(names)}")
 
 
 def gather(paths: Iterable[Path], split: Split, until: int | None = None) -> Study:

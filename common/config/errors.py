@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from common.errors import RequestError
+from common.errors import RequestError, listed
 
 SHOWN = 200
 """Most characters of a wrong value in an error."""
@@ -84,4 +84,4 @@ def closest(word: str, valid: Iterable[str]) -> str:
     """A hint "; did you mean 'x'?", or the list of what is valid when nothing is near."""
     valid = sorted(valid)
     near = difflib.get_close_matches(word, valid, n=1)
-    return f"; did you mean '{near[0]}'?" if near else f"; valid: {', '.join(valid)}"
+    return f"; did you mean '{near[0]}'?" if near else f"; valid: {listed(valid)}"

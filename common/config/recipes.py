@@ -5,6 +5,7 @@ method) and `extends`, the name of a shipped recipe or a path relative to the fi
 a file go over those of what it extends, as `common.config.layers` says.
 """
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,9 @@ def _path(recipe: str, folder: Path) -> Path:
     if recipe.endswith(".toml"):
         return folder / recipe
     if recipe not in recipe_names():
+        if (folder / recipe / "config.toml").is_file():
+            way = f"drift run --resume --out {shlex.quote(recipe)}"
+            raise _NoRecipeError(f"'{recipe}' is a run, and no recipe; `{way}` goes on with it")
         raise _NoRecipeError(f"no recipe '{recipe}'{closest(recipe, recipe_names())}")
     return RECIPES / f"{recipe}.toml"
 

@@ -5,6 +5,7 @@ from itertools import combinations
 
 from common import backends as registry
 from common.backends import BackendUnavailableError
+from common.errors import existing
 from common.parity import single, whole
 from common.parity.backend_under_test import BackendUnderTest
 from common.parity.measure import Measured, StageResult, between
@@ -39,7 +40,7 @@ def compare(
         BackendUnavailableError: one of them, or the reference, cannot run here.
     """
     for title in set(only) - WORK.keys():
-        raise ValueError(f"nothing called '{title}' to compare; there are {', '.join(WORK)}")
+        raise ValueError(f"nothing called '{title}' to compare{existing(WORK)}")
     subjects = _backends_under_test(names)
     pairs = _pairs(list(subjects))
     results = []

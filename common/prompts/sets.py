@@ -142,8 +142,8 @@ def batch(prompts: Sequence[Prompt], *, count: int, seed: int, update: int) -> l
     """
     if not 1 <= count <= len(prompts):
         raise PromptError(
-            f"rollout.prompts = {count}, but there are {len(prompts)} prompts: "
-            f"write 1 to {len(prompts)}"
+            f"rollout.prompts = {count}, but there {_are(len(prompts), 'prompt')}: write "
+            f"{'1' if len(prompts) == 1 else f'1 to {len(prompts)}'}"
         )
     epoch, position = divmod(update, len(prompts) // count)
     key = Key(seed=seed, purpose=Purpose.PROMPT_ORDER, update=epoch)
@@ -165,6 +165,10 @@ def split(prompt_text: str, held_out: Shares = HELD_OUT) -> Split:
 
 
 _split_of = split  # for functions with an argument called split
+
+
+def _are(count: int, noun: str) -> str:
+    return f"is {count} {noun}" if count == 1 else f"are {count} {noun}s"
 
 
 def _digest(text: str) -> bytes:

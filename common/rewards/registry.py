@@ -15,7 +15,7 @@ import numpy as np
 
 from common import imports
 from common.backends import Backend
-from common.config import closest
+from common.config import Config, closest
 from common.errors import RequestError
 from common.rewards.spec import RAW, Affine, Factory, Options, Spec
 
@@ -167,19 +167,40 @@ class Registry:
         """
         values = dict(options or {})
         target = str(values.get("reward") or name)
-        if ":" in target:
-            spec = Spec(target, "", "")
-            chosen = self._options(spec, name, values)
-            return self._named(name, _import(self.kind, target), spec, chosen, declared=False)
-        spec, factory = self._entry(target)
-        if missing := spec.missing():
-            raise RewardNameError(f"{self.kind} '{name}' {missing}")
-        chosen = self._options(spec, name, values)
+        spec, chosen, factory = self._checked(name, target, values)
+        if factory is None:
+            function = _import(self.kind, target)
+            return self._named(name, function, spec, chosen, declared=False)
         try:
             made = factory(backend) if spec.options is Options else factory(backend, chosen)
         except RewardNameError as error:
             raise RewardNameError(f"{self.kind} '{name}': {error}") from error.__cause__
         return self._named(name, made, spec, chosen, declared=True)
+
+    def check(self, name: str, options: Mapping[str, Any] | None = None) -> None:
+        """Raise the RewardNameError that `create` raises before it loads the scorer."""
+        values = dict(options or {})
+        target = str(values.get("reward") or name)
+        if ":" in target:
+            try:
+                imports.check(f"{self.kind} '{target}'", target, what="function")
+            except RequestError:
+                raise
+            except ValueError as error:
+                raise RewardNameError(str(error)) from None
+        self._checked(name, target, values)
+
+    def _checked(
+        self, name: str, target: str, values: Mapping[str, Any]
+    ) -> tuple[Spec, Options, Factory | None]:
+        """Declaration, options and factory of a scorer; no factory for `module:function`."""
+        if ":" in target:
+            spec = Spec(target, "", "")
+            return spec, self._options(spec, name, values), None
+        spec, factory = self._entry(target)
+        if missing := spec.missing():
+            raise RewardNameError(f"{self.kind} '{name}' {missing}")
+        return spec, self._options(spec, name, values), factory
 
     def _entry(self, name: str) -> tuple[Spec, Factory]:
         plugins = self._plugins()
@@ -293,6 +314,20 @@ def register_reward(
 def available() -> list[RewardInfo]:
     """Every named reward, sorted by name, with the reason where one does not work here."""
     return REWARDS.available()
+
+
+def check_names(config: Config) -> None:
+    """Raise RewardNameError for a scorer or features that the configuration names wrongly.
+
+    Nothing is loaded: what only loading shows is an error then.
+    """
+    reward, shaping, evaluation = config.reward, config.drift.shaping, config.evaluate
+    for name in reward.terms:
+        REWARDS.check(name, reward.options.get(name))
+    for name in config.audit.scorers if config.audit.every else ():
+        REWARDS.check(name)
+    FEATURES.check(shaping.features, shaping.features_options)
+    FEATURES.check(evaluation.features, evaluation.features_options)
 
 
 def create(name: str, backend: Backend, options: Mapping[str, Any] | None = None) -> NamedReward:

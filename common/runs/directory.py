@@ -1,5 +1,6 @@
 """A run on disk: its configuration, its environment, its logs and its files."""
 
+import errno
 import hashlib
 import os
 import re
@@ -58,6 +59,31 @@ class RunDirectory:
         self.path = path
         self.config = config
 
+    @staticmethod
+    def check_free(path: Path) -> None:
+        """Raise RunError where `create` cannot make a run; nothing is made or changed."""
+        with files.os_errors_as(f"make run directory {path}", RunError):
+            parent = next(each for each in path.absolute().parents if each.exists())
+            if not parent.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            if not os.access(parent, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            if not path.exists():
+                return
+            if not path.is_dir():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            present = sorted(entry.name for entry in path.iterdir())
+        if CONFIG in present:
+            raise RunError(
+                f"{path} already holds a run; add --resume to go on with it, "
+                "or choose another --out"
+            )
+        if strange := [name for name in present if not _is_of_creation(name)]:
+            raise RunError(
+                f"{path} is not empty and holds no run (it has '{strange[0]}'); "
+                "choose another --out"
+            )
+
     @classmethod
     def create(cls, path: Path, config: Config, environment: Mapping[str, Any]) -> "RunDirectory":
         """Make the folder with `config.toml` and `environment.json`.
@@ -69,17 +95,7 @@ class RunDirectory:
         with files.os_errors_as(f"make run directory {path}", RunError):
             path.mkdir(parents=True, exist_ok=True)
             with _locked_for_creation(path):
-                present = sorted(entry.name for entry in path.iterdir())
-                if CONFIG in present:
-                    raise RunError(
-                        f"{path} already holds a run; add --resume to go on with it, "
-                        "or choose another --out"
-                    )
-                if strange := [name for name in present if not _is_of_creation(name)]:
-                    raise RunError(
-                        f"{path} is not empty and holds no run (it has '{strange[0]}'); "
-                        "choose another --out"
-                    )
+                cls.check_free(path)
                 facts = {
                     FINGERPRINT: random.fingerprint(),
                     DIGESTS: _digests(config),

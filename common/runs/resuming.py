@@ -7,6 +7,7 @@ one would throw away work without a word: it is refused, and `--from N` goes bac
 from collections.abc import Iterable
 from pathlib import Path
 
+from common.errors import existing
 from common.runs import checkpoint
 from common.runs.checkpoint import CheckpointError, Snapshot
 from common.runs.directory import RunDirectory, RunError
@@ -59,8 +60,8 @@ def _chosen(run: RunDirectory, update: int) -> Path | None:
         return None
     there = checkpoint.updates(run.checkpoints)
     if update not in there:
-        known = f"; there are {', '.join(map(str, there))}" if there else ""
-        raise RunError(f"{run.path} has no checkpoint after update {update}{known}; 0 is the start")
+        where = f"{run.path} has no checkpoint after update {update}"
+        raise RunError(f"{where}{existing(there)}; 0 is the start")
     return run.checkpoints / f"{update:06d}"
 
 

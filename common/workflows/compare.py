@@ -9,7 +9,7 @@ from typing import Any
 from common.choices import Reading, Split
 from common.comparison import methods, summary as summaries
 from common.comparison.summary import Summary
-from common.errors import preparing
+from common.errors import listed, preparing
 from common.report import comparison as pages
 from common.workflows import options
 from common.workflows.options import CompareOptions
@@ -27,7 +27,7 @@ class Comparison:
     files: tuple[Path, ...]
 
     def __repr__(self) -> str:
-        names = ", ".join(method.name for method in self.summary.methods)
+        names = listed(method.name for method in self.summary.methods)
         return f"<Comparison of {names} with {self.summary.baseline}: {self.page}>"
 
     @property

@@ -14,7 +14,7 @@ from common import consent
 from common.backends import Backend
 from common.choices import Split
 from common.console import clock, console, part_words, say
-from common.errors import RequestError, preparing
+from common.errors import RequestError, existing, preparing
 from common.evaluation import measure
 from common.evaluation.records import Protocol, Record, Variant, load
 from common.progress import Part
@@ -169,7 +169,7 @@ def _updates(run: RunDirectory, wanted: Sequence[str]) -> list[int]:
         raise RequestError(
             f"{run.path} has no checkpoint yet; --checkpoint base measures the model before tuning"
         )
-    known = f"; there are base, {', '.join(map(str, there))}"
+    known = existing(("base", *there))
     updates = []
     for which in wanted:
         if which not in ("base", "latest") and not which.isdecimal():

@@ -7,7 +7,7 @@ from typing import Any
 
 from common import pictures, report
 from common.config import Config
-from common.errors import RequestError
+from common.errors import RequestError, existing
 from common.evaluation import records
 from common.evaluation.records import Protocol, Record
 from common.runs import checkpoint
@@ -101,8 +101,8 @@ class Run:
         rows = {int(row["update"]): row for row in self.evaluations}
         chosen = max(rows, default=0) if update is None else update
         if chosen not in rows:
-            there = f"; there are {', '.join(map(str, rows))}" if rows else ""
-            raise RequestError(f"{self.path} has no evaluation after update {chosen}{there}")
+            where = f"{self.path} has no evaluation after update {chosen}"
+            raise RequestError(f"{where}{existing(rows)}")
         row = rows[chosen]
         folder, name = self.path / "samples", row["grid"]
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common import backends, consent
 from common.backends import Backend, BackendUnavailableError, Policy
-from common.errors import RequestError, preparing
+from common.errors import RequestError, existing, preparing
 from common.prompts import check_unicode
 from common.runs import checkpoint
 from common.runs.directory import RunDirectory
@@ -128,14 +128,10 @@ def checkpoint_path(run: RunDirectory, which: str) -> Path:
             )
         path = run.checkpoints / f"{int(which):06d}"
         if not path.is_dir():
+            there = sorted(int(each.name) for each in run.checkpoints.glob("[0-9]*"))
             raise RequestError(
-                f"no checkpoint after update {int(which)} in {run.path}{_existing_checkpoints(run)}"
+                f"no checkpoint after update {int(which)} in {run.path}{existing(there)}"
             )
     if path is None:
         raise RequestError(f"{run.path} has no checkpoint yet; --checkpoint base is there")
     return path
-
-
-def _existing_checkpoints(run: RunDirectory) -> str:
-    names = sorted(path.name for path in run.checkpoints.glob("[0-9]*"))
-    return f"; there are {', '.join(str(int(name)) for name in names)}" if names else ""

@@ -8,14 +8,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from common import backends, config as configuration, consent, machine, report
+from common import backends, config as configuration, consent, machine, prompts, report
 from common.backends import Backend
 from common.config import Config, Overrides
 from common.consent import Consent
 from common.console import RunDisplay, console, results, say
 from common.errors import RequestError, preparing
 from common.progress import NullObserver
-from common.rewards import hosts
+from common.rewards import check_names, hosts
 from common.runs import checkpoint, files
 from common.runs.directory import CONFIG, ENVIRONMENT, RunDirectory
 from common.trainer import Trainer
@@ -141,8 +141,15 @@ def fine_tune(
     return Run(directory)
 
 
-def rehearse(recipe: Recipe | None, overrides: Overrides, *, trust: bool) -> dict[str, Any]:
-    """Load all that a run needs, and give its sizes and its memory; nothing is left on disk."""
+def rehearse(
+    recipe: Recipe | None, overrides: Overrides, *, trust: bool, out: Path | None = None
+) -> dict[str, Any]:
+    """Load all that a run needs, and give its sizes and its memory; nothing is left on disk.
+
+    out: the folder that the run would get, which must be free.
+    """
+    if out is not None:
+        RunDirectory.check_free(out)
     with (
         hosts.named_in(overrides),
         _consent_required(recipe, overrides, None, trust),
@@ -198,6 +205,9 @@ def _create(
     recipe: Recipe | None, overrides: Overrides, out: Path | None
 ) -> tuple[RunDirectory, Backend, Config]:
     config = _config(RECIPE if recipe is None else recipe, overrides)
+    if out is not None:
+        RunDirectory.check_free(out)
+    _check_names(config)
     engine = _backend(config.run.backend)
     config = _on(engine, config)
     settings = config.run
@@ -215,6 +225,7 @@ def _reopen(
         raise RequestError("--resume needs --out DIR: which run to go on with")
     directory = RunDirectory.open(out)
     config = _config(out / CONFIG if recipe is None else recipe, overrides)
+    _check_names(config)
     name = config.run.backend
     engine = _backend(directory.config.run.backend if name == "auto" else name)
     config = _on(engine, config)
@@ -225,6 +236,12 @@ def _reopen(
             f"run.updates = {config.run.updates} lies behind it"
         )
     return directory, engine, config
+
+
+def _check_names(config: Config) -> None:
+    """Refuse prompts, rewards and features that are not there before a library is loaded."""
+    prompts.load(config.prompts)
+    check_names(config)
 
 
 def _backend(name: str) -> Backend:

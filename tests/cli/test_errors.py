@@ -10,7 +10,7 @@ from common import backends, config, trainer
 from common.backends import BackendUnavailableError
 from common.commands.errors import explain
 from common.config import ConfigError
-from common.errors import RequestError, preparing
+from common.errors import RequestError, existing, preparing
 from common.rewards import RewardNameError
 from common.runs import checkpoint
 from common.runs.directory import RunDirectory
@@ -178,6 +178,71 @@ def test_a_reward_that_fails(refused, small, tmp_path, name, expected):
 def test_a_reward_that_does_not_import_is_a_wrong_request(refused, small):
     line = refused(2, "run", *small(**{"reward__terms__no_such_module:f": "1"}))
     assert "cannot import 'no_such_module'" in line
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_names_and_out_are_checked_before_anything_is_loaded(
+    refused, drift, small, monkeypatch, tmp_path, more
+):
+    def load(*_):
+        raise AssertionError("a backend was loaded")
+
+    monkeypatch.setattr(backends, "load", load)
+    monkeypatch.setattr(backends, "best", load)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "photo.png").touch()
+    (tmp_path / "file").touch()
+    cases = {
+        ("--out", "full"): "full is not empty and holds no run (it has 'photo.png')",
+        ("--out", "file"): "directory file: something else of that name is in the way",
+        ("--out", "file/run"): "a folder on the way is a file",
+        ("--set", "reward.terms.jpeg_compresibility=1"): "did you mean 'jpeg_compressibility'?",
+        ("--set", "reward.terms.no_such_module:f=1"): "cannot import 'no_such_module'",
+        ("--set", "reward.options.embedded.scalling=raw"): "'scalling'; did you mean 'scaling'?",
+        ("--set", "drift.shaping.features=embeded"): "no features 'embeded'; did you mean",
+        ("--set", "evaluate.features=embeded"): "no features 'embeded'; did you mean",
+        ("--set", "prompts.source=animls"): "did you mean 'animals'?",
+    }
+    for words, says in cases.items():
+        assert says in refused(2, "run", *small(), *words, *more)
+    watched = ["--set", "audit.every=1", "--set", 'audit.scorers=["ocrr"]']
+    assert "no reward 'ocrr'; did you mean 'ocr'" in refused(2, "run", *small(), *watched, *more)
+    assert {path.name for path in tmp_path.iterdir()} == {"full", "file"}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("run --seed 3", "Set the key by --set run.seed=3"),
+        ("run --seed=3", "Set the key by --set run.seed=3"),
+        ("run emoji --learning-rate 1e-4", "--set optimizer.learning_rate=1e-4"),
+        ("run --rollout.steps 8", "--set rollout.steps=8"),
+        ("run --keep", "--set drift.subset.keep=VALUE or --set checkpoint.keep=VALUE"),
+        ("sweep emoji --out x --updates 9", "--set run.updates=9"),
+        ("sweep emoji --out x --seed 9", "--seeds"),
+        ("run --bakend cpu", "--backend"),
+    ],
+)
+def test_an_option_that_is_a_key_is_answered_with_set(drift, words, says):
+    result = drift(*words.split())
+    assert result.exit_code == 2
+    assert says in result.stderr
+
+
+def test_a_run_in_place_of_a_recipe_is_answered_with_resume(refused, finished):
+    line = refused(2, "run", finished)
+    assert f"is a run, and no recipe; `drift run --resume --out {finished}` goes on with it" in line
+
+
+def test_what_there_is_is_listed_in_words(refused, finished):
+    (finished / "checkpoints" / "000001").rename(finished / "aside")
+    line = refused(2, "sample", finished, "--prompt", "rose", "--checkpoint", "3")
+    assert line.endswith("no checkpoint after update 3 in " + f"{finished}; the only one is 2")
+    assert "there are base, 2" in refused(2, "eval", finished, "--checkpoint", "3")
+    line = refused(2, "run", "--resume", "--out", finished, "--from", "1")
+    assert "no checkpoint after update 1; the only one is 2; 0 is the start" in line
+    assert existing(["a", "b, c"]) == "; there are 'a', 'b, c'"
+    assert existing([]) == ""
 
 
 def test_debug_shows_the_traceback(drift):

@@ -23,6 +23,9 @@ import pytest
 from PIL import Image
 
 from common import report
+from common.audit.measure import compare
+from common.prompts import Prompt
+from common.report import audit_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 REQUIRED = os.environ.get("DRIFT_REQUIRE_BROWSER") == "1"
@@ -42,7 +45,9 @@ os.execv(sys.argv[3], sys.argv[3:])
 PATIENCE = 300.0
 """Seconds that one answer of the browser may take."""
 
-make_run = runpy.run_path(str(Path(__file__).parents[1] / "common" / "test_report.py"))["make_run"]
+COMMON = Path(__file__).parents[1] / "common"
+make_run = runpy.run_path(str(COMMON / "test_report.py"))["make_run"]
+side = runpy.run_path(str(COMMON / "test_audit.py"))["side"]
 
 
 class Tab:
@@ -181,17 +186,44 @@ def test_every_picture_is_there(tab: Tab, page: Path):
     assert min(plots) > 150
 
 
+OUTSIDE = """[...document.querySelectorAll('body *:not(thead, thead *)')]
+    .filter(e => e.getBoundingClientRect().right > innerWidth + 0.5 && e.checkVisibility())
+    .map(e => e.tagName + ' ' + e.textContent.slice(0, 40))"""
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_nothing_is_wider_than_the_screen(tab: Tab, page: Path, width: int):
     tab.show(page, width=width)
     assert tab.value("innerWidth") == width
     assert tab.value("document.documentElement.scrollWidth") <= width
-    outside = tab.value(
-        """[...document.querySelectorAll('body *:not(thead, thead *)')]
-        .filter(e => e.getBoundingClientRect().right > innerWidth + 0.5 && e.checkVisibility())
-        .map(e => e.tagName + ' ' + e.textContent.slice(0, 40))"""
-    )
-    assert outside == []
+    assert tab.value(OUTSIDE) == []
+
+
+def audit_page_of_a_run(folder: Path) -> Path:
+    """An audit with long names of scorers, groups and prompts."""
+    long = "a_name_without_any_space_that_is_much_longer_than_a_telephone_is_wide"
+    prompts = [Prompt(i, f"{long} {i}", {"kind": f"{long}{i % 2}"}) for i in range(4)]
+    sides = [side(0), side(1, hacked=True)]
+    for each in sides:
+        each.heldout[f"my_package.rewards:{long}"] = -each.reward
+    done = compare(*sides, prompts, skipped={long: f"needs {long}"}, group_by="kind", seed=0)
+    (folder / "audit.html").write_text(audit_page.render(done, title=long, facts=[long]))
+    return folder / "audit.html"
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_tables_of_an_audit_fit_a_telephone(tab: Tab, tmp_path: Path, width: int):
+    tab.show(audit_page_of_a_run(tmp_path), width=width)
+    assert tab.value("innerWidth") == width
+    assert tab.value("document.documentElement.scrollWidth") <= width
+    assert tab.value(OUTSIDE) == []
+    hidden = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth)"
+    assert tab.value(f"{hidden}.length") == 0
+    cells = "[...document.querySelectorAll('.numbers tbody td')].filter(e => e.textContent)"
+    assert tab.value(f"{cells}.length") > 60
+    assert tab.value(f"{cells}.every(e => e.dataset.label && e.checkVisibility())")
+    label = "getComputedStyle(document.querySelector('.numbers td'), '::before').content"
+    assert tab.value(label) == ('"Value"' if width == 360 else "none")
 
 
 def test_labels_in_plots_do_not_run_into_each_other(tab: Tab, page: Path):

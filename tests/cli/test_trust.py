@@ -15,7 +15,7 @@ from pathlib import Path
 Path("was-here").write_text("")
 
 def reward(images, prompts, metadata):
-    return [0.0] * len(images)
+    return [float(i) for i in range(len(images))]
 """
 TINY = (
     *("run.updates=1", 'prompts.names=["rose", "owl"]', "rollout.prompts=2", "rollout.steps=3"),

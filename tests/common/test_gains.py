@@ -150,5 +150,5 @@ def test_the_intervals_hold_known_gains():
 
 
 def test_an_unknown_baseline_is_refused():
-    with pytest.raises(ValueError, match="no method 'x'; there are b"):
+    with pytest.raises(ValueError, match="no method 'x'; the only one is b"):
         compare({"b": sample(BASELINE)}, "x", draws(5, 5), levels=LEVELS)

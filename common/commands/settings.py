@@ -1,0 +1,43 @@
+"""A command with `--set`: where an option has the name of a key, the error says how to set it."""
+
+from collections.abc import Collection
+
+import click
+
+
+class SettingsCommand(click.Command):
+    """A command that changes keys with `--set`."""
+
+    set_otherwise: Collection[str] = ()
+    """Keys that the command sets by options of its own."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse; UsageError for `--seed 3` says `--set run.seed=3`."""
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if keys := self._keys(error.option_name):
+                value = _value(error.option_name, given)
+                ways = " or ".join(f"--set {key}={value}" for key in keys)
+                message = f"No such option: {error.option_name}. Set the key by {ways}"
+                raise click.UsageError(message, ctx) from None
+            raise
+
+    def _keys(self, option: str) -> list[str]:
+        """The keys with that name, or with that last part."""
+        from common.config import known_keys
+
+        name = option.lstrip("-").replace("-", "_")
+        keys = [key for key in known_keys() if f".{key}".endswith(f".{name}")]
+        return [key for key in keys if key not in self.set_otherwise]
+
+
+def _value(option: str, given: list[str]) -> str:
+    """What the user wrote after an option, or VALUE."""
+    for word, after in zip(given, [*given[1:], "--"], strict=True):
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2]
+        if word == option:
+            return "VALUE" if after.startswith("--") else after
+    return "VALUE"
