@@ -82,7 +82,7 @@ def test_scales_and_cads_at_inference_are_methods_of_their_own(tmp_path):
     assert [v.scale for v in study.method("emoji-grpo, adapter scale").strengths[0].variants] == [
         1.0, 0.5, 1.0, 1.5,
     ]  # fmt: skip
-    with pytest.raises(StudyError, match="there are .*'emoji-grpo', 'emoji-grpo, .*'"):
+    with pytest.raises(StudyError, match=r"there are .*'emoji-grpo', 'emoji-grpo, .*'"):
         study.method("qqqq")
     weak, _ = study.method("emoji-grpo, CADS").strengths
     assert weak.variants == (Variant(0), Variant(0, prompt_noise=0.1), Variant(40, 1.0, 0.1))
