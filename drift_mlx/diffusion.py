@@ -206,6 +206,13 @@ class DiffusersPolicy(Tuned):
         """The first words of an error about the model's files."""
         return f"model.path = '{self._settings.path}'"
 
+    def _check_tokenizers(self) -> None:
+        """Refuse now what the first prompt would bring up: no length, or nothing to pad with."""
+        self._clip_length()
+        for name, tokenizer in self._tokenizers.items():
+            component = name.replace("text_encoder", "tokenizer")
+            pipelines.check_padding(tokenizer, component, self._where)
+
     def _clip_length(self) -> int:
         """Tokens that the first CLIP reads of a prompt. ValueError where no file says it."""
         positions = self._folder.settings(CLIP, CLIPTextConfig).max_position_embeddings

@@ -38,7 +38,7 @@ class FluxPolicy(DiffusersPolicy):
         pipeline: Folder | None = None,
     ):
         super().__init__(model, adapter, seed=seed, pipeline=pipeline)
-        self._clip_length()  # refused now, not at the first prompt
+        self._check_tokenizers()
         _, height, width = self.latent_shape
         self._size = height // 2, width // 2
         scheduler = self._folder.document("scheduler", "scheduler_config.json")

@@ -34,7 +34,7 @@ class SD15Policy(DiffusersPolicy):
         pipeline: Folder | None = None,
     ):
         super().__init__(model, adapter, seed=seed, pipeline=pipeline)
-        self._clip_length()  # refused now, not at the first prompt
+        self._check_tokenizers()
         scheduler = self._folder.document("scheduler", "scheduler_config.json")
         self.schedule = pipelines.diffusion_schedule(scheduler, str(model.path))
         self.prediction = pipelines.prediction(scheduler, str(model.path))

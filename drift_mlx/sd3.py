@@ -41,6 +41,7 @@ class SD3Policy(DiffusersPolicy):
         pipeline: Folder | None = None,
     ):
         super().__init__(model, adapter, seed=seed, pipeline=pipeline)
+        self._check_tokenizers()
         scheduler = self._folder.document("scheduler", "scheduler_config.json")
         length = (self.latent_shape[1] // self._config.patch_size) ** 2
         self.schedule = pipelines.sd3_schedule(scheduler, length, str(model.path))

@@ -232,6 +232,13 @@ class DiffusersPolicy(Tuned, ABC):
         """The first words of an error about the model's files."""
         return f"model.path = '{self._settings.path}'"
 
+    def _check_tokenizers(self) -> None:
+        """Refuse now what the first prompt would bring up: no length, or nothing to pad with."""
+        self._clip_length()
+        for name, part in self._pipe.components.items():
+            if name.startswith("tokenizer") and part is not None:
+                pipelines.check_padding(part, name, self._where)
+
     def _clip_length(self) -> int:
         """Tokens that the first CLIP reads of a prompt. ValueError where no file says it."""
         positions = self._pipe.text_encoder.config.max_position_embeddings

@@ -32,7 +32,7 @@ class FluxPolicy(DiffusersPolicy):
         pipeline: Any = None,
     ):
         super().__init__(model, adapter, seed=seed, device=device, pipeline=pipeline)
-        self._clip_length()  # refused now, not at the first prompt
+        self._check_tokenizers()
         self._has_guidance_input = self.module.config.guidance_embeds
         _, height, width = self.latent_shape
         length = (height // 2) * (width // 2)

@@ -32,7 +32,7 @@ class SD15Policy(DiffusersPolicy):
         pipeline: Any = None,
     ):
         super().__init__(model, adapter, seed=seed, device=device, pipeline=pipeline)
-        self._clip_length()  # refused now, not at the first prompt
+        self._check_tokenizers()
         self.schedule = pipelines.diffusion_schedule(self._scheduler, str(model.path))
         self.prediction = pipelines.prediction(self._scheduler, str(model.path))
 

@@ -34,6 +34,7 @@ class SD3Policy(DiffusersPolicy):
         pipeline: Any = None,
     ):
         super().__init__(model, adapter, seed=seed, device=device, pipeline=pipeline)
+        self._check_tokenizers()
         config = self.module.config
         length = (self.latent_shape[1] // config.patch_size) ** 2
         self.schedule = pipelines.sd3_schedule(self._scheduler, length, str(model.path))

@@ -1,6 +1,6 @@
 """Diffusers pipelines, for both backends: their folders, their architectures, their prompts."""
 
-from common.pipelines.files import check_length, native_side
+from common.pipelines.files import check_length, check_padding, native_side
 from common.pipelines.folder import (
     FAMILIES,
     INDEX,
@@ -33,6 +33,7 @@ __all__ = [
     "SCHEDULER",
     "check",
     "check_length",
+    "check_padding",
     "check_resolution",
     "diffusion_schedule",
     "flux_schedule",

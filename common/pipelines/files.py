@@ -15,6 +15,7 @@ __all__ = [
     "STEMS",
     "check_files",
     "check_length",
+    "check_padding",
     "check_settings",
     "components",
     "document",
@@ -182,6 +183,14 @@ def weight_files(folder: Path, component: str, library: str, where: str) -> tupl
     existing = sorted(path.name for path in _entries(own) if path.suffix in WEIGHTS)
     also = f"; it has {', '.join(existing[:8])}" if existing else ""
     raise ValueError(f"{where}: {component}/{stem}.safetensors is missing{also}")
+
+
+def check_padding(tokenizer: Any, component: str, where: str) -> None:
+    """ValueError, beginning with `where`, for a tokenizer that has no token to pad with."""
+    if getattr(tokenizer, "pad_token", "") is None:
+        raise ValueError(
+            f"{where}: {component}/tokenizer_config.json has no pad_token: set it there"
+        )
 
 
 def _shards(folder: Path, component: str, table: str, where: str) -> list[Path]:

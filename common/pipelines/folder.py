@@ -36,6 +36,31 @@ FAMILIES = {
 PIPELINES = {family: name for name, family in FAMILIES.items()}
 """The pipeline class of each family."""
 
+REQUIRED = {
+    "sd15": ("scheduler", "text_encoder", "tokenizer", "unet", "vae"),
+    "sd3": (
+        "scheduler",
+        "text_encoder",
+        "text_encoder_2",
+        "text_encoder_3",
+        "tokenizer",
+        "tokenizer_2",
+        "tokenizer_3",
+        "transformer",
+        "vae",
+    ),
+    "flux": (
+        "scheduler",
+        "text_encoder",
+        "text_encoder_2",
+        "tokenizer",
+        "tokenizer_2",
+        "transformer",
+        "vae",
+    ),
+}
+"""The components of each family, which an index must name."""
+
 OPTIONAL = ("safety_checker", "feature_extractor", "image_encoder")
 """Components that text-to-image does without."""
 
@@ -96,8 +121,10 @@ def check(model: ModelConfig, without: Collection[str] = ()) -> dict[str, Any]:
         hint = f": model.family = '{family}'" if family else f"; '{model.family}' is {expected}"
         raise ValueError(f"model.path = '{path}' holds a {kind}, not a {expected}{hint}")
     folder = Path(path).expanduser()
-    for name, entry in sorted(document.items()):
-        if not isinstance(entry, list) or name in OPTIONAL or name in without:
+    parts = dict.fromkeys(REQUIRED.get(model.family, ()), [None, None])
+    parts |= {name: entry for name, entry in document.items() if isinstance(entry, list)}
+    for name, entry in sorted(parts.items()):
+        if name in OPTIONAL or name in without:
             continue
         if entry[0] is None or (folder.is_dir() and not (folder / name).is_dir()):
             hint = "; model.text_encoder_3 = false does without" if name.endswith("_3") else ""

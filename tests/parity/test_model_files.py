@@ -213,6 +213,15 @@ NO_LENGTH = "tokenizer/tokenizer_config.json has no model_max_length: set it to 
             lambda file: file.unlink(),
             "tokenizer/tokenizer.json is missing; it has tokenizer_config.json",
         ),
+        (
+            "flux-dev",
+            "tokenizer_2/tokenizer_config.json",
+            says(pad_token=None),
+            "tokenizer_2/tokenizer_config.json has no pad_token: set it there",
+        ),
+        ("sd15", "model_index.json", says(vae=7), "its component 'vae' is missing"),
+        ("flux-dev", "model_index.json", says(tokenizer=...), "its component 'tokenizer' is miss"),
+        ("sd15", "model_index.json", says(unet=[1]), "model_index.json is damaged"),
         ("sd15", "unet/config.json", pipe, "unet/config.json is not a regular file"),
         ("sd15", "tokenizer/merges.txt", pipe, "tokenizer/merges.txt is not a regular file"),
         (
