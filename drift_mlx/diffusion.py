@@ -207,11 +207,11 @@ class DiffusersPolicy(Tuned):
         return f"model.path = '{self._settings.path}'"
 
     def _check_tokenizers(self) -> None:
-        """Refuse now what the first prompt would bring up: no length, or nothing to pad with."""
+        """Refuse now what the first prompt would bring up."""
         self._clip_length()
         for name, tokenizer in self._tokenizers.items():
             component = name.replace("text_encoder", "tokenizer")
-            pipelines.check_padding(tokenizer, component, self._where)
+            pipelines.check_tokenizer(tokenizer, component, self._where)
 
     def _clip_length(self) -> int:
         """Tokens that the first CLIP reads of a prompt. ValueError where no file says it."""

@@ -233,11 +233,11 @@ class DiffusersPolicy(Tuned, ABC):
         return f"model.path = '{self._settings.path}'"
 
     def _check_tokenizers(self) -> None:
-        """Refuse now what the first prompt would bring up: no length, or nothing to pad with."""
+        """Refuse now what the first prompt would bring up."""
         self._clip_length()
         for name, part in self._pipe.components.items():
             if name.startswith("tokenizer") and part is not None:
-                pipelines.check_padding(part, name, self._where)
+                pipelines.check_tokenizer(part, name, self._where)
 
     def _clip_length(self) -> int:
         """Tokens that the first CLIP reads of a prompt. ValueError where no file says it."""

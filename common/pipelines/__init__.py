@@ -1,6 +1,6 @@
 """Diffusers pipelines, for both backends: their folders, their architectures, their prompts."""
 
-from common.pipelines.files import check_length, check_padding, native_side
+from common.pipelines.files import check_length, check_tokenizer, native_side
 from common.pipelines.folder import (
     FAMILIES,
     INDEX,
@@ -33,8 +33,8 @@ __all__ = [
     "SCHEDULER",
     "check",
     "check_length",
-    "check_padding",
     "check_resolution",
+    "check_tokenizer",
     "diffusion_schedule",
     "flux_schedule",
     "index",

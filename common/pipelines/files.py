@@ -15,8 +15,8 @@ __all__ = [
     "STEMS",
     "check_files",
     "check_length",
-    "check_padding",
     "check_settings",
+    "check_tokenizer",
     "components",
     "document",
     "native_side",
@@ -185,12 +185,14 @@ def weight_files(folder: Path, component: str, library: str, where: str) -> tupl
     raise ValueError(f"{where}: {component}/{stem}.safetensors is missing{also}")
 
 
-def check_padding(tokenizer: Any, component: str, where: str) -> None:
-    """ValueError, beginning with `where`, for a tokenizer that has no token to pad with."""
+def check_tokenizer(tokenizer: Any, component: str, where: str) -> None:
+    """ValueError, beginning with `where`, for a tokenizer that cannot pad or compare lengths."""
+    name = f"{where}: {component}/tokenizer_config.json"
     if getattr(tokenizer, "pad_token", "") is None:
-        raise ValueError(
-            f"{where}: {component}/tokenizer_config.json has no pad_token: set it there"
-        )
+        raise ValueError(f"{name} has no pad_token: set it there")
+    length = getattr(tokenizer, "model_max_length", 1)
+    if not isinstance(length, int | float):
+        raise ValueError(f"{name} says model_max_length = {_json(length)}: set a number there")
 
 
 def _shards(folder: Path, component: str, table: str, where: str) -> list[Path]:

@@ -121,7 +121,7 @@ def check(model: ModelConfig, without: Collection[str] = ()) -> dict[str, Any]:
         hint = f": model.family = '{family}'" if family else f"; '{model.family}' is {expected}"
         raise ValueError(f"model.path = '{path}' holds a {kind}, not a {expected}{hint}")
     folder = Path(path).expanduser()
-    parts = dict.fromkeys(REQUIRED.get(model.family, ()), [None, None])
+    parts = {name: [None, None] for name in REQUIRED.get(model.family, ())}
     parts |= {name: entry for name, entry in document.items() if isinstance(entry, list)}
     for name, entry in sorted(parts.items()):
         if name in OPTIONAL or name in without:

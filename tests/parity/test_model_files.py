@@ -219,6 +219,12 @@ NO_LENGTH = "tokenizer/tokenizer_config.json has no model_max_length: set it to 
             says(pad_token=None),
             "tokenizer_2/tokenizer_config.json has no pad_token: set it there",
         ),
+        (
+            "flux-dev",
+            "tokenizer_2/tokenizer_config.json",
+            says(model_max_length=[9]),
+            "tokenizer_2/tokenizer_config.json says model_max_length = [9]: set a number there",
+        ),
         ("sd15", "model_index.json", says(vae=7), "its component 'vae' is missing"),
         ("flux-dev", "model_index.json", says(tokenizer=...), "its component 'tokenizer' is miss"),
         ("sd15", "model_index.json", says(unet=[1]), "model_index.json is damaged"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from huggingface_hub import errors
+from safetensors.torch import load_file, save_file
 
 from common.cli import drift
 from common.config import ModelConfig
@@ -69,6 +70,17 @@ def test_a_folder_without_one_of_its_parts(checkpoint, tmp_path):
     broken = shutil.copytree(checkpoint("sd15"), tmp_path / "broken")
     shutil.rmtree(broken / "text_encoder")
     assert "its component 'text_encoder' is missing" in refused(tmp_path, f"model.path={broken}")
+
+
+def test_a_text_encoder_without_one_of_its_weights(checkpoint, tmp_path):
+    broken = shutil.copytree(checkpoint("sd15"), tmp_path / "broken")
+    file = broken / "text_encoder" / "model.safetensors"
+    arrays = load_file(file)
+    del arrays[min(arrays)]
+    save_file(arrays, file, metadata={"format": "pt"})
+    line = refused(tmp_path, f"model.path={broken}")
+    assert "text_encoder/model.safetensors: '" in line
+    assert line.endswith("' is missing")
 
 
 def test_an_old_gpu_has_no_bfloat16(monkeypatch):
