@@ -18,9 +18,10 @@ from common.audit.watch import HackedError, Watch
 from common.backends import Backend, Policy, memory
 from common.clock import Clock
 from common.config import Config, ConfigError
+from common.config.model import FAMILIES
 from common.errors import NotFiniteError
 from common.evaluation.evaluator import Evaluator
-from common.learning import not_finite, state
+from common.learning import footprint, not_finite, state
 from common.learning.assignment import CreditAssigner
 from common.learning.moving_average import MovingAverage
 from common.learning.update import Learner
@@ -33,6 +34,9 @@ from common.runs.resuming import snapshot_to_resume
 from common.sampling.conditioner import Conditioner
 from common.sampling.process import Process, make_process
 from common.sampling.rollout import Sampler, plan_steps
+
+DIFFUSERS, VAE_SCALE = FAMILIES[1:], 8
+"""Families of diffusers, and pixels for each number of their latents, along one side."""
 
 SMALL = 64
 """Images of fewer pixels a side are enlarged in the pictures of a run."""
@@ -160,6 +164,24 @@ class Trainer:
         """
         prompt = self._prompts[0].text
         return self._backend.estimate(self._policy, config or self._config, prompt)
+
+    def host_memory(self) -> dict[str, int]:
+        """Bytes on the host at the peak of each stage, which grow with the group size."""
+        height, width = self._image_size()
+        blank = np.zeros((1, height, width, 3), dtype=np.uint8)
+        features = self._assigner.features(blank).shape[1]
+        return footprint.stages(self._config, self._policy, blank.size, features)
+
+    def _image_size(self) -> tuple[int, int]:
+        """Height and width of the images; of a diffusers model without decoding one."""
+        model, latent = self._config.model, self._policy.latent_shape
+        if model.family in DIFFUSERS:
+            side = model.resolution or latent[-1] * VAE_SCALE
+            return side, side
+        with self._backend.inference():
+            empty = self._backend.asarray(np.zeros((1, *latent), dtype=np.float32))
+            (image,) = self._policy.decode(empty)
+        return image.shape[0], image.shape[1]
 
     def run(self) -> bool:
         """Train to the last update. False if the stop event came first: saved, ready to resume."""

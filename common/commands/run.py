@@ -32,6 +32,12 @@ from common.errors import RequestError
     "--dry-run", is_flag=True, help="Check everything, show sizes and memory, and do nothing."
 )
 @click.option(
+    "--time",
+    "timed",
+    is_flag=True,
+    help="With --dry-run: compute two updates of a few prompts, and estimate the time of the run.",
+)
+@click.option(
     "--from",
     "resume_from",
     type=click.IntRange(min=0),
@@ -48,6 +54,7 @@ def run(
     out: Path | None,
     resume: bool,
     dry_run: bool,
+    timed: bool,
     resume_from: int | None,
     trust: bool,
 ) -> None:
@@ -61,13 +68,17 @@ def run(
         overrides = (*overrides, f"run.backend={backend}")
     from common.console import pairs, say
     from common.workflows import interrupts
-    from common.workflows.train import fine_tune, rehearse
+    from common.workflows.train import fine_tune
 
     if dry_run:
         if resume:
             raise RequestError("--dry-run is about a new run; leave out --resume")
-        pairs(rehearse(recipe, overrides, trust=trust, out=out))
+        from common.workflows.rehearse import rehearse
+
+        pairs(rehearse(recipe, overrides, trust=trust, out=out, timed=timed))
         return
+    if timed:
+        raise RequestError("--time is about a dry run: write --dry-run --time")
     signals = interrupts.of_the_command()
     done = fine_tune(
         recipe,

@@ -1,11 +1,9 @@
 """Training from start to end: make or reopen a run, watch it, stop it, write its report."""
 
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from os import PathLike
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from common import backends, config as configuration, consent, machine, prompts, report
@@ -105,9 +103,9 @@ def fine_tune(
         raise RequestError("--from N goes back in a run: it needs --resume")
     with ExitStack() as until_done:
         until_done.enter_context(hosts.named_in(overrides))
-        consented = until_done.enter_context(_consent_required(recipe, overrides, out, trust))
+        consented = until_done.enter_context(consent_required(recipe, overrides, out, trust))
         with preparing(), _status("loading", progress):
-            prepare = _reopen if resume else _create
+            prepare = _reopen if resume else create
             directory, engine, config = prepare(recipe, overrides, out)
             until_done.enter_context(directory.locked())
             directory.sweep()
@@ -115,7 +113,7 @@ def fine_tune(
                 directory.check_resumable(config)
             display = None
             if progress:
-                terms = _reward_terms(recipe if resume else recipe or RECIPE, config)
+                terms = reward_terms_text(recipe if resume else recipe or RECIPE, config)
                 display = _display(directory, engine, config, interrupts, terms)
             observer = display or NullObserver()
             with _removed_on_failure(directory, made=not resume):
@@ -141,40 +139,7 @@ def fine_tune(
     return Run(directory)
 
 
-def rehearse(
-    recipe: Recipe | None, overrides: Overrides, *, trust: bool, out: Path | None = None
-) -> dict[str, Any]:
-    """Load all that a run needs, and give its sizes and its memory; nothing is left on disk.
-
-    out: the folder that the run would get, which must be free.
-    """
-    if out is not None:
-        RunDirectory.check_free(out)
-    with (
-        hosts.named_in(overrides),
-        _consent_required(recipe, overrides, None, trust),
-        TemporaryDirectory(prefix="drift-dry-run-") as folder,
-    ):
-        with preparing(), console.status("loading"):
-            directory, engine, config = _create(recipe, overrides, Path(folder) / "run")
-            trainer = Trainer(
-                config, engine, directory, observer=NullObserver(), stop=threading.Event()
-            )
-        with console.status("estimating memory"):
-            memory = trainer.memory()
-    plan = trainer.plan()
-    del plan["update"]
-    sizes = {f"memory, {stage}": f"{size / 1e9:.2f} GB" for stage, size in memory.items()}
-    peak = {"memory at its peak": f"{max(memory.values()) / 1e9:.2f} GB"} if memory else {}
-    facts = {
-        "recipe": config.run.recipe,
-        "backend": engine.name,
-        "reward_terms": _reward_terms(recipe or RECIPE, config),
-    }
-    return {**facts, **plan, **sizes, **peak}
-
-
-def _consent_required(
+def consent_required(
     recipe: Recipe | None, overrides: Overrides, out: Path | None, trust: bool
 ) -> AbstractContextManager[Consent]:
     """Consent to the demands of the recipe's file or of the stored run; a `Config` needs none."""
@@ -201,9 +166,10 @@ def _config(recipe: Recipe, overrides: Overrides) -> Config:
     return configuration.load(str(recipe), overrides)
 
 
-def _create(
+def create(
     recipe: Recipe | None, overrides: Overrides, out: Path | None
 ) -> tuple[RunDirectory, Backend, Config]:
+    """The folder of a new run, the backend, and the configuration with its name."""
     config = _config(RECIPE if recipe is None else recipe, overrides)
     if out is not None:
         RunDirectory.check_free(out)
@@ -268,7 +234,7 @@ def _status(text: str, progress: bool) -> Any:
     return console.status(text) if progress else nullcontext()
 
 
-def _reward_terms(recipe: Recipe | None, config: Config) -> str:
+def reward_terms_text(recipe: Recipe | None, config: Config) -> str:
     """What the run maximises, and the terms of its recipe that were replaced.
 
     recipe: the one below the user's changes; None for a stored configuration.

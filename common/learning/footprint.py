@@ -1,0 +1,121 @@
+"""Memory of an update that grows with the group size: its samples and their credit, on the host.
+
+The peaks of the networks are those of `Backend.estimate`; they depend on batches, not on groups.
+"""
+
+import tracemalloc
+
+import numpy as np
+
+from common.backends import Policy
+from common.config import Config
+from common.embedded.model import SCORERS
+from common.learning import credit
+from common.policies.embedded import CHUNK
+from common.sampling.rollout import plan_steps
+
+__all__ = ["FLOAT", "credit_bytes", "sample_bytes", "stages"]
+
+FLOAT = 4
+"""Bytes of a number of the samples and features."""
+
+MEASURED = 512
+"""Largest group whose credit is computed to measure its memory; that of others is scaled."""
+
+MEASURED_VENDI = 24
+"""The same for the potential `loo_vendi`, whose memory grows with the cube of the group."""
+
+
+def stages(config: Config, policy: Policy, image: int, width: int) -> dict[str, int]:
+    """Bytes on the host at the peak of each stage.
+
+    rollout: the samples when the batches are joined. credit: with images for the rewards, features
+    and the distances of each group. update: the samples.
+
+    Args:
+        config: the whole configuration.
+        policy: the one that is trained.
+        image: numbers of one image, H W 3.
+        width: F, numbers of the features of one image.
+    """
+    rollout = config.rollout
+    images = rollout.prompts * rollout.group_size
+    samples = images * sample_bytes(config, policy, image)
+    # The rewards get all images at once, as uint8 and, one term after the other, as floats.
+    scored = images * image * (2 + FLOAT)
+    features = images * width * (FLOAT + 8)  # as they are, and as the float64 of their norms
+    if config.drift.shaping.mode == "per_step":
+        features += rollout.steps * images * width * FLOAT
+    return {
+        "rollout": 2 * samples,
+        "credit": samples
+        + scored
+        + features
+        + _scorer_bytes(images, image)
+        + rollout.prompts * credit_bytes(config, width),
+        "update": samples,
+    }
+
+
+def sample_bytes(config: Config, policy: Policy, image: int) -> int:
+    """Bytes of one sample: latents before and after each trained step, log-probs, images."""
+    rollout = config.rollout
+    stored = len(plan_steps(rollout, seed=config.run.seed, update=0).trained)
+    latent = int(np.prod(policy.latent_shape))
+    predicted = rollout.steps if config.drift.shaping.mode == "per_step" else 0
+    return stored * (2 * latent + 1) * FLOAT + (1 + predicted) * image
+
+
+def _scorer_bytes(images: int, image: int) -> int:
+    """Activations of the embedded scorer, in whose chunks the images are scored.
+
+    Input, output and workspace of its first layer; other rewards have their own memory on top.
+    """
+    return 3 * min(images, CHUNK) * SCORERS["train"].width * (image // 3) * FLOAT
+
+
+def credit_bytes(config: Config, width: int) -> int:
+    """Peak of the credit of one group, measured on random rewards and features.
+
+    A group that is too large to be measured at once is scaled from a smaller one.
+    """
+    size = config.rollout.group_size
+    cubic = config.drift.shaping.potential == "loo_vendi"
+    measured = min(size, MEASURED_VENDI if cubic else MEASURED)
+    return round(_measured(config, measured, width) * (size / measured) ** (3 if cubic else 2))
+
+
+def _measured(config: Config, size: int, width: int) -> int:
+    rollout = config.rollout.model_copy(update={"group_size": size})
+    keep = config.drift.subset.keep
+    if keep:
+        keep = max(1, round(keep * size / config.rollout.group_size))
+    subset = config.drift.subset.model_copy(update={"keep": keep})
+    smaller = config.model_copy(
+        update={"rollout": rollout, "drift": config.drift.model_copy(update={"subset": subset})}
+    )
+    generator = np.random.default_rng(0)
+    rewards = generator.random((1, size))
+    features = generator.random((1, size, width), dtype=np.float32)
+    per_step = config.drift.shaping.mode == "per_step"
+    steps = (rollout.steps, 1, size, width)
+    predicted = generator.random(steps, dtype=np.float32) if per_step else None
+    tracing = tracemalloc.is_tracing()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        credit.assign(
+            smaller,
+            rewards,
+            features,
+            predicted_features=predicted,
+            draws=rewards,
+            shuffle_draws=rewards,
+            base=np.zeros(1),
+        )
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        if not tracing:
+            tracemalloc.stop()
+    return peak - before

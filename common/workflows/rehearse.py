@@ -1,0 +1,136 @@
+"""A dry run: everything is loaded, nothing is left on disk; its sizes, its memory and its time."""
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from common import machine
+from common.backends import Backend
+from common.config import Config, Overrides, changed
+from common.console import clock, console
+from common.errors import preparing
+from common.progress import NullObserver
+from common.prompts import load as load_prompts
+from common.rewards import hosts
+from common.runs.directory import RunDirectory
+from common.trainer import Trainer
+from common.workflows.train import RECIPE, Recipe, consent_required, create, reward_terms_text
+
+
+def rehearse(
+    recipe: Recipe | None,
+    overrides: Overrides,
+    *,
+    trust: bool,
+    out: Path | None = None,
+    timed: bool = False,
+) -> dict[str, Any]:
+    """Load all that a run needs, and give its sizes and its memory; nothing is left on disk.
+
+    out: the folder that the run would get, which must be free.
+    timed: also compute two updates of some of the prompts, and estimate the time from the second.
+    """
+    if out is not None:
+        RunDirectory.check_free(out)
+    with (
+        hosts.named_in(overrides),
+        consent_required(recipe, overrides, None, trust),
+        TemporaryDirectory(prefix="drift-dry-run-") as folder,
+    ):
+        with preparing(), console.status("loading"):
+            directory, engine, config = create(recipe, overrides, Path(folder) / "run")
+            trainer = _trainer(config, engine, directory)
+        process = machine.resident_bytes()
+        with console.status("estimating memory"):
+            memory = _memory(engine, trainer.memory(), trainer.host_memory(), process)
+        plan = trainer.plan()
+        times: dict[str, str] = {}
+        if timed:
+            with console.status("timing an update"):
+                times = _times(config, engine, Path(folder) / "timed", trainer)
+    del plan["update"]
+    head = {
+        "recipe": config.run.recipe,
+        "backend": engine.name,
+        "reward_terms": reward_terms_text(recipe or RECIPE, config),
+    }
+    return {**head, **plan, **{name: _size(size) for name, size in memory.items()}, **times}
+
+
+def _trainer(config: Config, engine: Backend, directory: RunDirectory, **more: Any) -> Trainer:
+    stop = threading.Event()
+    return Trainer(config, engine, directory, observer=NullObserver(), stop=stop, **more)
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+def _memory(
+    engine: Backend, device: Mapping[str, int], host: Mapping[str, int], process: int
+) -> dict[str, int]:
+    """Rows of bytes. process: memory of this process with the weights loaded.
+
+    A CPU, and MLX everywhere, has one memory for the device and the host: the rows are sums, and
+    so is the peak, since an allocator keeps for the update's arrays what the credit had.
+    """
+    if not device:
+        return {f"memory of the samples, {stage}": size for stage, size in host.items()}
+    if engine.gpu and engine.name != "mlx":
+        rows = {f"memory, {stage}": size for stage, size in device.items()}
+        peaks = {"memory at its peak": max(device.values())}
+        return {**rows, **peaks, "memory of the host, samples and credit": max(host.values())}
+    weights = min(device.values())
+    stages = {**device, "credit": weights}
+    rows = {stage: size + host.get(stage, 0) for stage, size in stages.items()}
+    libraries = max(process - weights, 0)
+    return {
+        **{f"memory, {stage}": size for stage, size in rows.items()},
+        "memory, Python and libraries": libraries,
+        "memory at its peak": libraries
+        + max(*rows.values(), rows["credit"] + device["update"] - weights),
+    }
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"
+
+
+# --- time -----------------------------------------------------------------------------------------
+
+
+def _times(config: Config, engine: Backend, folder: Path, trainer: Trainer) -> dict[str, str]:
+    """The time of an update, an evaluation and the run, from a measured update.
+
+    It has as many prompts as fill a batch; the first one, which compiles and warms up, does not
+    count. An evaluation is estimated from the speed of the rollout.
+    """
+    rollout = config.rollout
+    prompts = min(rollout.prompts, -(-rollout.batch_size // rollout.group_size))
+    fewer = changed(config, {"rollout.prompts": prompts, "reward.cache": None, "audit.every": 0})
+    directory = RunDirectory.create(folder, fewer, {})
+    texts = [prompt.text for prompt in load_prompts(config.prompts)]
+    # The gate "above_base" asks for the rewards of the base model.
+    directory.append_evaluation(
+        {"update": 0, "prompts": texts, "reward_by_prompt": [0.0] * len(texts)}
+    )
+    timed = _trainer(fewer, engine, directory, policy=trainer.policy)
+    timed.step()
+    record = timed.step()
+    update = record["seconds"] * rollout.prompts / prompts
+    settings, updates = config.evaluate, config.run.updates
+    images = (min(settings.prompts or len(texts), len(texts))) * settings.images
+    steps = images * settings.steps / (record["images"] * rollout.steps)
+    evaluation = record["time/rollout"] * steps
+    evaluations = 1 + -(-updates // settings.every)
+    return {
+        "timed": f"an update of {prompts} of its {rollout.prompts} prompts",
+        "time of an update": _seconds(update),
+        "time of an evaluation": f"about {_seconds(evaluation)}",
+        "time of the run": f"about {clock(updates * update + evaluations * evaluation)}",
+    }
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else clock(seconds)
