@@ -39,8 +39,9 @@ def parity(
 ) -> None:
     """Run every stage of an update on each backend and print its error against float64.
 
-    With --model the stages are those of a diffusers folder, in float32, and the backends are
-    compared with each other. The exit code is 1 when a stage is over its tolerance.
+    With --model the stages are those of a diffusers folder, and the backends are compared with
+    each other; --set model.dtype=bfloat16 has tolerances of its own, as float16 and model.quantize.
+    The exit code is 1 when a stage is over its tolerance.
     """
     # MLX reads the variable when it loads; with TF32 a matrix product is 1,000 times less exact.
     os.environ["MLX_ENABLE_TF32"] = "0"

@@ -42,6 +42,7 @@ def settings(*changes: str) -> Config:
         "rollout.window=0",
         "rollout.trained_steps=0",
         "rollout.kernel=flow_sde",
+        "objective.kl_form=transition",
     )
     return configuration.load("emoji", [*pinned, *changes])
 
@@ -77,6 +78,7 @@ class BackendUnderTest:
     def __init__(self, backend: Backend, reference: "BackendUnderTest | None" = None) -> None:
         self.backend, self._reference = backend, reference or self
         self.process = FlowProcess.from_config(settings().rollout)
+        self._sampled: dict[tuple[str, float, float], tuple[np.ndarray, np.ndarray]] = {}
 
     @cached_property
     def adapted(self) -> Policy:
@@ -101,20 +103,23 @@ class BackendUnderTest:
         x0 = from_images(emoji(len(STEPS)))
         return (1 - s) * x0 + s * draw("latents", x0.shape)
 
-    @cached_property
-    def sampled(self) -> tuple[np.ndarray, np.ndarray]:
+    def sampled(self, process: FlowProcess) -> tuple[np.ndarray, np.ndarray]:
         """Samples of the adapted model from the latents, float32, and their log-probs: [B].
 
         Computed by the reference alone: the clip and the KL mean something near the policy that
         sampled only, and every backend must start from the same numbers.
         """
         if self._reference is not self:
-            return self._reference.sampled
-        x = self.latents.astype(np.float64)
-        levels = Levels(None, self.process.sigmas[STEPS], self.process.sigmas[STEPS + 1])
-        transition = self.process.transition(x, self.velocity(self.adapted), levels)
-        sample = kernels.sample(transition, draw("sampled", x.shape)).astype(np.float32)
-        return sample, self.process.log_prob(sample.astype(np.float64), transition)
+            return self._reference.sampled(process)
+        key = process.kernel, process.noise_level, process.guidance
+        if key not in self._sampled:
+            x = self.latents.astype(np.float64)
+            levels = Levels(None, process.sigmas[STEPS], process.sigmas[STEPS + 1])
+            transition = process.transition(x, self.velocity(self.adapted, process), levels)
+            sample = kernels.sample(transition, draw("sampled", x.shape)).astype(np.float32)
+            log_prob = process.log_prob(sample.astype(np.float64), transition)
+            self._sampled[key] = sample, log_prob
+        return self._sampled[key]
 
     def levels(self, policy: Policy) -> Levels:
         """The noise levels of the B samples."""
@@ -125,11 +130,12 @@ class BackendUnderTest:
         with self.backend.inference():
             return policy.encode(PROMPTS)
 
-    def velocity(self, policy: Policy) -> np.ndarray:
-        """The policy's prediction for the B samples, on the host."""
+    def velocity(self, policy: Policy, process: FlowProcess | None = None) -> np.ndarray:
+        """The policy's prediction for the B samples, with the guidance of a process: host."""
         x, levels = self.backend.asarray(self.latents), self.levels(policy)
+        predict = (process or self.process).predict
         with self.backend.inference():
-            velocity = self.process.predict(policy, x, levels, self.conditioning(policy))
+            velocity = predict(policy, x, levels, self.conditioning(policy))
         return self.backend.to_numpy(velocity)
 
     def to_host(self, arrays: dict[str, Array]) -> dict[str, np.ndarray]:

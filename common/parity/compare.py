@@ -1,12 +1,13 @@
 """Runs every stage on every backend and on the float64 reference, and compares them in pairs."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from itertools import combinations
 
 from common import backends as registry
 from common.backends import BackendUnavailableError
 from common.errors import existing
-from common.parity import single, whole
+from common.parity import losses, single, whole
 from common.parity.backend_under_test import BackendUnderTest
 from common.parity.measure import Measured, StageResult, between
 
@@ -62,16 +63,21 @@ WORK: dict[str, Work] = {
     "prompt encoder": single.prompt_encoder,
     "time features": single.time_features,
     "prompt noise": single.noised_prompt,
+    "conditioning": whole.conditioning,
     "model": single.layers,
     "adapter": single.adapter,
     "gradients": single.gradients,
     "transitions": single.transitions,
-    "objective": single.objective,
+    "objective": partial(losses.losses, table=losses.OBJECTIVE),
+    "guidance": partial(losses.losses, table=losses.GUIDANCES),
+    "objectives of kernels": partial(losses.losses, table=losses.KERNELS),
+    "accumulation": losses.accumulated,
+    "moving average": losses.moving_average,
     "optimizer": single.optimizer,
     "scorers": single.scorers,
     "credit": whole.assigned_credit,
     "rollout": whole.rollout,
-    "five updates": whole.updates,
+    "updates": whole.updates,
 }
 """Pieces of work by title; each gives one stage or more."""
 

@@ -1,13 +1,13 @@
 """A diffusers pipeline on several backends, compared stage by stage: `drift parity --model`.
 
-There is no float64 reference: the real networks have float32 kernels inside. One backend after the
-other does all the work and is then freed, so that only one copy of the weights is in memory.
+There is no float64 reference: the real networks have float32 kernels inside. With `model.dtype` or
+`model.quantize` the tolerances are those of the digits that weights have left. One backend after
+the other does all the work and is then freed, so that one copy of the weights is in memory.
 """
 
 import gc
-import math
 from collections.abc import Iterator, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import combinations
 from typing import Any
 
@@ -18,10 +18,11 @@ from common.backends import Backend, Policy
 from common.clock import Clock
 from common.config import Config, ConfigError
 from common.learning.credit import Credit
-from common.learning.update import Learner
+from common.learning.update import Learner, surrogate_loss
 from common.parity.backend_under_test import SEED, draw
 from common.parity.compare import Progress
-from common.parity.measure import ROLLOUT, SINGLE, UPDATES, Measured, StageResult, between
+from common.parity.measure import Measured, StageResult, between
+from common.parity.precision import Tolerances, tolerances
 from common.prompts import Prompt
 from common.sampling.conditioner import Conditioner
 from common.sampling.process import make_process
@@ -31,15 +32,17 @@ __all__ = ["ModelUnderTest", "compare_model", "settings"]
 
 PROMPTS = ("a red fox in the snow", "two blue cubes")
 
-GRADIENTS = 1e-4
-"""A gradient goes through the network twice, and its sums cancel more."""
-
-IMAGES = math.sqrt(2 * 255 * ROLLOUT) / (255 / math.sqrt(3))
-"""Pixels are rounded: with an error of ROLLOUT a share 2 * 255 ROLLOUT of them lies so near the
-middle of two levels that it may become the next one. Relative to evenly spread levels."""
-
 ADAPTER_SCALE = 0.05
 """Standard deviation of B's elements; a fresh adapter would change nothing."""
+
+ADVANTAGES = np.array([1.5, -0.5])
+
+LOSSES = {
+    "loss": (),
+    "KL of Flow-GRPO": ("objective.kl_form=flow_grpo",),
+    "null branch constant": ("rollout.guidance_gradient=conditional",),
+}
+"""Forms of the loss by name: changes of the settings."""
 
 FLOW = ("rollout.kernel=flow_sde", "rollout.schedule=model", "rollout.noise_level=0.7")
 OWN = {
@@ -102,10 +105,11 @@ def compare_model(
     if len(names) < 2:
         raise ValueError("a model is compared on two backends or more, such as cpu,mlx")
     config = settings(path, changes)
+    accepted = tolerances(config.model.dtype, config.model.quantize)
     backends = {name: registry.load(name) for name in names}
     stages_of: dict[str, dict[str, Measured]] = {}
     for name, backend in backends.items():
-        subject, stages = ModelUnderTest(backend, config), {}
+        subject, stages = ModelUnderTest(backend, _settings_on(name, config), accepted), {}
         for title, work in WORK.items():
             if observer is not None:
                 observer(f"{title} on {name}")
@@ -122,11 +126,25 @@ def compare_model(
     ]
 
 
+def _settings_on(name: str, config: Config) -> Config:
+    """The settings on a backend.
+
+    PyTorch on a CPU has neither float16 nor quantised weights: it is a reference in float32.
+    """
+    if name != "cpu":
+        return config
+    dtype = "float32" if config.model.dtype == "float16" else config.model.dtype
+    return configuration.changed(config, {"model.dtype": dtype, "model.quantize": 0})
+
+
 class ModelUnderTest:
     """A backend with a pipeline, and the inputs that all backends get."""
 
-    def __init__(self, backend: Backend, config: Config) -> None:
+    def __init__(
+        self, backend: Backend, config: Config, accepted: Tolerances | None = None
+    ) -> None:
         self.backend, self.config = backend, config
+        self.tolerances = accepted or tolerances(config.model.dtype, config.model.quantize)
         self.prompts = [Prompt(index, text) for index, text in enumerate(PROMPTS)]
 
     @cached_property
@@ -153,6 +171,15 @@ class ModelUnderTest:
         x = draw("latents", (len(PROMPTS), *self.policy.latent_shape))
         return self.backend.asarray(x), self.policy.embed_time(process.times[[2, 7]])
 
+    @property
+    def losses(self) -> dict[str, tuple[str, ...]]:
+        """Those of LOSSES that are not the same for this model."""
+        rollout = self.config.rollout
+        same = {"null branch constant"} if rollout.guidance == 1.0 else set()
+        if not rollout.kernel.endswith("_sde"):
+            same.add("KL of Flow-GRPO")
+        return {name: changes for name, changes in LOSSES.items() if name not in same}
+
     def to_host(self, arrays: dict[str, Any]) -> dict[str, np.ndarray]:
         """Named device arrays as numpy arrays."""
         return {name: self.backend.to_numpy(array) for name, array in arrays.items()}
@@ -173,17 +200,19 @@ class ModelUnderTest:
 
 def encoders(subject: ModelUnderTest) -> Iterator[Measured]:
     """Prompts, and the empty one, embedded."""
+    accepted = subject.tolerances
     with subject.backend.inference():
         conditioning, null = subject.policy.encode(PROMPTS), subject.policy.null(1)
     arrays = {"tokens": conditioning.tokens, "null": null.tokens}
-    yield measured("text encoders, tokens", subject.to_host(arrays))
+    yield Measured("text encoders, tokens", subject.to_host(arrays), accepted.single)
     if conditioning.pooled is not None:
         arrays = {"pooled": conditioning.pooled, "null": null.pooled}
-        yield measured("text encoders, pooled", subject.to_host(arrays))
+        yield Measured("text encoders, pooled", subject.to_host(arrays), accepted.single)
 
 
 def parts(subject: ModelUnderTest) -> Iterator[Measured]:
     """Results of the denoiser's parts that the backends name alike, and its prediction."""
+    accepted = subject.tolerances
     x, time = subject.inputs
     with subject.backend.inference():
         conditioning = subject.policy.encode(PROMPTS)
@@ -192,13 +221,15 @@ def parts(subject: ModelUnderTest) -> Iterator[Measured]:
         trace = subject.to_host(subject.policy.trace(x, time, conditioning))
     prediction = trace.pop("prediction")
     for name, result in trace.items():
-        yield measured(f"denoiser {name}", {name: result})
-    yield measured("prediction, adapter off", {"prediction": off})
-    yield measured("prediction, adapter on", {"prediction": prediction})
+        tolerance = accepted.times if "time" in name else accepted.single
+        yield Measured(f"denoiser {name}", {name: result}, tolerance)
+    yield Measured("prediction, adapter off", {"prediction": off}, accepted.single)
+    yield Measured("prediction, adapter on", {"prediction": prediction}, accepted.single)
 
 
 def gradients(subject: ModelUnderTest) -> Iterator[Measured]:
     """Gradient of mean (prediction - u)^2 for a drawn u by the adapter, tensor by tensor."""
+    accepted = subject.tolerances
     x, time = subject.inputs
     target = subject.backend.asarray(draw("target", x.shape))
     with subject.backend.inference():
@@ -208,18 +239,59 @@ def gradients(subject: ModelUnderTest) -> Iterator[Measured]:
         return ((subject.policy.predict(x, time, conditioning) - target) ** 2).mean(), {}
 
     _, _, by_name = subject.backend.value_and_grad(subject.policy, loss)(x)
-    yield Measured("gradients, adapter", subject.to_host(by_name), GRADIENTS)
+    yield Measured("gradients, adapter", subject.to_host(by_name), accepted.gradients)
+
+
+def losses(subject: ModelUnderTest) -> Iterator[Measured]:
+    """KL and gradient of the loss of two drawn transitions, in each form of LOSSES.
+
+    The old log-probs are the policy's own, so the ratio is 1 and no rounding carries it over the
+    clip.
+    """
+    accepted = subject.tolerances
+    backend, policy, steps = subject.backend, subject.policy, np.array([2, 7])
+    shape = (len(PROMPTS), *policy.latent_shape)
+    x, following = (backend.asarray(draw(name, shape)) for name in ("latents", "following"))
+    for name, changes in subject.losses.items():
+        config = configuration.changed(subject.config, ("objective.kl_weight=0.1", *changes))
+        process = make_process(policy, config.rollout)
+        levels = process.levels(backend, policy, steps)
+        with backend.inference():
+            conditioning = policy.encode(PROMPTS)
+            transition = process.transition(
+                x, process.predict(policy, x, levels, conditioning), levels
+            )
+            with policy.reference():
+                prediction = process.predict(policy, x, levels, conditioning)
+            batch = {
+                "x": x,
+                "x_next": following,
+                "log_prob": process.log_prob(following, transition),
+                "advantage": backend.asarray(ADVANTAGES),
+                "weight": backend.asarray(np.full(len(steps), 1.0 / len(steps))),
+                "tokens": conditioning.tokens,
+                "reference_mean": process.transition(x, prediction, levels).mean,
+                **levels._asdict(),
+            }
+        if conditioning.pooled is not None:
+            batch["pooled"] = conditioning.pooled
+        loss = surrogate_loss(policy, process, config)
+        _, parts, gradients = backend.value_and_grad(policy, loss)(batch)
+        yield Measured(f"{name}, KL", subject.to_host({"kl": parts["kl"]}), accepted.gradients)
+        yield Measured(f"{name}, gradients", subject.to_host(gradients), accepted.gradients)
 
 
 def decoding(subject: ModelUnderTest) -> Iterator[Measured]:
     """Drawn latents as images."""
+    accepted = subject.tolerances
     x, _ = subject.inputs
     with subject.backend.inference():
-        yield Measured("decoded images", {"images": subject.policy.decode(x)}, IMAGES)
+        yield Measured("decoded images", {"images": subject.policy.decode(x)}, accepted.images)
 
 
 def rollout(subject: ModelUnderTest) -> Iterator[Measured]:
     """Ten stochastic steps with prompt noise, each backend on its own path."""
+    accepted = subject.tolerances
     config = subject.config
     whole = config.rollout.model_copy(update={"trained_steps": 0})
     kept, subject.config = config, config.model_copy(update={"rollout": whole})
@@ -228,13 +300,14 @@ def rollout(subject: ModelUnderTest) -> Iterator[Measured]:
     finally:
         subject.config = kept
     steps = {f"step {k}": trajectories.next_latents[:, i] for i, k in enumerate(trained)}
-    yield Measured("rollout latents", steps, ROLLOUT)
-    yield Measured("rollout log-probs", {"log_probs": trajectories.log_probs}, ROLLOUT)
-    yield Measured("rollout images", {"images": trajectories.images}, IMAGES)
+    yield Measured("rollout latents", steps, accepted.rollout)
+    yield Measured("rollout log-probs", {"log_probs": trajectories.log_probs}, accepted.rollout)
+    yield Measured("rollout images", {"images": trajectories.images}, accepted.images)
 
 
 def updates(subject: ModelUnderTest) -> Iterator[Measured]:
     """Two updates from a fresh adapter, with drawn advantages; parameters count as one vector."""
+    accepted = subject.tolerances
     config, policy, backend = subject.config, subject.policy, subject.backend
     policy.load_parameters(subject.fresh)
     process = make_process(policy, config.rollout)
@@ -247,15 +320,14 @@ def updates(subject: ModelUnderTest) -> Iterator[Measured]:
         learner.update(trajectories, credit, trained, conditioner, update)
     values = subject.to_host(policy.parameters())
     flat = np.concatenate([values[name].ravel() for name in sorted(values)], dtype=float)
-    yield Measured("two updates, parameters", {"parameters": flat}, UPDATES)
+    yield Measured("two updates, parameters", {"parameters": flat}, accepted.updates)
 
-
-measured = partial(Measured, tolerance=SINGLE)
 
 WORK = {
     "text encoders": encoders,
     "denoiser": parts,
     "gradients": gradients,
+    "losses": losses,
     "decoding": decoding,
     "rollout": rollout,
     "two updates": updates,

@@ -1,24 +1,17 @@
 """Single stages of an update, each on identical inputs: relative tolerance 1e-5."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import get_args
 
 import numpy as np
 
-from common.algorithm import kernels, prompt_noise
-from common.backends import Array, Conditioning, LossFunction, Policy
-from common.learning.update import surrogate_loss
+from common.algorithm import kernels, prompt_noise, schedules
+from common.backends import Array, Conditioning, DiffusionSchedule, LossFunction, Policy
 from common.parity.backend_under_test import PROMPTS, STEPS, BackendUnderTest, draw, emoji, settings
 from common.parity.measure import SINGLE, Measured
-from common.sampling.process import FlowProcess, Levels
-
-LOG_RATIOS = np.array([-4e-3, 2e-4, -3e-4, 5e-3])
-"""log p - log p_old of the B transitions: far enough from the clip range of +-1e-3 that rounding
-cannot carry one over its edge. With ADVANTAGES the first and the last are clipped."""
-
-ADVANTAGES = np.array([-0.5, 1.5, 1.0, 2.0])
+from common.sampling.process import DDIMProcess, Levels, Process
 
 NOISE_STRENGTH = 0.3
 
@@ -84,47 +77,20 @@ def gradients(subject: BackendUnderTest) -> Iterator[Measured]:
 
 
 def transitions(subject: BackendUnderTest) -> Iterator[Measured]:
-    """Mean, std and log-prob of each flow kernel, from drawn velocities.
+    """Mean, std and log-prob of each kernel, from drawn predictions.
 
     The sample whose log-prob it is comes from the kernel in numpy float64.
     """
-    x, velocity = subject.latents, draw("velocity", subject.latents.shape)
-    asarray, levels = subject.backend.asarray, subject.levels(subject.full)
-    for name in kernels.FLOW_KERNELS:
-        process = replace(subject.process, kernel=name, guidance=1.0)
-        on_host = process.transition(x.astype(np.float64), velocity, _host_levels(process))
+    x, prediction = subject.latents, draw("velocity", subject.latents.shape)
+    asarray = subject.backend.asarray
+    for name, process in _processes(subject).items():
+        on_host = process.transition(x.astype(np.float64), prediction, _levels(process))
         sample = kernels.sample(on_host, draw("transition", x.shape)).astype(np.float32)
-        transition = process.transition(asarray(x), asarray(velocity), levels)
+        transition = process.transition(asarray(x), asarray(prediction), _levels(process, asarray))
         log_prob = process.log_prob(asarray(sample), transition)
         yield measured(f"{name} mean", subject.to_host({"mean": transition.mean}))
         yield measured(f"{name} std", subject.to_host({"std": transition.std}))
         yield measured(f"{name} log-prob", subject.to_host({"log_prob": log_prob}))
-
-
-def objective(subject: BackendUnderTest) -> Iterator[Measured]:
-    """`update.surrogate_loss`, clipped surrogate and KL to the base model, and its gradient."""
-    config, policy = settings("objective.kl_weight=0.1"), subject.adapted
-    asarray, levels = subject.backend.asarray, subject.levels(policy)
-    x = asarray(subject.latents)
-    sample, log_prob = subject.sampled
-    with policy.reference():
-        velocity = asarray(subject.velocity(policy))
-    batch = {
-        "x": x,
-        "x_next": asarray(sample),
-        "log_prob": asarray(log_prob - LOG_RATIOS),
-        "advantage": asarray(ADVANTAGES),
-        "weight": asarray(np.full(len(STEPS), 1.0 / len(STEPS))),
-        "tokens": subject.conditioning(policy).tokens,
-        "reference_mean": subject.process.transition(x, velocity, levels).mean,
-        **levels._asdict(),
-    }
-    loss = surrogate_loss(policy, subject.process, config)
-    value, parts, by_name = subject.backend.value_and_grad(policy, loss)(batch)
-    yield measured("objective loss", subject.to_host({"loss": value}))
-    yield measured("objective ratio", subject.to_host({"ratio": parts["ratio"]}))
-    yield measured("objective KL", subject.to_host({"kl": parts["kl"]}))
-    yield measured("objective gradients", subject.to_host(by_name))
 
 
 def optimizer(subject: BackendUnderTest) -> Iterator[Measured]:
@@ -160,9 +126,23 @@ def scorers(subject: BackendUnderTest) -> Iterator[Measured]:
         yield measured(f"{name} scorer scores", {"scores": scorer.score(images, prompts)})
 
 
-def _host_levels(process: FlowProcess) -> Levels:
-    """`BackendUnderTest.levels` as numpy float64, without time features: no kernel reads them."""
-    return Levels(None, process.sigmas[STEPS], process.sigmas[STEPS + 1])
+def _processes(subject: BackendUnderTest) -> Mapping[str, Process]:
+    """A process of every kernel by name; of DDIM, for both predictions of a diffusion model."""
+    alpha_bars = schedules.scaled_linear_alpha_bars()
+    diffusion = DiffusionSchedule(alpha_bars, steps_offset=1, final=float(alpha_bars[0]))
+    ddim = settings("rollout.kernel=ddim").rollout
+    flows = {name: replace(subject.process, kernel=name) for name in kernels.FLOW_KERNELS}
+    predictions = {"ddim": "epsilon", "ddim of v": "v_prediction"}
+    return flows | {
+        name: DDIMProcess.from_config(ddim, diffusion, prediction)
+        for name, prediction in predictions.items()
+    }
+
+
+def _levels(process: Process, asarray: Callable[[np.ndarray], Array] = np.asarray) -> Levels:
+    """The levels of the B samples, float64 on the host; no kernel reads the time features."""
+    table = process.table
+    return Levels(None, asarray(table[STEPS]), asarray(table[STEPS + 1]))
 
 
 def _flow_loss(policy: Policy) -> LossFunction:

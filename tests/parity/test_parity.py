@@ -4,17 +4,20 @@ The comparison runs once, as the command that users run; every test but the last
 """
 
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from common import backends
-from common.algorithm import kernels
+from common.algorithm import kernels, objective, potential, prompt_noise, shaping
 from common.backends import BackendUnavailableError
 from common.cli import drift as command
 from common.parity import StageResult, compare
+from common.parity.losses import GUIDED, LOSSES
 from common.parity.measure import CHANGE, EXACT, ROLLOUT, SINGLE, UPDATES, Measured, between
+from common.parity.whole import CREDITS, METRICS, NOISES, RUNS
 
 pytest.importorskip("torch")
 # Before mlx.core: MLX multiplies matrices with the BLAS that is loaded first.
@@ -23,27 +26,40 @@ mlx_backend = pytest.importorskip("drift_mlx.backend")
 mlx_lora = pytest.importorskip("drift_mlx.lora")
 mx = pytest.importorskip("mlx.core")
 
+LOSS_STAGES = [f"{name} {what}" for name in LOSSES for what in ("loss", "ratio", "KL", "gradients")]
+LOSS_STAGES.remove("objective of cps KL")
+GUIDED_STAGES = [name for name in LOSS_STAGES if "guidance" in name and "gradients" in name]
+
 STAGES = {
     SINGLE: (
         "prompt encoder", "time features", "prompt noise", "model context", "model time",
         "model blocks.0", "model blocks.1", "model blocks.2", "model blocks.3", "model blocks.4",
         "model blocks.5", "model velocity", "velocity, adapter on", "velocity, adapter off",
-        "gradients, lora", "gradients, full", "flow_sde mean", "flow_sde std", "flow_sde log-prob",
-        "cps mean", "cps std", "cps log-prob", "dance_sde mean", "dance_sde std",
-        "dance_sde log-prob", "objective loss", "objective ratio", "objective KL",
-        "objective gradients", "adamw gradient norm", "adamw moments", "adamw parameters",
-        "train scorer features", "train scorer scores", "heldout scorer features",
-        "heldout scorer scores", "potentials", "advantages",
+        "gradients, lora", "gradients, full", "adamw gradient norm", "adamw moments",
+        "adamw parameters", "train scorer features", "train scorer scores",
+        "heldout scorer features", "heldout scorer scores", "potentials", "advantages",
+        "accumulated gradients", "moving average", "velocity, averaged weights",
+        "potentials of every kind",
+        *(f"advantages, {name}" for name in CREDITS),
+        *(f"conditioning, {name}" for name in NOISES),
+        *(
+            f"{kernel} {what}"
+            for kernel in (*get_args(kernels.FlowKernel), "ddim", "ddim of v")
+            for what in ("mean", "std", "log-prob")
+        ),
+        *(name for name in LOSS_STAGES if name not in GUIDED_STAGES),
     ),
+    GUIDED: GUIDED_STAGES,
     EXACT: ("potentials and advantages, identical inputs",),
     ROLLOUT: (
         "rollout latents", "rollout log-probs", "rollout final latents", "rollout images",
         "rollout rewards", "rollout potentials",
     ),
     UPDATES: (
-        "five updates, parameters", "five updates, reward/mean", "five updates, diversity/group",
+        *(f"{run}, {what}" for run in RUNS for what in ("parameters", *METRICS)),
+        "full tuning, average",
     ),
-    CHANGE: ("five updates, change",),
+    CHANGE: tuple(f"{run}, change" for run in RUNS),
 }  # fmt: skip
 TOLERANCES = {stage: tolerance for tolerance, stages in STAGES.items() for stage in stages}
 PAIRS = ["cpu vs float64", "mlx vs float64", "cpu vs mlx"]
@@ -57,6 +73,19 @@ def answer():
 @pytest.fixture(scope="module")
 def results(answer):
     return [StageResult(**row) for row in json.loads(answer.stdout)["stages"]]
+
+
+def test_the_tables_have_all_that_runs_use():
+    """Every mode, form and kernel that a configuration may name is compared."""
+    lines = {
+        change for table in (LOSSES, CREDITS, NOISES, RUNS) for c in table.values() for change in c
+    }
+    named = {line.partition("=")[2] for line in lines}
+    every = (shaping.Mode, prompt_noise.Form, objective.KLForm, kernels.FlowKernel)
+    defaults = {"additive", "transition", "flow_sde", "both"}
+    assert {name for choices in every for name in get_args(choices)} <= named | defaults
+    assert {"maxvar", "full", "conditional", "0.9", "nearest"} <= named
+    assert "mean_pairwise" in get_args(potential.Potential)
 
 
 def test_every_stage_is_compared_in_every_pair(results):
@@ -156,6 +185,37 @@ def test_a_kernel_that_is_off_shows_in_that_kernel(found, monkeypatch):
 
     monkeypatch.setitem(kernels.FLOW_KERNELS, "flow_sde", off)
     assert found("transitions") == {"flow_sde std", "flow_sde log-prob"}
+
+
+def test_a_form_of_kl_that_is_off_shows_in_that_form(found, monkeypatch):
+    def off(kl, width, *, form):
+        return kl if isinstance(kl, mx.array) else true(kl, width, form=form)
+
+    true = objective.kl_penalty
+    monkeypatch.setattr(objective, "kl_penalty", off)
+    over = found("objective")
+    assert over == {f"objective with the KL of Flow-GRPO {what}" for what in ("loss", "gradients")}
+
+
+def test_a_null_branch_that_is_off_shows_under_guidance(found, monkeypatch):
+    predict = mlx_embedded.EmbeddedPolicy.predict
+
+    def off(self, x, time, conditioning, *, constant=False):
+        return predict(self, x, time, conditioning, constant=False)
+
+    monkeypatch.setattr(mlx_embedded.EmbeddedPolicy, "predict", off)
+    assert found("guidance") == {"guidance, null branch constant gradients"}
+
+
+def test_gradients_that_do_not_add_up_show_in_accumulation(found, monkeypatch):
+    value_and_grad = mlx_backend.Backend.value_and_grad
+
+    def off(self, policy, loss):
+        run = value_and_grad(self, policy, loss)
+        return lambda *arrays, onto=None: run(*arrays)
+
+    monkeypatch.setattr(mlx_backend.Backend, "value_and_grad", off)
+    assert found("accumulation") == {"accumulated gradients"}
 
 
 def test_an_adapter_that_is_off_shows_only_where_it_is_on(found, monkeypatch):

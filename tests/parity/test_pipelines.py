@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from common import backends
 from common.cli import drift as command
 from common.parity.measure import ROLLOUT, SINGLE, UPDATES
-from common.parity.model import GRADIENTS, IMAGES, ModelUnderTest, settings
+from common.parity.model import ModelUnderTest, compare_model, settings
+from common.parity.precision import tolerances
 from common.progress import NullObserver
 from common.runs.directory import RunDirectory
 from common.trainer import Trainer
@@ -28,11 +29,14 @@ SHAPES = {
     "sd35": ("sd3", {"newer": True}, ("model.max_tokens=20", "model.resolution=40")),
     "flux-dev": ("flux", {"guided": True}, ("model.max_tokens=20", "model.resolution=32")),
 }
+GRADIENTS, IMAGES = tolerances().gradients, tolerances().images
 TOLERANCES = {
     "text encoders, tokens": SINGLE,
     "prediction, adapter on": SINGLE,
     "prediction, adapter off": SINGLE,
     "gradients, adapter": GRADIENTS,
+    "loss, KL": GRADIENTS,
+    "loss, gradients": GRADIENTS,
     "decoded images": IMAGES,
     "rollout latents": ROLLOUT,
     "rollout log-probs": ROLLOUT,
@@ -95,7 +99,44 @@ def test_wrong_requests_are_one_line(checkpoint, tmp_path, monkeypatch):
     assert "holds a OtherPipeline; valid: StableD" in refused("--model", str(tmp_path))
 
 
-# --- bfloat16 -----------------------------------------------------------------------------------
+# --- weights of fewer digits --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("digits", "accepted"),
+    [
+        ("model.dtype=bfloat16", tolerances("bfloat16")),
+        ("model.dtype=float16", tolerances("float16")),
+        ("model.quantize=8", tolerances(bits=8)),
+    ],
+)
+def test_weights_of_fewer_digits_have_tolerances_of_their_own(digits, accepted, checkpoint):
+    """PyTorch's CPU has no float16 and no quantised weights: there MLX is compared with float32."""
+    family, options, changes = SHAPES["flux-dev"]
+    path = str(checkpoint(family, **options))
+    stages = {each.stage: each for each in compare_model(["cpu", "mlx"], path, [*changes, digits])}
+    assert tolerances().single < accepted.single < 0.04
+    assert all(each.ok for each in stages.values()), stages
+    for stage, tolerance in (
+        ("prediction, adapter on", accepted.single),
+        ("loss, gradients", accepted.gradients),
+        ("rollout latents", accepted.rollout),
+        ("two updates, parameters", accepted.updates),
+    ):
+        assert stages[stage].tolerance == tolerance
+        assert stages[stage].relative_error > 10 * SINGLE  # it is these weights that were compared
+
+
+def test_tolerances_by_hand():
+    half = tolerances("float16")
+    assert (half.single, half.times, half.gradients) == (8 / 2048, 80 / 2048, 80 / 2048)
+    assert half.rollout == 16 / 2048
+    assert tolerances("bfloat16").single == 8 * half.single
+    assert tolerances(bits=4).single == pytest.approx(4 * 4.6 / 12**0.5 / 15)
+    both = tolerances("float16", 8)
+    assert both.gradients == pytest.approx(half.gradients + tolerances(bits=8).gradients)
+    assert tolerances()[:4] == (SINGLE, SINGLE, pytest.approx(10 * SINGLE), ROLLOUT)
+    assert tolerances().updates == UPDATES
 
 
 @pytest.mark.parametrize("shape", ["sd15", "sd35", "flux-dev"])
