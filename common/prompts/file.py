@@ -57,16 +57,16 @@ def _content(source: Path) -> str:
 
 
 def _lines(content: str) -> Iterator[tuple[int, str]]:
-    """The number and the text of each line that is not blank, without white space around it."""
+    """The number and the text of each line that is no comment and not blank, without margins."""
     for number, line in enumerate(_LINE_END.split(content), start=1):
-        if text := line.lstrip(_BYTE_ORDER_MARK).strip():
+        text = line.lstrip(_BYTE_ORDER_MARK).strip()
+        if text and not text.startswith("#"):
             yield number, text
 
 
 def _text_rows(_: Path, content: str) -> Iterator[Row]:
     for number, line in _lines(content):
-        if not line.startswith("#"):
-            yield number, line, {}
+        yield number, line, {}
 
 
 def _json_rows(source: Path, content: str) -> Iterator[Row]:

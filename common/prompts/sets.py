@@ -62,10 +62,11 @@ def load(config: PromptsConfig) -> PromptSet:
     """The prompts of a configuration.
 
     Sources: "emoji", the 849 names that the embedded model was trained on; "emoji-animals", those
-    of animals among them; a set of `common.prompts.generated`; a .txt file with one prompt a line
-    (blank lines and lines that start with # are skipped); a .jsonl file with an object a line,
-    whose "prompt" is the text and whose other keys are metadata for rewards; a .csv file with a
-    header, whose column "prompt" is the text and whose other columns are metadata.
+    of animals among them; a set of `common.prompts.generated`; a .txt file with one prompt a line;
+    a .jsonl file with an object a line, whose "prompt" is the text and whose other keys are
+    metadata for rewards; a .csv file with a header, whose column "prompt" is the text and whose
+    other columns are metadata. In .txt and .jsonl files blank lines and lines that start with # are
+    skipped.
 
     Raises:
         PromptError: unknown source, unreadable or malformed file, no prompts, a duplicate, or a

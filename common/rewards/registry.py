@@ -1,9 +1,9 @@
 """The registry of rewards: their names, and how a name becomes a callable.
 
 A reward is registered with a factory, so that listing rewards loads no model. A name may also be
-`module:function`, any importable callable. Other distributions add rewards through entry points
-of the group "drift.rewards" that point at a factory decorated with `register`, or at its module.
-Features for diversity are registered in the same way, in a registry of their own.
+`module:function`, any importable callable or decorated factory. Other distributions add rewards
+through entry points of the group "drift.rewards" that point at a factory decorated with `register`,
+or at its module. Features for diversity are registered in the same way, in a registry of their own.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -163,14 +163,22 @@ class Registry:
     ) -> NamedReward:
         """The scorer of a term: a registered name, `module:function`, or an alias of either.
 
+        Where the function is a factory that `register` decorates, it is called as one.
+
         Raises RewardNameError, see the function `create`.
         """
         values = dict(options or {})
         target = str(values.get("reward") or name)
-        spec, chosen, factory = self._checked(name, target, values)
-        if factory is None:
-            function = _import(self.kind, target)
-            return self._named(name, function, spec, chosen, declared=False)
+        if ":" not in target:
+            spec, factory = self._entry(target)
+        else:
+            factory = _import(self.kind, target)
+            spec = getattr(factory, DECLARED, None)
+        if spec is None:
+            undeclared = Spec(target, "", "")
+            chosen = self._options(undeclared, name, values)
+            return self._named(name, factory, undeclared, chosen, declared=False)
+        chosen = self._checked(spec, name, values)
         try:
             made = factory(backend) if spec.options is Options else factory(backend, chosen)
         except RewardNameError as error:
@@ -178,29 +186,24 @@ class Registry:
         return self._named(name, made, spec, chosen, declared=True)
 
     def check(self, name: str, options: Mapping[str, Any] | None = None) -> None:
-        """Raise the RewardNameError that `create` raises before it loads the scorer."""
+        """Raise a RewardNameError of `create` that shows without loading anything."""
         values = dict(options or {})
         target = str(values.get("reward") or name)
-        if ":" in target:
-            try:
-                imports.check(f"{self.kind} '{target}'", target, what="function")
-            except RequestError:
-                raise
-            except ValueError as error:
-                raise RewardNameError(str(error)) from None
-        self._checked(name, target, values)
+        if ":" not in target:
+            self._checked(self._entry(target)[0], name, values)
+            return
+        try:
+            imports.check(f"{self.kind} '{target}'", target, what="function")
+        except RequestError:
+            raise
+        except ValueError as error:
+            raise RewardNameError(str(error)) from None
 
-    def _checked(
-        self, name: str, target: str, values: Mapping[str, Any]
-    ) -> tuple[Spec, Options, Factory | None]:
-        """Declaration, options and factory of a scorer; no factory for `module:function`."""
-        if ":" in target:
-            spec = Spec(target, "", "")
-            return spec, self._options(spec, name, values), None
-        spec, factory = self._entry(target)
+    def _checked(self, spec: Spec, name: str, values: Mapping[str, Any]) -> Options:
+        """The options of a scorer that has its packages here."""
         if missing := spec.missing():
             raise RewardNameError(f"{self.kind} '{name}' {missing}")
-        return spec, self._options(spec, name, values), factory
+        return self._options(spec, name, values)
 
     def _entry(self, name: str) -> tuple[Spec, Factory]:
         plugins = self._plugins()

@@ -51,7 +51,8 @@ def test_text_file(tmp_path):
 
 def test_json_lines_carry_metadata(tmp_path):
     file = tmp_path / "prompts.jsonl"
-    file.write_text('{"prompt": "two cats", "count": 2}\n\n{"prompt": "é"}\n', encoding="utf-8")
+    text = '# cats\n{"prompt": "two cats", "count": 2}\n\n{"prompt": "é"}\n'
+    file.write_text(text, encoding="utf-8")
     loaded = load(file)
     assert [(p.id, p.text, p.metadata) for p in loaded] == [
         (0, "two cats", {"count": 2}),

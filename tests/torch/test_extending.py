@@ -1,19 +1,21 @@
 """docs/extending.md, followed to the letter: its family, reward and prompts train a model."""
 
 import re
+import runpy
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner
-from safetensors.torch import save_file
 
 from common import config as configuration, report
 from common.cli import drift
 from common.runs.directory import RunDirectory
+from drift_torch.flux import FluxPolicy
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
+TEXT = PAGE.read_text(encoding="utf-8")
 SMALL = (
     *("run.updates=2", "rollout.prompts=2", "rollout.group_size=4", "rollout.steps=3"),
     "rollout.window=0",
@@ -22,33 +24,64 @@ SMALL = (
 
 
 @pytest.fixture
-def followed(tmp_path, monkeypatch):
-    """A folder that holds the page's files, as the current one, and weights for the model."""
-    blocks = re.findall(r"```\w+\n# (\S+)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert [name for name, _ in blocks] == ["blobs.py", "blobs.toml", "redness.py", "shapes.jsonl"]
-    for name, text in blocks:
+def folder(tmp_path, monkeypatch):
+    """A folder with the page's files, byte for byte, as the current one."""
+    blocks = re.findall(r"^```\w+\n(# (\S+)\n.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+    names = [name for _, name in blocks]
+    assert names == ["blobs.py", "weights.py", "blobs.toml", "redness.py", "shapes.jsonl"]
+    for text, name in blocks:
         (tmp_path / name).write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(report, "build", lambda run: run.report)
     for name in ("blobs", "redness"):  # those of another test's folder
         monkeypatch.delitem(sys.modules, name, raising=False)
-    import blobs
-
-    torch.manual_seed(0)
-    save_file(blobs.Denoiser().state_dict(), tmp_path / "blobs.safetensors")
     return tmp_path
+
+
+@pytest.fixture
+def followed(folder):
+    """That folder with the weights of the page."""
+    runpy.run_path("weights.py")
+    return folder
 
 
 def run(*words):
     return CliRunner().invoke(drift, ["run", *words, "--backend", "cpu", "--trust"])
 
 
-def test_the_pages_family_trains_with_the_pages_reward_and_prompts(followed):
+def test_the_pages_files_and_commands_work_as_they_are_written(folder):
+    (commands,) = re.findall(r"^```\n(python .*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+    output = {}
+    for line in commands.splitlines():
+        program, *words = shlex.split(line)
+        if program == "python":
+            runpy.run_path(*words)
+            continue
+        result = CliRunner().invoke(drift, words)
+        assert result.exit_code == 0, (line, result.output)
+        output[line] = result.output
+    _, rehearsed, _, sampled, listed = commands.splitlines()
+    assert "memory at its peak" in output[rehearsed]
+    assert Path(output[sampled].strip()).is_file()
+    assert "a scarlet ring" in output[listed]
+    finished = RunDirectory.open(folder / "runs" / "blobs-cpu-seed0")
+    assert [row["update"] for row in finished.metrics()] == [1, 2]
+    base, tuned = finished.evaluations()
+    assert base["reward_by_prompt"] != tuned["reward_by_prompt"]
+
+
+def test_paths_and_names_of_the_page_are_there():
+    paths = re.findall(r"[`(](?:\.\./)?((?:common|drift_\w+|tests)/[\w/]+\.py)[`)]", TEXT)
+    assert len(paths) >= 8
+    assert [path for path in paths if not (PAGE.parents[1] / path).is_file()] == []
+    methods = [*re.findall(r"^\| `(\w+)\(", TEXT, re.MULTILINE), "_patch", "_parts", "DENOISER"]
+    assert len(methods) == 8
+    assert [name for name in methods if not hasattr(FluxPolicy, name)] == []
+
+
+def test_the_pages_family_trains_with_guidance_and_prompt_noise(followed):
     small = [word for text in SMALL for word in ("--set", text)]
-    rehearsed = run("blobs.toml", *small, "--dry-run")
-    assert rehearsed.exit_code == 0, rehearsed.output
-    assert "memory at its peak" in rehearsed.output
     done = run("blobs.toml", *small, "--out", "run")
     assert done.exit_code == 0, done.output
     finished = RunDirectory.open(followed / "run")
