@@ -169,6 +169,7 @@ class Registry:
         """
         values = dict(options or {})
         target = str(values.get("reward") or name)
+        factory: Factory
         if ":" not in target:
             spec, factory = self._entry(target)
         else:
