@@ -42,6 +42,20 @@ SMALL = 64
 """Images of fewer pixels a side are enlarged in the pictures of a run."""
 
 
+def _of_one_update(config: Config, transitions: int) -> Config:
+    """The configuration with batches that are no larger than what an update has to fill them."""
+    rollout, objective = config.rollout, config.objective
+    images = rollout.prompts * rollout.group_size
+    batch = {"batch_size": min(rollout.batch_size, images)}
+    micro = {"micro_batch": min(objective.micro_batch, transitions)}
+    return config.model_copy(
+        update={
+            "rollout": rollout.model_copy(update=batch),
+            "objective": objective.model_copy(update=micro),
+        }
+    )
+
+
 class Trainer:
     """Fine-tunes one policy as a configuration says, in one run directory.
 
@@ -163,7 +177,8 @@ class Trainer:
         config: other settings of the same model; None = those of this run.
         """
         prompt = self._prompts[0].text
-        return self._backend.estimate(self._policy, config or self._config, prompt)
+        whole = _of_one_update(config or self._config, self.plan()["transitions_per_update"])
+        return self._backend.estimate(self._policy, whole, prompt)
 
     def host_memory(self) -> dict[str, int]:
         """Bytes on the host at the peak of each stage, which grow with the group size."""

@@ -22,4 +22,7 @@ def explain(error: Exception) -> tuple[int, str]:
     if isinstance(error, OSError) and error.strerror:
         named = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
         return FAILED, reading.printable(named)
+    if isinstance(error, MemoryError):
+        asked = text or "more was asked for than there is"
+        return FAILED, f"out of memory: {asked}; smaller groups, batches or images need less"
     return FAILED, f"{type(error).__name__}: {text} (--debug shows the traceback)"

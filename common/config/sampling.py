@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from common.algorithm import kernels, schedules
 from common.choices import Split
 from common.config.types import (
+    MOST_STEPS,
     AboveZero,
     GuidanceGradient,
     Positive,
@@ -69,7 +70,7 @@ class RolloutConfig(Table):
 
     prompts: Positive = key(4, "P: prompts per update")
     group_size: Annotated[int, Field(ge=2)] = key(24, "G: samples of each prompt")
-    steps: Annotated[int, Field(ge=2)] = key(10, "T: denoising steps")
+    steps: Annotated[int, Field(ge=2, le=MOST_STEPS)] = key(10, "T: denoising steps")
     kernel: kernels.Kernel = key(
         "flow_sde",
         "stochastic transition: of flows (Flow-GRPO, CPS, DanceGRPO); of diffusions ddim (DDPO)",

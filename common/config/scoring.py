@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from common.algorithm.combine import Combination
 from common.config.types import (
+    MOST_STEPS,
     AboveZero,
     Finite,
     OnError,
@@ -81,7 +82,7 @@ class EvaluateConfig(Table):
         20, "updates between two evaluations; before the first and after the last update too"
     )
     images: Annotated[int, Field(ge=2)] = key(16, "images of each prompt")
-    steps: Positive = key(20, "ODE steps")
+    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] = key(20, "ODE steps")
     prompts: Annotated[int, Field(ge=0)] = key(0, "number of prompts, the first ones; 0 = all")
     grid: Positive = key(8, "images of each prompt in the picture")
     features: str = key(

@@ -11,6 +11,9 @@ def _plain(name: str) -> str:
     return name
 
 
+MOST_STEPS = 10_000
+"""Denoising steps at most: ten times as many as any model was trained with."""
+
 Positive = Annotated[int, Field(ge=1)]
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]

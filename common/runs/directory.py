@@ -160,8 +160,10 @@ class RunDirectory:
                 facts = reading.json_document(reading.content(file))
             except ValueError:
                 facts = None
-        if not isinstance(facts, dict) or not isinstance(facts.get(STARTS, []), list):
+        if not isinstance(facts, dict) or not _is_list_of_tables(facts.get(STARTS, [])):
             raise RunError(f"{file} is damaged: not a JSON object with a list of '{STARTS}'")
+        if not isinstance(facts.get(DIGESTS, {}), dict):
+            raise RunError(f"{file} is damaged: '{DIGESTS}' is no table")
         return facts
 
     def starts(self) -> list[dict[str, Any]]:
@@ -212,8 +214,9 @@ class RunDirectory:
         for key, digest in stored.items():
             if present.get(key) != digest:
                 fate = "has changed" if key in present else "is not there any more"
+                name = _inputs(config).get(key, "a file")
                 raise RunError(
-                    f"cannot resume {self.path}: {_inputs(config)[key]}, which {key} names, {fate} "
+                    f"cannot resume {self.path}: {name}, which {key} names, {fate} "
                     "since the run was started; restore the old content, or start a new run"
                 )
 
@@ -355,6 +358,10 @@ def _append(file: Path, record: Mapping[str, Any]) -> None:
 def _lines(file: Path) -> list[tuple[bytes, dict[str, Any]]]:
     """Each line and its record."""
     return line_log.read(file, _parser(file), RunError)
+
+
+def _is_list_of_tables(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, dict) for each in value)
 
 
 def _is_update(value: Any) -> bool:

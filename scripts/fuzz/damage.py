@@ -1,5 +1,6 @@
 """Damage to bytes and documents, the same for the same random generator."""
 
+import copy
 import json
 import random
 from typing import Any
@@ -26,7 +27,7 @@ def value(picker: random.Random) -> Any:
     """A value that few readers expect."""
     if picker.random() < 0.03:
         return nested(picker.choice([20, 70, 500]))
-    return picker.choice(VALUES)
+    return copy.deepcopy(picker.choice(VALUES))
 
 
 def nested(depth: int) -> list[Any]:
@@ -66,9 +67,9 @@ def text(picker: random.Random, data: bytes) -> bytes:
 
 def document(picker: random.Random, known: Any) -> Any:
     """A copy of a JSON document in which one to three values are others, lost or new."""
-    copy = json.loads(json.dumps(known))
+    changed = json.loads(json.dumps(known))
     for _ in range(picker.randint(1, 3)):
-        places = _places(copy)
+        places = _places(changed)
         if not places:
             return value(picker)
         holder, key = picker.choice(places)
@@ -79,7 +80,7 @@ def document(picker: random.Random, known: Any) -> Any:
             holder[f"{key}x"] = value(picker)
         else:
             holder[key] = value(picker)
-    return copy
+    return changed
 
 
 def _places(known: Any) -> list[tuple[Any, Any]]:

@@ -7,6 +7,7 @@ import random
 import shutil
 import tomllib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +88,37 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+@cache
+def _used() -> dict[str, list[Any]]:
+    """The values that the shipped recipes have, by key."""
+    values: dict[str, list[Any]] = {key: [] for key in configuration.known_keys()}
+    for recipe in configuration.recipe_names():
+        tables = configuration.to_tables(configuration.load(recipe))
+        for key, value in configuration.flatten(tables).items():
+            if value not in values.setdefault(key, []):
+                values[key].append(value)
+    return values
+
+
+def _likely(picker: random.Random, values: list[Any]) -> Any:
+    """A value that some recipe has, or a number of another size."""
+    value = picker.choice(values)
+    if isinstance(value, int | float) and not isinstance(value, bool) and picker.random() < 0.6:
+        return type(value)(value * picker.choice([-1, 0, 0.5, 2, 10, 1e3, 1e6, 1e12]))
+    return value
+
+
 def _settings(picker: random.Random, folder: Path, base: Path) -> Words:
-    """One to three settings of the command line, of any key."""
+    """One to three settings of the command line, of any key; most could be meant."""
     changes = dict(SMALL)
-    known = configuration.known_keys()
+    used = _used()
     for _ in range(picker.randint(1, 3)):
-        key = picker.choice(known)
-        if picker.random() < 0.15:
+        key = picker.choice(list(used))
+        likely = used[key] and picker.random() < 0.75
+        value = _likely(picker, used[key]) if likely else damage.value(picker)
+        if picker.random() < 0.05:
             key = damage.text(picker, key.encode()).decode(errors="replace").replace("\x00", "")
-        changes[key] = damage.value(picker)
+        changes[key] = value
     return ["run", "--dry-run", *(word.replace("\x00", "") for word in _sets(changes))]
 
 
@@ -232,8 +255,8 @@ def _run(picker: random.Random, folder: Path, base: Path) -> Words:
     names = [*RUN, RUN[0], RUN[1], "evaluation/records.jsonl", "samples"]
     for _ in range(picker.randint(1, 2)):
         file = folder / "run" / picker.choice(names)
-        if file.is_dir():
-            file = picker.choice(sorted(file.iterdir()))
+        if file.is_dir() and (inside := sorted(file.iterdir())):
+            file = picker.choice(inside)
         _damage_file(picker, file)
     evaluated = ["--split", "train", "--images", "2", "--steps", "2", "--prompts", "1"]
     compared = ["compare", "run", "--split", "train", "--baseline", "emoji", "--replicas", "100"]

@@ -253,6 +253,9 @@ def test_debug_shows_the_traceback(drift):
         assert result.stderr.splitlines()[-1].startswith("drift: no recipe")
 
 
+SMALLER = "smaller groups, batches or images need less"
+
+
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [
@@ -261,6 +264,8 @@ def test_debug_shows_the_traceback(drift):
         (FloatingPointError("the norm is nan"), 1, "the norm is nan"),
         (OSError(errno.ENOSPC, "No space left", "x/y"), 1, "No space left: x/y"),
         (OSError("odd"), 1, "OSError: odd (--debug shows the traceback)"),
+        (MemoryError(), 1, f"out of memory: more was asked for than there is; {SMALLER}"),
+        (MemoryError("no 9 GB"), 1, f"out of memory: no 9 GB; {SMALLER}"),
         (ValueError("shapes differ"), 1, "ValueError: shapes differ (--debug shows the traceback)"),
     ],
 )

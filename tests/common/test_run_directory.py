@@ -1,6 +1,7 @@
 """A run directory is made once, opened again, and resumed only with the same numbers."""
 
 import errno
+import json
 import os
 import tomllib
 
@@ -115,6 +116,14 @@ def test_without_permission(tmp_path, no_root):
     assert str(caught.value) == f"cannot open run directory {path}: permission denied"
 
 
+def test_an_unknown_hash_of_an_input_is_one_line(run):
+    (run.path / "environment.json").write_text(
+        json.dumps(run.environment() | {"sha256": {"x": "1"}})
+    )
+    with pytest.raises(RunError, match=r"^cannot resume .*: a file, which x names, is not there"):
+        run.check_resumable(CONFIG)
+
+
 def test_a_creation_that_was_killed_can_be_repeated(run):
     (run.path / "config.toml").rename(run.path / ".config.toml.tmp-0badcafe")  # written last
     with pytest.raises(RunError, match=r"no run directory: config\.toml is missing"):
@@ -165,6 +174,8 @@ def test_open_says_what_is_missing_or_damaged(run, tmp_path):
         (environment, b"{", "environment.json is damaged: not a JSON object"),
         (environment, b"[]", "environment.json is damaged: not a JSON object"),
         (environment, b'{"starts": 1}', "environment.json is damaged: not a JSON object"),
+        (environment, b'{"starts": [1]}', "environment.json is damaged: not a JSON object"),
+        (environment, b'{"sha256": [1]}', "environment.json is damaged: 'sha256' is no table"),
         (environment, None, "environment.json is missing"),
     ]
     for file, content, message in cases:

@@ -112,6 +112,19 @@ def test_the_memory_of_a_dry_run_counts_the_group_size():
     assert float(rows["memory, credit"].split()[0]) > 0.3
 
 
+def test_batches_are_no_larger_than_what_an_update_fills_them_with():
+    """A list of as many times as the micro-batch has places took all the memory there was."""
+    one = ["rollout.prompts=1", "rollout.group_size=4", "rollout.steps=3", "rollout.window=0"]
+    peaks = [
+        rows_of(*(word for each in (*one, *batches) for word in ("--set", each)))
+        for batches in (
+            ("rollout.batch_size=4", "objective.micro_batch=8"),
+            ("rollout.batch_size=1000000000000", "objective.micro_batch=1000000000000"),
+        )
+    ]
+    assert peaks[0] == peaks[1]
+
+
 def test_a_dry_run_estimates_the_time_on_request(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = [
