@@ -47,6 +47,7 @@ FEW = (
     "rollout.steps=4",
     "rollout.window=0",
     "rollout.trained_steps=2",
+    "objective.zero_advantage=keep",  # two equal rewards must not leave the update out
     "reward.terms={jpeg_compressibility = 1.0}",
 )
 """An update of a real model: two images of one prompt, a few steps, and a reward of no weight."""
