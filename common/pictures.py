@@ -1,6 +1,7 @@
 """Pictures: a grid of images and its rows, with captions, and PNG files. No plots."""
 
 import io
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +16,12 @@ MOST_PIXELS = 1 << 26
 
 FONT = 14
 """Pixels: the size of captions."""
+
+SMALL = 64
+"""Images of fewer pixels a side are enlarged in a picture of many."""
+
+THUMBNAIL = 128
+"""Pixels of a side to which larger images are reduced in a contact sheet."""
 
 NARROWEST = 280
 """Pixels: a picture with captions is at least this wide, so that a caption has few lines."""
@@ -53,6 +60,26 @@ def grid(images: np.ndarray, *, scale: int = 2, gap: int = 2) -> np.ndarray:
     cell[:, :, : height * scale, : width * scale] = large
     picture = cell.swapaxes(1, 2).reshape(rows * cell.shape[2], columns * cell.shape[3], 3)
     return np.ascontiguousarray(picture[: picture.shape[0] - gap, : picture.shape[1] - gap])
+
+
+def contact_sheet(images: np.ndarray) -> np.ndarray:
+    """`grid` of images uint8 [R, C, H, W, 3] at a size for looking at many of them.
+
+    Images of fewer than SMALL pixels a side are enlarged to twice their size; those of more than
+    THUMBNAIL are made smaller by the mean of what they show, and smaller still where the whole
+    would have more than half of MOST_PIXELS.
+    """
+    from PIL import Image
+
+    *shape, height, width, _ = images.shape
+    most = min(THUMBNAIL, math.isqrt(MOST_PIXELS // (2 * math.prod(shape))))
+    if max(height, width) > max(most, SMALL - 1):
+        size = tuple(max(most * side // max(height, width), 1) for side in (width, height))
+        flat = images.reshape(-1, *images.shape[2:])
+        small = [Image.fromarray(each).resize(size, Image.Resampling.BOX) for each in flat]
+        images = np.stack([np.asarray(each) for each in small])
+        images = images.reshape(*shape, *images.shape[1:])
+    return grid(images, scale=2 if width < SMALL else 1)
 
 
 def rows(picture: np.ndarray, count: int, *, gap: int = 2) -> np.ndarray:
@@ -168,15 +195,23 @@ def load_inside(folder: Path, name: object) -> np.ndarray:
 
 def load(file: Path) -> np.ndarray:
     """Read a picture from a file: uint8 [H, W, 3]. Raises PictureError."""
+    try:
+        return decode(reading.content(file))
+    except FileNotFoundError:
+        raise PictureError("is missing") from None
+    except OSError:
+        raise PictureError("is damaged") from None
+
+
+def decode(content: bytes) -> np.ndarray:
+    """The picture that the bytes of a file hold: uint8 [H, W, 3]. Raises PictureError."""
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(reading.content(file))) as image:
+        with Image.open(io.BytesIO(content)) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise PictureError(f"has {image.width} x {image.height} pixels, too many")
             return np.asarray(image.convert("RGB"))
-    except FileNotFoundError:
-        raise PictureError("is missing") from None
     except PictureError:
         raise
     # A truncated PNG is a SyntaxError or a ValueError to Pillow, depending on where it ends.

@@ -38,9 +38,6 @@ from common.sampling.rollout import Sampler, plan_steps
 DIFFUSERS, VAE_SCALE = FAMILIES[1:], 8
 """Families of diffusers, and pixels for each number of their latents, along one side."""
 
-SMALL = 64
-"""Images of fewer pixels a side are enlarged in the pictures of a run."""
-
 
 def _of_one_update(config: Config, transitions: int) -> Config:
     """The configuration with batches that are no larger than what an update has to fill them."""
@@ -300,7 +297,7 @@ class Trainer:
             evaluation = self._evaluator(self._policy, self._average, self._progress("evaluating"))
         columns = evaluation.record["columns"]
         shown = evaluation.images[:, :columns]
-        scale = 2 if shown.shape[2] < SMALL else 1
+        scale = 2 if shown.shape[2] < pictures.SMALL else 1
         path = self._run.save_picture(f"{update:06d}", pictures.grid(shown, scale=scale))
         record = {"update": update, **evaluation.record, "grid": path.name}
         self._run.append_evaluation(record)

@@ -52,9 +52,7 @@ class Shares(click.ParamType):
 @click.option(
     "--alignment",
     type=click.Choice(ALIGNMENTS),
-    default=ALIGNMENTS[0],
-    show_default=True,
-    help="Which alignment counts.",
+    help="Which alignment counts.  [default: alignment_heldout if it was measured, else reward]",
 )
 @click.option(
     "--diversity",
@@ -108,7 +106,7 @@ def compare(
     baseline: str | None,
     split: "Split",
     until: int | None,
-    alignment: str,
+    alignment: str | None,
     diversity: str,
     gain_shares: tuple[float, ...],
     diversity_shares: tuple[float, ...],
@@ -146,6 +144,8 @@ def compare(
         click.echo(summaries.to_json(done.summary), nl=False)
         return
     _show(comparison.tables(done.summary))
+    if warning := comparison.warning(done.summary):
+        say(f"{warning}\n")
     if len(done.summary.seeds) == 1:
         say("one seed: no intervals, because the spread between runs is unknown\n")
     for path in reversed(done.files):

@@ -19,6 +19,19 @@ if TYPE_CHECKING:
 SCALES = click.FloatRange(0.0, 2.0)
 STRENGTHS = click.FloatRange(0.0, 10.0)
 
+COLUMNS = {
+    "alignment_heldout": ("held-out", 2),
+    "reward": ("reward", 2),
+    "diversity": ("diversity", 3),
+    "vendi": ("Vendi", 2),
+    "modes": ("modes", 2),
+    "frechet": ("Frechet", 3),
+    "high_frequency": ("high freq.", 4),
+    "recall": ("recall", 2),
+    "coverage": ("coverage", 2),
+}
+"""Measures of the table, those that a record has: head and least decimals."""
+
 
 @click.command(name="eval", short_help="Measure alignment and diversity of checkpoints.")
 @click.argument(
@@ -108,6 +121,8 @@ def evaluate(
 ) -> None:
     """Measure checkpoints of each RUN: alignment, diversity and degradation.
 
+    For every model: the reward of the run, diversity, and what the base model's images are to the
+    tuned ones', in the features evaluate.features. The emoji model has a held-out alignment too.
     Every run gets the same initial noise. The results go to RUN/evaluation: one JSON line and one
     picture for each checkpoint and split. The same command again measures only what is missing. A
     run may still be training: only its complete checkpoints are read.
@@ -154,11 +169,14 @@ def _as_json(measurement: "Measurement", new: int) -> dict[str, Any]:
 def _print_tables(measurement: "Measurement") -> None:
     from common.console import say, table
     from common.evaluation.records import FILE
+    from common.workflows.evaluate import features_note
     from common.workflows.run import records_under
 
     run = measurement.run
     for how in measurement.protocols:
         say(f"\n{run.path}: {len(how.prompts)} {how.split} prompts, {how.images} images of each\n")
+        if note := features_note(run.config, how):
+            say(f"{note}\n")
         measured = records_under(run, how)
         for rows in _fitting([_row(record, measured[0]) for record in measured]):
             table(rows, right=rows[0])
@@ -184,19 +202,25 @@ def _fitting(rows: list[dict[str, str]]) -> list[list[dict[str, str]]]:
 
 
 def _row(record: "Record", base: "Record") -> dict[str, str]:
-    mean, variant, base_diversity = record.mean, record.variant, base.mean("diversity")
-    return {
+    variant = record.variant
+    row = {
         "update": str(variant.update) if variant.update else "base",
         "scale": f"{variant.scale:g}",
         "noise": f"{variant.prompt_noise:g}",
-        "held-out": f"{mean('alignment_heldout'):.2f}",
-        "reward": f"{mean('reward'):.2f}",
-        "diversity": f"{mean('diversity'):.3f}",
-        "of base": f"{mean('diversity') / base_diversity:.0%}" if base_diversity else "-",
-        "Vendi": f"{mean('vendi'):.2f}",
-        "modes": f"{mean('modes'):.2f}",
-        "Frechet": f"{record.frechet:.3f}",
-        "high freq.": f"{mean('high_frequency'):.4f}",
-        "recall": f"{mean('recall'):.2f}",
-        "coverage": f"{mean('coverage'):.2f}",
     }
+    for name, (head, decimals) in COLUMNS.items():
+        if name in record.by_prompt:
+            row[head] = f"{record.mean(name):.{_decimals(base.mean(name), decimals)}f}"
+        if name == "diversity":
+            share = record.mean(name) / base.mean(name) if base.mean(name) else None
+            row["of base"] = "-" if share is None else f"{share:.0%}"
+        if name == "frechet":
+            row[head] = f"{record.frechet:.{decimals}f}"
+    return row
+
+
+def _decimals(value: float, least: int) -> int:
+    """Decimals that show three digits of a value, and at least so many."""
+    if value == 0 or not math.isfinite(value):
+        return least
+    return max(least, min(2 - math.floor(math.log10(abs(value))), 6))

@@ -17,8 +17,9 @@ from common import config as configuration
 from common.config import Config
 from common.errors import existing
 from common.evaluation import measured_runs
+from common.evaluation.families import measures_for
 from common.evaluation.measured_runs import BASE, Run, StudyError
-from common.evaluation.records import Protocol, Record, Split, Variant
+from common.evaluation.records import Protocol, Record, Split, Variant, default_alignment
 from common.runs import checkpoint
 from common.runs.directory import MAY_CHANGE
 
@@ -51,6 +52,17 @@ class Method:
     name: str
     strengths: tuple[Strength, ...]
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The names of what was measured, `frechet` not among them."""
+        return self.strengths[0].runs[0].records[BASE].measures
+
+    @property
+    def is_shaped(self) -> bool:
+        """Whether a reward of it is shaped with the features that diversity is measured in."""
+        configs = [strength.config for strength in self.strengths]
+        return any(measures_for(config.model.family).are_shaped(config) for config in configs)
+
     def values(self, measures: Sequence[str]) -> np.ndarray:
         """Measures of every point: float64 [S seeds, P prompts, N, len(measures)].
 
@@ -81,6 +93,20 @@ class Study:
     protocol: Protocol
     seeds: tuple[int, ...]
     methods: tuple[Method, ...]
+
+    @property
+    def default_alignment(self) -> str:
+        """The measure of alignment that counts if none is chosen."""
+        return default_alignment(self.methods[0].measures)
+
+    def check_measured(self, *measures: str) -> None:
+        """Raise StudyError unless each of these was measured."""
+        there = self.methods[0].measures
+        for name in measures:
+            if name not in there:
+                raise StudyError(
+                    f"the runs were not measured with {name}; there are {', '.join(there)}"
+                )
 
     def method(self, name: str) -> Method:
         """The method of that name. Raises StudyError with the valid names."""

@@ -6,7 +6,6 @@ it can be stored with a project, and tables and plots can be made from it again.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, Literal
 
 import numpy as np
@@ -123,13 +122,16 @@ class Protocol(Part):
     steps: int
     seed: int
     model: str
+    features: str = ""
+    sampler: str = ""
 
 
 class Summary(Part):
     """A whole comparison.
 
     base: every measure of the model before tuning. settings: of the baseline (its first
-    strength), by dotted key; other configurations list only their changes.
+    strength), by dotted key; other configurations list only their changes. shaped: the methods
+    whose reward is shaped with the features that diversity is measured in.
     """
 
     format: Literal[1] = FORMAT
@@ -148,6 +150,7 @@ class Summary(Part):
     methods: list[MethodSummary] = Field(min_length=1)
     gains: list[Gain]
     settings: dict[str, Any]
+    shaped: list[str] = []
 
     def method(self, name: str) -> MethodSummary:
         """The method of that name; KeyError when there is none."""
@@ -177,10 +180,8 @@ class Summary(Part):
 
     def matched(self, share: float = MATCHED) -> dict[str, Point]:
         """For each method the point nearest to the baseline's alignment at a share of its gain."""
-        origin, most = (
-            self.origin[0],
-            max(self.axes(p)[0] for p in self.method(self.baseline).points),
-        )
+        origin = self.origin[0]
+        most = max(self.axes(p)[0] for p in self.method(self.baseline).points)
         level = (1 - share) * origin + share * max(most, origin)
         return {
             method.name: min(method.points, key=lambda p: abs(self.axes(p)[0] - level))
@@ -190,7 +191,7 @@ class Summary(Part):
 
 def to_json(summary: Summary) -> str:
     """The summary as JSON: one line per key, and one line per object of a list."""
-    return _lines(summary.model_dump(mode="json")) + "\n"
+    return _lines(summary.model_dump(mode="json", exclude_unset=True)) + "\n"
 
 
 def from_json(text: str | bytes) -> Summary:
@@ -209,7 +210,7 @@ def summarise(
     study: Study,
     baseline: str,
     *,
-    alignment: Alignment = "alignment_heldout",
+    alignment: Alignment | None = None,
     diversity: Diversity = "diversity",
     gain_shares: Sequence[float] = (0.25, 0.5, 0.75, 0.9),
     diversity_shares: Sequence[float] = (0.8, 0.6),
@@ -217,12 +218,12 @@ def summarise(
     confidence: float = 0.95,
     replicas: int = 2000,
 ) -> Summary:
-    """Compare the methods of a study with one of them; StudyError without such a baseline.
+    """Compare the methods of a study with one of them; StudyError without it or without an axis.
 
     Args:
         study: the measured methods.
         baseline: name of the method to compare the others with.
-        alignment: the measure of alignment.
+        alignment: the measure of alignment; None takes `records.default_alignment`.
         diversity: the measure of diversity.
         gain_shares: of the baseline's gain in alignment.
         diversity_shares: of the base model's diversity.
@@ -231,17 +232,20 @@ def summarise(
         replicas: of the bootstrap.
     """
     first = study.method(baseline)
+    axis = alignment or study.default_alignment
+    study.check_measured(axis, diversity)
     methods = [first, *(method for method in study.methods if method is not first)]
     levels = Levels(tuple(gain_shares), tuple(diversity_shares), DEGRADATION)
-    measures = (alignment, diversity, *DEGRADATION)
+    measures = (axis, diversity, *DEGRADATION)
     samples = {m.name: Sample(m.values(measures), m.curves()) for m in methods}
     config = first.strengths[0].config
-    reference = settings(config)
+    reference, shaped = settings(config), [m.name for m in methods if m.is_shaped]
     return Summary(
-        protocol=Protocol.model_validate(asdict(study.protocol)),
+        format=FORMAT,
+        protocol=Protocol.model_validate(study.protocol.values()),
         reward=config.reward.terms,
         seeds=list(study.seeds),
-        alignment=alignment,
+        alignment=axis,
         diversity=diversity,
         reading=reading,
         confidence=confidence,
@@ -253,6 +257,7 @@ def summarise(
         methods=[_method(m, samples[m.name].values, reference) for m in methods],
         gains=_gains(samples, baseline, levels, reading, confidence, replicas),
         settings=reference,
+        **({"shaped": shaped} if shaped else {}),
     )
 
 
@@ -277,8 +282,9 @@ def _has_objects(value: Any) -> bool:
 
 def _means(method: Method) -> list[dict[str, float]]:
     """Every measure's mean over seeds and prompts, for each point."""
-    means = method.values(ALL_MEASURES).mean(axis=(0, 1))
-    return [dict(zip(ALL_MEASURES, map(_rounded, point), strict=True)) for point in means]
+    names = (*method.measures, "frechet")
+    means = method.values(names).mean(axis=(0, 1))
+    return [dict(zip(names, map(_rounded, point), strict=True)) for point in means]
 
 
 def _method(method: Method, values: np.ndarray, reference: Mapping[str, Any]) -> MethodSummary:

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,18 @@ import numpy as np
 
 from common import pictures, random
 from common.adapters import low_rank
-from common.algorithm import diversity, fidelity, quality
 from common.backends import Backend
-from common.embedded.model import FOLDER, denoiser_weights
-from common.evaluation import cads, records, style
+from common.evaluation import cads, records
 from common.evaluation.cache import Cache
-from common.evaluation.evaluator import ALIGNMENT_SCALE
+from common.evaluation.emoji_measures import digest
+from common.evaluation.families import measures_for
 from common.evaluation.records import Protocol, Record, RecordError, Split, Variant
-from common.prompts import PromptError, PromptSet, emoji, load as load_prompts, of_split
+from common.prompts import PromptError, PromptSet, load as load_prompts, of_split
 from common.rewards import RewardError, RewardSuite, finite_mean
 from common.runs import checkpoint, files, lock
-from common.runs.directory import RunDirectory, RunError
+from common.runs.directory import RunDirectory
 from common.sampling.ode import sample_images
-from common.sampling.process import FlowProcess
-
-NEIGHBOURS = 3
-"""k of recall and coverage, this toolkit's choice: of 16 images the base model covers 0.90."""
+from common.sampling.process import make_process
 
 COLUMNS = 8
 """Images of each prompt in a record's picture."""
@@ -52,34 +49,20 @@ def protocol(
     belong to the split and that the run was never trained on. At most `prompts` of them
     (0 = all), the first by the SHA-256 of their text.
 
-    Raises PromptError when there are none, RunError when the run tunes another model than the
-    embedded one, for which the held-out scorer and the styles are made, and ValueError when its
-    weights cannot be read.
+    Raises PromptError when there are none, and ValueError when the model's files cannot be read.
     """
-    if (family := run.config.model.family) != "embedded":
-        raise RunError(
-            f"{run.path} tunes a model of family '{family}'; only runs of the embedded model can "
-            "be measured, since the held-out scorer and the styles are those of emoji"
-        )
+    how = measures_for(run.config.model.family)
     chosen = _prompts(run, split, prompts)
     return Protocol(
         images=images,
         steps=steps,
         seed=seed,
-        model=digest(denoiser_weights(run.config.model.path)),
+        model=how.model(run.config),
         split=split,
         prompts=tuple(prompt.text for prompt in chosen),
+        features=how.features_name(run.config),
+        sampler=how.sampler(run.config),
     )
-
-
-def digest(arrays: Mapping[str, np.ndarray], *before: str) -> str:
-    """SHA-256 of arrays by name and of texts that belong to them; the order of names is free."""
-    whole = hashlib.sha256("\n".join(before).encode())
-    for name in sorted(arrays):
-        array = arrays[name]
-        whole.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())
-        whole.update(np.ascontiguousarray(array).tobytes())
-    return whole.hexdigest()
 
 
 def evaluate(
@@ -143,11 +126,11 @@ class Measurer:
         to_numpy = backend.to_numpy
         parameters = self._policy.parameters()
         self._base = {name: to_numpy(value) for name, value in parameters.items()}
-        self._model = digest(denoiser_weights(config.model.path))
+        measured_by = measures_for(config.model.family)
+        self._model = measured_by.model(config)
         self._rewards = RewardSuite(config.reward.terms, backend, config.reward)
-        self._train, self._heldout = backend.scorer("train"), backend.scorer("heldout")
-        self._styles = style.load()
-        self._compared: dict[Protocol, tuple[np.ndarray, np.ndarray]] = {}
+        self._measures = measured_by(config, backend)
+        self._compared: dict[Protocol, np.ndarray] = {}
 
     def weights(self, variant: Variant) -> tuple[str, dict[str, np.ndarray]]:
         """Digest and parameters of a variant's weights; the digest of the base is the model's.
@@ -169,45 +152,21 @@ class Measurer:
         parameters: Mapping[str, np.ndarray],
     ) -> Record:
         """One record; its picture is on disk by then. weights, parameters: from `weights`."""
-        base_features, real_features = self._compared_with(how)
-        images = self._images(how, weights, parameters, variant)
-        features = self._features(images)
-        by_prompt = self._by_prompt(how, images, features, base_features)
-        flat = features.reshape(-1, features.shape[-1])
+        base = self._compared_with(how)
+        images = self._images(how, weights, parameters, variant.prompt_noise, _name(variant, how))
+        features = self._measures.features(images)
+        by_prompt = {
+            "reward": self._reward(how, images.reshape(-1, *images.shape[2:])),
+            **self._measures.by_prompt(images, how.prompts, features, base),
+        }
         return Record(
             variant=variant,
             protocol=how,
-            by_prompt={name: tuple(map(float, by_prompt[name])) for name in records.MEASURES},
-            frechet=fidelity.frechet_distance(flat, real_features),
+            by_prompt={name: tuple(map(float, values)) for name, values in by_prompt.items()},
+            frechet=self._measures.frechet(features, how.prompts, base),
             weights=weights,
             grid=self._save_picture(variant, how, images),
         )
-
-    def _by_prompt(
-        self, how: Protocol, images: np.ndarray, features: np.ndarray, base: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        """Every measure of records.MEASURES: [P] each."""
-        shape, flat = images.shape[:2], images.reshape(-1, *images.shape[2:])
-        words = [text for text in how.prompts for _ in range(how.images)]
-        distances = diversity.cosine_distances(features)
-        pixels = diversity.euclidean_distances(images.reshape(*shape, -1) / 255.0)
-        k = min(NEIGHBOURS, how.images - 1)
-
-        def mean(values: np.ndarray) -> np.ndarray:
-            return values.reshape(shape).mean(axis=1)
-
-        return {
-            "reward": self._reward(how, flat),
-            "alignment_train": mean(ALIGNMENT_SCALE * self._train.score(flat, words)),
-            "alignment_heldout": mean(ALIGNMENT_SCALE * self._heldout.score(flat, words)),
-            "diversity": diversity.mean_pairwise(distances),
-            "vendi": diversity.vendi_of_distances(distances),
-            "pixel_distance": diversity.mean_pairwise(pixels) / np.sqrt(images[0, 0].size),
-            "modes": fidelity.mode_count(self._styles.labels(flat).reshape(shape), style.CLASSES),
-            "high_frequency": mean(quality.high_frequency_energy(flat)),
-            "recall": fidelity.recall(base, features, k),
-            "coverage": fidelity.coverage(base, features, k),
-        }
 
     def _reward(self, how: Protocol, flat: np.ndarray) -> np.ndarray:
         """Mean of what the run maximises, over a prompt's images that have a score: [P]."""
@@ -226,24 +185,17 @@ class Measurer:
             raise RewardError(f"no image of prompt '{text}' has a finite reward")
         return total
 
-    def _compared_with(self, how: Protocol) -> tuple[np.ndarray, np.ndarray]:
-        """Held-out features of the base model's images, [P, n, F], and of real ones, [M, F].
+    def _compared_with(self, how: Protocol) -> np.ndarray:
+        """Features of the base model's images, [P, n, F].
 
-        The base model's images have another seed than the images that are measured; so the base
-        model itself can be measured like any other.
+        These images have another seed than the images that are measured; so the base model itself
+        can be measured like any other.
         """
         if how not in self._compared:
-            other = Protocol(**{**vars(how), "seed": (how.seed + 1) % 2**63})
-
-            def base_features() -> np.ndarray:
-                images = self._sample(other, self._base, 0.0, f"to compare with, {how.split}")
-                flat = images.reshape(-1, *images.shape[2:])
-                return self._heldout.features(flat).reshape(*images.shape[:2], -1)
-
-            made_from = self._made_from(other, self._model, 0.0) | {"what": "held-out features"}
-            base = self._cache.array(made_from, base_features).astype(np.float64)
-            real = self._heldout.features(real_images(how.prompts)).astype(np.float64)
-            self._compared[how] = base, real
+            other = replace(how, seed=(how.seed + 1) % 2**63)
+            name = f"to compare with, {how.split}"
+            images = self._images(other, self._model, self._base, 0.0, name)
+            self._compared[how] = self._measures.features(images)
         return self._compared[how]
 
     def _images(
@@ -251,29 +203,32 @@ class Measurer:
         how: Protocol,
         weights: str,
         parameters: Mapping[str, np.ndarray],
-        variant: Variant,
+        prompt_noise: float,
+        name: str,
     ) -> np.ndarray:
         """Images uint8 [P, n, H, W, 3]; for the base model's weights from the cache."""
 
         def sample() -> np.ndarray:
-            return self._sample(
-                how, parameters, variant.prompt_noise, f"{variant.name}, {how.split}"
-            )
+            return self._sample(how, parameters, prompt_noise, name)
 
         if weights != self._model:
             return sample()
-        made_from = self._made_from(how, weights, variant.prompt_noise) | {"what": "images"}
-        return self._cache.array(made_from, sample)
+        images = self._cache.images(
+            self._made_from(how, weights, prompt_noise),
+            len(how.prompts) * how.images,
+            lambda: (made := sample()).reshape(-1, *made.shape[2:]),
+        )
+        return images.reshape(len(how.prompts), how.images, *images.shape[1:])
 
     def _sample(
         self,
         how: Protocol,
         parameters: Mapping[str, np.ndarray],
         prompt_noise: float,
-        name: str,
+        name: str = "",
     ) -> np.ndarray:
         rollout = self._run.config.rollout
-        process = FlowProcess.from_config(rollout, how.steps)
+        process = make_process(self._policy, rollout, how.steps)
         self._policy.load_parameters(parameters)
         report = self._on_images
         return sample_images(
@@ -288,21 +243,17 @@ class Measurer:
             on_progress=None if report is None else lambda done, total: report(name, done, total),
         )
 
-    def _features(self, images: np.ndarray) -> np.ndarray:
-        flat = images.reshape(-1, *images.shape[2:])
-        features = self._heldout.features(flat).astype(np.float64)
-        return features.reshape(*images.shape[:2], -1)
-
     def _made_from(self, how: Protocol, weights: str, prompt_noise: float) -> dict[str, Any]:
         """Everything that determines the images, for the cache."""
-        process = FlowProcess.from_config(self._run.config.rollout, how.steps)
+        process = make_process(self._policy, self._run.config.rollout, how.steps)
         facts = self._backend.describe()
         return {
             "weights": weights,
             "prompts": how.prompts,
             "images": how.images,
             "seed": how.seed,
-            "sigmas": process.sigmas.tolist(),
+            "levels": process.table.tolist(),
+            "sampler": how.sampler,
             "guidance": process.guidance,
             "prompt_noise": prompt_noise,
             "random_stream": random.fingerprint(),
@@ -314,26 +265,18 @@ class Measurer:
         folder = self._run.path / records.FILE.parent
         scale = "" if variant.scale == 1.0 else f"-scale{variant.scale:g}"
         noisy = "" if variant.prompt_noise == 0.0 else f"-noise{variant.prompt_noise:g}"
-        description = json.dumps(vars(how), sort_keys=True).encode()
+        description = json.dumps(how.values(), sort_keys=True).encode()
         short = hashlib.sha256(description).hexdigest()[:8]
         name = f"{variant.update:06d}{scale}{noisy}-{how.split}-{short}.png"
-        picture = pictures.encode_png(pictures.grid(images[:, :COLUMNS], scale=2))
+        picture = pictures.encode_png(pictures.contact_sheet(images[:, :COLUMNS]))
         with files.os_errors_as(f"write {folder / name}"):
             files.write_whole(folder / name, picture)
         return name
 
 
-def real_images(prompts: Sequence[str]) -> np.ndarray:
-    """The real emoji of the prompts, uint8 [M, 32, 32, 3].
-
-    All real emoji if any prompt is no name of one, as in a prompt file.
-    """
-    known = emoji.drawn()
-    with np.load(FOLDER / "emoji32.npz") as data:
-        images, name_index = data["images"], data["name_index"]
-    if not all(text in known for text in prompts):
-        return images
-    return images[np.isin(name_index, [known[text] for text in prompts])]
+def _name(variant: Variant, how: Protocol) -> str:
+    """What is sampled, in words."""
+    return f"{variant.name}, {how.split}"
 
 
 def _source(run: RunDirectory) -> PromptSet:

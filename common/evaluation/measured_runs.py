@@ -190,6 +190,8 @@ def _difference(one: Protocol, other: Protocol) -> str:
     before, after = getattr(one, name), getattr(other, name)
     if name == "model":
         return f"they have other base models ({before[:12]} and {after[:12]})"
+    if name in records.OPTIONAL and not (before and after):
+        return f"they were measured as models of other families ({name} {before or after!r})"
     if name == "prompts":
         return f"they were measured on other prompts ({len(before)} and {len(after)} of them)"
     return f"they were measured with {name} = {before} and {after}"
@@ -200,6 +202,10 @@ def _check_comparable(one: Run, other: Run) -> None:
     rewards = _rewards(one)
     if rewards != _rewards(other):
         raise StudyError(f"{pair}: they maximise other rewards, {rewards} and {_rewards(other)}")
+    ours, theirs = (run.records[BASE].measures for run in (one, other))
+    if ours != theirs:
+        odd = min({*ours} ^ {*theirs})
+        raise StudyError(f"{pair}: only one of them was measured with {odd}; evaluate both again")
     if _prompts(one) != _prompts(other):
         raise StudyError(f"{pair}: they were trained on other prompts (see [prompts] of each)")
 

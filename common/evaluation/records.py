@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,20 @@ MEASURES = {
     "coverage": "share of the base model's images with a tuned image in their neighbourhood",
 }
 """Measures of one prompt's images. All but `high_frequency` are better when larger."""
+
+GENERAL = (
+    "reward",
+    "diversity",
+    "vendi",
+    "pixel_distance",
+    "high_frequency",
+    "recall",
+    "coverage",
+)
+"""Measures of every model; the others of MEASURES are the emoji model's own."""
+
+OPTIONAL = ("features", "sampler")
+"""Fields of a protocol that are written only where they say something."""
 
 
 class RecordError(RequestError):
@@ -63,7 +77,9 @@ class Protocol:
     """How images were made: runs are compared only if all of this is the same.
 
     images: of each prompt. steps: of the ODE. seed: of the initial noise. model: digest of the
-    base model's weights. prompts: of the split, in order.
+    base model's weights. prompts: of the split, in order. features: name of the image features
+    that diversity and fidelity are measured in; "" = the emoji model's held-out ones. sampler: the
+    settings beside these that determine the images, in words; "" = those of the emoji model.
     """
 
     images: int
@@ -72,15 +88,29 @@ class Protocol:
     model: str
     split: Split
     prompts: tuple[str, ...]
+    features: str = ""
+    sampler: str = ""
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The measures that every record under it has."""
+        return GENERAL if self.features else tuple(MEASURES)
+
+    def values(self) -> dict[str, Any]:
+        """Its fields as JSON has them; those of OPTIONAL only where they are not empty."""
+        return {
+            name: value for name, value in asdict(self).items() if value or name not in OPTIONAL
+        }
 
 
 @dataclass(frozen=True)
 class Record:
     """One measured point.
 
-    by_prompt: for each name of MEASURES one value per prompt of the protocol. frechet: distance
-    of held-out features to those of the real images of the same prompts. weights: digest of the
-    sampled weights, the key of the cache. grid: file of the picture beside the records.
+    by_prompt: for each measure one value per prompt of the protocol. frechet: Frechet distance of
+    the features to those of real images of the same prompts, or, where the model has none, to
+    those of the base model's images. weights: digest of the sampled weights, the key of the cache.
+    grid: file of the picture beside the records.
     """
 
     variant: Variant
@@ -90,10 +120,26 @@ class Record:
     weights: str
     grid: str | None = None
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The names of its measures, `frechet` not among them, in the order of MEASURES."""
+        known = [name for name in MEASURES if name in self.by_prompt]
+        return (*known, *sorted(self.by_prompt.keys() - MEASURES.keys()))
+
+    @property
+    def alignment(self) -> str:
+        """The measure of alignment that counts if none is chosen: see `default_alignment`."""
+        return default_alignment(self.by_prompt)
+
     def mean(self, measure: str) -> float:
         """Mean of a measure over the prompts."""
         values = self.by_prompt[measure]
         return sum(values) / len(values)
+
+
+def default_alignment(measures: Collection[str]) -> str:
+    """The held-out alignment where it was measured, else the reward that is maximised."""
+    return "alignment_heldout" if "alignment_heldout" in measures else "reward"
 
 
 def load(run: RunDirectory) -> list[Record]:
@@ -123,7 +169,7 @@ def parse(line: bytes | str, where: str) -> Record:
         reason = f"{type(error).__name__}: {error}"
         raise RecordError(f"{where}: not a record of `drift eval` ({reason})") from None
     prompts = len(record.protocol.prompts)
-    if missing := MEASURES.keys() - record.by_prompt.keys():
+    if missing := set(record.protocol.measures) - record.by_prompt.keys():
         raise RecordError(f"{where}: the measure '{min(missing)}' is missing; evaluate again")
     if wrong := [name for name, v in record.by_prompt.items() if len(v) != prompts]:
         raise RecordError(f"{where}: '{wrong[0]}' must have {prompts} values, one for each prompt")
@@ -144,5 +190,5 @@ def _parser(path: Path) -> line_log.Parse[Record]:
 
 def to_line(record: Record) -> str:
     """The record as one JSON line, floats with all their digits."""
-    values: dict[str, Any] = asdict(record)
+    values: dict[str, Any] = asdict(record) | {"protocol": record.protocol.values()}
     return json.dumps(values, allow_nan=False, sort_keys=True) + "\n"

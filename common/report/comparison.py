@@ -97,6 +97,7 @@ def render(summary: Summary, shown: list[Panel]) -> str:
         marks=front.marks(summary),
         views=front.views(summary),
         caption=_caption(summary),
+        warning=warning(summary),
         tables=tables(summary),
         reading=_reading(summary),
         panels=shown,
@@ -116,7 +117,19 @@ def _facts(summary: Summary) -> list[str]:
         f"{words.count(protocol.images, 'image')} of each",
         f"{words.count(len(summary.seeds), 'seed')}",
         f"{NAMES[summary.alignment]} against {NAMES[summary.diversity]}",
+        *([f"features {protocol.features}"] if protocol.features else []),
     ]
+
+
+def warning(summary: Summary) -> str:
+    """What to know before the numbers are believed; "" where there is nothing."""
+    if not summary.shaped:
+        return ""
+    return (
+        f"{' and '.join(summary.shaped)}: the reward is shaped with the features that diversity is "
+        "measured in here, so that its diversity is partly what it was trained on. Measure with "
+        "other features (evaluate.features)."
+    )
 
 
 def _caption(summary: Summary) -> str:

@@ -78,12 +78,18 @@ def unit(values: np.ndarray) -> np.ndarray:
     return (values / np.where(norm > 0, norm, 1.0)).astype(np.float32)
 
 
+def shape_reward(config: Config, name: str, options: Mapping[str, Any]) -> bool:
+    """Whether a run shapes its reward with the features of that name and those options."""
+    shaping = config.drift.shaping
+    if shaping.mode == "none" or shaping.weight == 0:
+        return False
+    return (shaping.features, shaping.features_options) == (name, options)
+
+
 def same(config: Config) -> str:
     """A sentence when a run shapes and measures diversity with the same features; or ""."""
-    shaping, measuring = config.drift.shaping, config.evaluate
-    if shaping.mode == "none" or shaping.weight == 0 or shaping.features != measuring.features:
-        return ""
-    if shaping.features_options != measuring.features_options:
+    measuring = config.evaluate
+    if not shape_reward(config, measuring.features, measuring.features_options):
         return ""
     return (
         f"drift.shaping.features and evaluate.features are both '{measuring.features}': the "

@@ -68,7 +68,7 @@ def compare(
     baseline: str | None = None,
     split: Split = "test",
     until: int | None = None,
-    alignment: str = "alignment_heldout",
+    alignment: str | None = None,
     diversity: str = "diversity",
     gain_shares: Sequence[float] = (0.25, 0.5, 0.75, 0.9),
     diversity_shares: Sequence[float] = (0.8, 0.6),
@@ -85,8 +85,10 @@ def compare(
         baseline: a method; None: the one of plain GRPO.
         split: which prompts count.
         until: leave out what was measured after more updates; None: take all.
-        alignment: "alignment_heldout", "alignment_train" or "reward".
-        diversity: "diversity", "vendi", "pixel_distance" or "modes".
+        alignment: "alignment_heldout", "alignment_train" or "reward"; None: the held-out one where
+            it was measured, as of the emoji model, else the reward.
+        diversity: "diversity", "vendi", "pixel_distance" or "modes", the last of
+            the emoji model only.
         gain_shares: where diversity is compared: shares of the baseline's gain, in (0, 1].
         diversity_shares: where alignment is compared: shares of the base model's diversity.
         curve: "front" (the best points) or "path" (checkpoints in order).

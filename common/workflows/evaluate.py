@@ -13,9 +13,11 @@ from rich.progress import BarColumn, Progress
 from common import consent
 from common.backends import Backend
 from common.choices import Split
+from common.config import Config
 from common.console import clock, console, part_words, say
 from common.errors import RequestError, existing, preparing
 from common.evaluation import measure
+from common.evaluation.families import measures_for
 from common.evaluation.records import Protocol, Record, Variant, load
 from common.progress import Part
 from common.runs import checkpoint
@@ -24,6 +26,9 @@ from common.workflows import options
 from common.workflows.options import EvaluateOptions
 from common.workflows.run import RunLike, mean_row, records_under, run_paths
 from common.workflows.sample import choose_backend
+
+ALIGNMENT_WORDS = {"alignment_heldout": "held-out", "reward": "reward"}
+"""Measures of alignment in one word."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,16 @@ def mean_rows(measurement: Measurement) -> list[dict[str, Any]]:
     return [mean_row(record) for how in measurement.protocols for record in records_under(run, how)]
 
 
+def features_note(config: Config, how: Protocol) -> str:
+    """What diversity and fidelity are measured in, where there is a choice; "" where not."""
+    shaped = measures_for(config.model.family).are_shaped(config)
+    warning = ", which shape the reward that was trained on" if shaped else ""
+    if not how.features:
+        return f"diversity: in the held-out features{warning}" if shaped else ""
+    frechet = "Frechet: distance to the base model's images"
+    return f"diversity, recall, coverage: in the features {how.features}{warning}; {frechet}"
+
+
 def _variants(
     directory: Path, wanted: Sequence[str], scales: Sequence[float], strengths: Sequence[float]
 ) -> tuple[RunDirectory, list[Variant]]:
@@ -241,7 +256,7 @@ class _Progress:
         if is_new and not self._quiet:
             say(
                 f"measured {record.variant.name} on {record.protocol.split} prompts: "
-                f"held-out {record.mean('alignment_heldout'):.2f}  "
+                f"{ALIGNMENT_WORDS[record.alignment]} {record.mean(record.alignment):.2f}  "
                 f"diversity {record.mean('diversity'):.3f}  ({now - self._start:.1f} s)"
             )
         self._start = now

@@ -40,7 +40,7 @@ class CompareOptions(Table):
 
     split: Split = key("test", "which prompts count")
     until: Positive | None = key(None, "leave out what was measured after more updates")
-    alignment: Alignment = key("alignment_heldout", "which alignment counts")
+    alignment: Alignment | None = key(None, "which alignment counts; None = the held-out one")
     diversity: Diversity = key("diversity", "which diversity counts")
     gain_shares: tuple[Share, ...] = key(
         (0.25, 0.5, 0.75, 0.9), "of the baseline's gain", strict=False, min_length=1

@@ -130,7 +130,7 @@ def mean_row(record: Record) -> dict[str, Any]:
         **vars(record.variant),
         "split": record.protocol.split,
         "prompts": len(record.protocol.prompts),
-        **{name: record.mean(name) for name in records.MEASURES},
+        **{name: record.mean(name) for name in record.measures},
         "frechet": record.frechet,
         "grid": record.grid,
     }

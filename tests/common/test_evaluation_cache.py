@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from common.evaluation import cache as caches
 from common.evaluation.cache import Cache
 from common.runs.files import WriteError
 
@@ -22,7 +23,7 @@ class Maker:
 
 @pytest.fixture
 def make():
-    return Maker(np.arange(24, dtype=np.uint8).reshape(2, 3, 4))
+    return Maker(np.arange(72, dtype=np.uint8).reshape(2, 3, 4, 3))
 
 
 def stored(cache):
@@ -32,7 +33,7 @@ def stored(cache):
 
 def test_what_was_made_once_is_read_by_everyone(tmp_path, make):
     for _ in range(2):
-        stored = Cache(tmp_path / "cache").array(KEY, make)
+        stored = Cache(tmp_path / "cache").images(KEY, 2, make)
         assert (stored.dtype, stored.tolist()) == (np.uint8, make.array.tolist())
     assert make.calls == 1
 
@@ -40,10 +41,10 @@ def test_what_was_made_once_is_read_by_everyone(tmp_path, make):
 @pytest.mark.parametrize("change", [{"seed": 1}, {"prompts": ("rose", "owl")}, {"weights": "ac"}])
 def test_whatever_decides_it_makes_another_entry(tmp_path, make, change):
     cache = Cache(tmp_path)
-    cache.array(KEY, make)
+    cache.images(KEY, 2, make)
     other = Maker(make.array + 1)
-    assert cache.array(KEY | change, other).tolist() == other.array.tolist()
-    assert cache.array(KEY, make).tolist() == make.array.tolist()
+    assert cache.images(KEY | change, 2, other).tolist() == other.array.tolist()
+    assert cache.images(KEY, 2, make).tolist() == make.array.tolist()
     assert (make.calls, other.calls) == (1, 1)
 
 
@@ -60,10 +61,10 @@ def test_whatever_decides_it_makes_another_entry(tmp_path, make, change):
 )
 def test_a_damaged_entry_is_made_again(tmp_path, make, harm):
     cache = Cache(tmp_path)
-    cache.array(KEY, make)
+    cache.images(KEY, 2, make)
     whole = stored(cache).read_bytes()
     stored(cache).write_bytes(harm(whole))
-    assert cache.array(KEY, make).tolist() == make.array.tolist()
+    assert cache.images(KEY, 2, make).tolist() == make.array.tolist()
     assert make.calls == 2
     assert stored(cache).read_bytes() == whole
 
@@ -73,12 +74,27 @@ def test_a_maker_that_fails_leaves_nothing(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Cache(tmp_path / "cache").array(KEY, fail)
+        Cache(tmp_path / "cache").images(KEY, 2, fail)
     assert not (tmp_path / "cache").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, make):
     (tmp_path / "file").write_text("")
     with pytest.raises(WriteError) as caught:
-        Cache(tmp_path / "file").array(KEY, make)
+        Cache(tmp_path / "file").images(KEY, 2, make)
     assert str(caught.value).startswith(f"cannot write to the cache {tmp_path / 'file'}: ")
+
+
+@pytest.mark.parametrize("harm", ["remove", "damage"])
+def test_many_images_are_in_several_files_of_bounded_size(tmp_path, monkeypatch, harm):
+    monkeypatch.setattr(caches, "STRIP", 2 * 3 * 4)
+    cache, make = Cache(tmp_path), Maker(np.arange(180, dtype=np.uint8).reshape(5, 3, 4, 3))
+    cache.images(KEY, 5, make)
+    paths = sorted(tmp_path.rglob("*.png"))
+    assert [path.name[:6] for path in paths] == ["0000-2", "0001-2", "0002-1"]
+    assert cache.images(KEY, 5, make).tolist() == make.array.tolist()
+    assert make.calls == 1
+    paths[1].unlink() if harm == "remove" else paths[1].write_bytes(paths[0].read_bytes())
+    assert cache.images(KEY, 5, make).tolist() == make.array.tolist()
+    assert make.calls == 2
+    assert sorted(tmp_path.rglob("*.png")) == paths

@@ -64,3 +64,18 @@ def test_what_the_font_does_not_have_is_written_as_its_escape():
         pictures.captioned(row, ["\u732b \x1b[2J"]),
         pictures.captioned(row, ["\\u732b \\x1b[2J"]),
     )
+
+
+def test_a_contact_sheet_shows_images_of_every_size(monkeypatch):
+    small = np.full((2, 3, 32, 32, 3), 7, dtype=np.uint8)
+    assert np.array_equal(pictures.contact_sheet(small), pictures.grid(small, scale=2))
+    middle = np.full((2, 3, 64, 96, 3), 7, dtype=np.uint8)
+    assert np.array_equal(pictures.contact_sheet(middle), pictures.grid(middle, scale=1))
+    large = np.zeros((2, 1, 256, 512, 3), dtype=np.uint8)
+    large[:, :, :, ::2] = 200
+    sheet = pictures.contact_sheet(large)
+    assert sheet.shape == (2 * 64 + 2, 128, 3)
+    assert set(np.unique(sheet)) == {100, 255}  # the mean of what they show, and the gap
+    monkeypatch.setattr(pictures, "MOST_PIXELS", 2 * 12 * 40 * 40)
+    many = np.zeros((3, 4, 80, 80, 3), dtype=np.uint8)
+    assert pictures.contact_sheet(many).shape == (3 * 40 + 2 * 2, 4 * 40 + 3 * 2, 3)

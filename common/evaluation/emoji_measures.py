@@ -1,0 +1,104 @@
+"""What only images of the embedded emoji model are measured with.
+
+Its alignment by the two embedded scorers, the drawing styles that a prompt's images cover, and
+the Frechet distance to real emoji. Its features are those of the held-out scorer, whatever
+`evaluate.features` is.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from common.algorithm import fidelity
+from common.backends import Backend
+from common.config import Config
+from common.embedded.model import FOLDER, denoiser_weights
+from common.evaluation import style
+from common.evaluation.evaluator import ALIGNMENT_SCALE
+from common.evaluation.measures import Measures
+from common.prompts import emoji
+from common.rewards import features
+
+HELD_OUT = "embedded_heldout"
+"""The registered name of its features."""
+
+
+class EmojiMeasures(Measures):
+    """Measures of the embedded model. Raises ValueError when its scorers cannot be loaded."""
+
+    def __init__(self, config: Config, backend: Backend) -> None:
+        self._train, self._heldout = backend.scorer("train"), backend.scorer("heldout")
+        self._extract = self._heldout.features
+        self._styles = style.load()
+        self._real: dict[tuple[str, ...], np.ndarray] = {}
+
+    @classmethod
+    def model(cls, config: Config) -> str:
+        """Digest of the weights; ValueError when they cannot be read."""
+        return digest(denoiser_weights(config.model.path))
+
+    @classmethod
+    def features_name(cls, config: Config) -> str:
+        """An empty name: there is no choice of features."""
+        return ""
+
+    @classmethod
+    def sampler(cls, config: Config) -> str:
+        """Empty: the protocol and the weights say enough."""
+        return ""
+
+    @classmethod
+    def are_shaped(cls, config: Config) -> bool:
+        """Whether the run's reward is shaped with the held-out scorer's features."""
+        return features.shape_reward(config, HELD_OUT, {})
+
+    def by_prompt(
+        self, images: np.ndarray, prompts: Sequence[str], seen: np.ndarray, base: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """The measures of every model, the alignments and the number of styles: [P] each."""
+        shape, flat = images.shape[:2], images.reshape(-1, *images.shape[2:])
+        words = [text for text in prompts for _ in range(shape[1])]
+        scores = {
+            "alignment_train": self._train.score(flat, words),
+            "alignment_heldout": self._heldout.score(flat, words),
+        }
+        styles = self._styles.labels(flat).reshape(shape)
+        return {
+            **{
+                name: (ALIGNMENT_SCALE * values).reshape(shape).mean(axis=1)
+                for name, values in scores.items()
+            },
+            "modes": fidelity.mode_count(styles, style.CLASSES),
+            **super().by_prompt(images, prompts, seen, base),
+        }
+
+    def frechet(self, seen: np.ndarray, prompts: Sequence[str], base: np.ndarray) -> float:
+        """Frechet distance to the real emoji of the prompts."""
+        key = tuple(prompts)
+        if key not in self._real:
+            self._real[key] = self._flat_features(real_images(prompts))
+        return fidelity.frechet_distance(seen.reshape(-1, seen.shape[-1]), self._real[key])
+
+
+def real_images(prompts: Sequence[str]) -> np.ndarray:
+    """The real emoji of the prompts, uint8 [M, 32, 32, 3].
+
+    All real emoji if any prompt is no name of one, as in a prompt file.
+    """
+    known = emoji.drawn()
+    with np.load(FOLDER / "emoji32.npz") as data:
+        images, name_index = data["images"], data["name_index"]
+    if not all(text in known for text in prompts):
+        return images
+    return images[np.isin(name_index, [known[text] for text in prompts])]
+
+
+def digest(arrays: Mapping[str, np.ndarray], *before: str) -> str:
+    """SHA-256 of arrays by name and of texts that belong to them; the order of names is free."""
+    whole = hashlib.sha256("\n".join(before).encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        whole.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())
+        whole.update(np.ascontiguousarray(array).tobytes())
+    return whole.hexdigest()

@@ -1,0 +1,225 @@
+"""Runs of the real families are measured and compared like those of the emoji model."""
+
+import shutil
+import threading
+import warnings
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from common import backends, pictures
+from common.algorithm import diversity, fidelity
+from common.cli import drift as command
+from common.comparison.summary import from_json
+from common.evaluation import measure, model_files, records
+from common.evaluation.records import GENERAL, Variant
+from common.progress import NullObserver
+from common.rewards import Features
+from common.runs.directory import RunDirectory
+from common.trainer import Trainer
+from tests.shapes import FAMILIES, settings_of
+
+SMALL = (
+    "run.updates=1",
+    "rollout.prompts=1",
+    "rollout.group_size=2",
+    "rollout.steps=3",
+    "rollout.window=0",
+    "rollout.batch_size=4",
+    "objective.micro_batch=2",
+    "adapter.rank=2",
+    "evaluate.images=2",
+    "evaluate.steps=1",
+    "evaluate.prompts=1",
+    "reward.terms={jpeg_compressibility = 1.0}",
+    "prompts.names=[]",
+)
+HOW = ("--split", "train", "--images", "3", "--steps", "2")
+SHAPED = (
+    "drift.shaping.mode=terminal",
+    "drift.shaping.weight=0.5",
+    "drift.shaping.features=embedded_heldout",
+)
+
+
+@pytest.fixture(scope="module")
+def config(checkpoint, tmp_path_factory):
+    """(shape, *changes) -> the configuration of a small run with a tiny checkpoint."""
+    prompts = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    prompts.write_text("a red fox\nan owl in the snow\n")
+
+    def load(shape, *changes):
+        return settings_of(checkpoint, shape, *SMALL, f"prompts.source={prompts}", *changes)
+
+    return load
+
+
+def measured(run, backend, cache):
+    (how,) = [measure.protocol(run, "train", prompts=0, images=3, steps=2, seed=0)]
+    made = []
+    measure.evaluate(
+        run,
+        backend,
+        [how],
+        [Variant(0)],
+        cache=cache,
+        on_record=lambda record, is_new: made.append(record),
+    )
+    return made[0]
+
+
+@pytest.mark.parametrize("shape", FAMILIES)
+def test_every_family_is_measured_on_both_backends(config, tmp_path, shape):
+    protocols = []
+    for name in ("cpu", "mlx"):
+        backend = backends.load(name)
+        run = RunDirectory.create(tmp_path / name, config(shape), {})
+        record = measured(run, backend, tmp_path / f"cache-{name}")
+        protocols.append(record.protocol)
+        assert record.by_prompt.keys() == set(GENERAL)
+        assert records.load(run) == [record]
+
+        # The images are in the cache, and say the same when somebody else measures them.
+        folders = [path.parent for path in (tmp_path / f"cache-{name}").rglob("*.png")]
+        assert len(folders) == 2
+        strips = [
+            pictures.load(*folder.glob("*.png")).reshape(2, 3, 32, 32, 3) for folder in folders
+        ]
+        seen = Features("embedded_heldout", backend, {})
+        features = [
+            seen(images.reshape(6, 32, 32, 3)).astype(np.float64).reshape(2, 3, -1)
+            for images in strips
+        ]
+        expected = [
+            diversity.mean_pairwise(diversity.cosine_distances(each)).tolist() for each in features
+        ]
+        assert list(record.by_prompt["diversity"]) in expected
+        distance = fidelity.frechet_distance(*(each.reshape(6, -1) for each in features))
+        assert record.frechet == pytest.approx(distance, rel=1e-9)
+        shown = pictures.load(run.path / "evaluation" / str(record.grid))
+        assert shown.shape == (2 * 64 + 2, 3 * 64 + 2 * 2, 3)
+    assert protocols[0] == protocols[1]
+    assert protocols[0].features == "embedded_heldout"
+    assert protocols[0].sampler.startswith("guidance 1.0, schedule ")
+
+
+# --- two runs of SD 3, from training to the page --------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def runs(config, tmp_path_factory):
+    """A plain run of SD 3 and one whose reward is shaped, both measured. Read only."""
+    folder, backend = tmp_path_factory.mktemp("runs"), backends.load("cpu")
+    for name, changes in {"flow_grpo": (), "drift": SHAPED}.items():
+        settings = config("sd3", *changes)
+        named = settings.run.model_copy(update={"recipe": name})
+        settings = settings.model_copy(update={"run": named})
+        run = RunDirectory.create(folder / name, settings, {})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # shaped and measured with the same features
+            stop = threading.Event()
+            trainer = Trainer(settings, backend, run, observer=NullObserver(), stop=stop)
+        assert trainer.run()
+    result = drift("eval", folder / "flow_grpo", folder / "drift", *HOW)
+    assert result.exit_code == 0, result.output
+    return folder, result.output
+
+
+def drift(*words):
+    return CliRunner().invoke(command, [str(word) for word in words])
+
+
+def test_the_table_has_the_measures_of_the_model(runs):
+    output = runs[1]
+    (head, *_) = [line.split() for line in output.splitlines() if line.startswith("update ")]
+    assert head[:5] == ["update", "reward", "diversity", "of", "base"]
+    assert "held-out" not in head
+    assert "modes" not in head
+    notes = [line for line in output.splitlines() if line.startswith("diversity, recall, coverage")]
+    assert [note.count("which shape the reward that was trained on") for note in notes] == [0, 1]
+    assert "measured update 1 on train prompts: reward " in output
+
+
+def test_they_are_compared_on_a_page(runs, tmp_path):
+    folder, _ = runs
+    words = ("--split", "train", "--replicas", 100, "--out", tmp_path / "out")
+    result = drift("compare", folder, *words)
+    assert result.exit_code == 0, result.output
+    summary = from_json((tmp_path / "out" / "compare.json").read_bytes())
+    assert (summary.alignment, summary.diversity) == ("reward", "diversity")
+    assert summary.baseline == "flow_grpo"
+    assert summary.shaped == ["drift"]
+    assert summary.base.keys() == {*GENERAL, "frechet"}
+    assert summary.protocol.features == "embedded_heldout"
+    page = (tmp_path / "out" / "compare.html").read_text()
+    for text in (
+        "reward against diversity",
+        "features embedded_heldout",
+        "a red fox",
+        "drift: the",
+    ):
+        assert text in page
+    assert "drift: the reward is shaped with the features" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            ("--alignment", "alignment_heldout"),
+            "not measured with alignment_heldout; there are rew",
+        ),
+        (("--diversity", "modes"), "the runs were not measured with modes; there are reward, div"),
+    ],
+)
+def test_an_axis_that_was_not_measured_is_one_line(runs, tmp_path, words, expected):
+    result = drift("compare", runs[0], "--split", "train", *words, "--out", tmp_path)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert expected in line
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ('"features": "embedded_heldout"', '"features": "clip"', "features = embedded_heldout and"),
+        ('"sampler": "guidance 1.0', '"sampler": "guidance 4.5', "with sampler = guidance 1.0"),
+        ('"model": "', '"model": "f', "they have other base models ("),
+        ('"features": "embedded_heldout", ', "", "the measure 'alignment_heldout' is missing"),
+    ],
+)
+def test_other_measurements_are_never_compared(runs, tmp_path, old, new, expected):
+    for name in ("drift", "flow_grpo"):
+        shutil.copytree(runs[0] / name, tmp_path / name)
+    file = tmp_path / "flow_grpo" / records.FILE
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+    result = drift("compare", tmp_path, "--split", "train")
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert expected in line
+
+
+# --- the digest of a model ------------------------------------------------------------------------
+
+
+def test_every_byte_of_the_weights_counts_and_other_files_do_not(config, tmp_path):
+    model = config("sd3").model
+    copy = shutil.copytree(model.path, tmp_path / "model")
+    copied = model.model_copy(update={"path": str(copy)})
+    digest = model_files.digest(model)
+    assert model_files.digest(copied) == digest
+    (copy / "whole.safetensors").write_bytes(b"the same model once more")
+    (copy / "safety_checker").mkdir()
+    (copy / "safety_checker" / "model.safetensors").write_bytes(b"draws nothing")
+    assert model_files.digest(copied) == digest
+    (weights,) = (copy / "transformer").glob("*.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert model_files.digest(copied) != digest
+    missing = model.model_copy(update={"path": str(tmp_path / "gone")})
+    with pytest.raises(ValueError, match=r"^[^\n]*gone[^\n]*$"):
+        model_files.digest(missing)
