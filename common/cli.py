@@ -20,6 +20,7 @@ from common.commands.export import export
 from common.commands.parity import parity
 from common.commands.prompts import prompts
 from common.commands.recipes import recipes
+from common.commands.report import report
 from common.commands.rewards import rewards
 from common.commands.run import run
 from common.commands.sample import sample
@@ -109,6 +110,7 @@ def drift() -> None:
 
 for _command in (
     run,
+    report,
     evaluate,
     compare,
     audit,

@@ -102,7 +102,11 @@ class Evaluator:
             describe=lambda n: f"prompt '{words[n]}', evaluation image {n % count}",
         )
         by_group = {name: values.reshape(prompts, count) for name, values in scores.items()}
-        train, heldout = (_alignment(each, flat, words) for each in (self._train, self._heldout))
+        own = self._config.model.family == "embedded"
+        train, heldout = (
+            _alignment(each, flat, words) if own else np.full(len(flat), np.nan)
+            for each in (self._train, self._heldout)
+        )  # the emoji scorers say nothing of other models' images
         distance = self._diversity(self._features, flat, prompts)
         total = self._rewards.reported(by_group)
         return {

@@ -8,16 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from common import pictures
 from common.audit import watch
 from common.config import Config, Table
-from common.report import words
+from common.report import by_prompt, course, gallery, words
 from common.report.plots import RATIO_TOLERANCE, Records, column, plots
 from common.runs import files
-from common.runs.directory import STARTS, RunDirectory
-
-MOST_ROWS = 24
-"""Most prompts with pictures on the page; the others are in the run's samples/."""
+from common.runs.directory import BEGAN, ENDED, SECONDS, STARTS, RunDirectory
 
 HEADLINE = (
     ("reward", "Reward", "what training maximises", False),
@@ -34,7 +30,7 @@ def build(run: RunDirectory) -> Path:
     The same run gives the same bytes. Raises RunError when the run's logs are damaged, and
     files.WriteError when the report cannot be written.
     """
-    page = render(run).encode()
+    page = render(run).encode(errors="replace")
     with files.os_errors_as(f"write {run.report}"):
         files.write_whole(run.report, page)
     return run.report
@@ -42,21 +38,27 @@ def build(run: RunDirectory) -> Path:
 
 def render(run: RunDirectory) -> str:
     """The page as text: HTML with its style, pictures and plots inside."""
-    metrics, evaluations = run.metrics(), run.evaluations()
+    metrics, evaluations, audits = run.metrics(), _shown(run), run.audits()
+    how = course.course(run, metrics, evaluations, audits)
+    images = words.count(int(np.nansum(column(metrics, "images"))), "image")
     base = evaluations[0] if evaluations else None
     tuned = evaluations[-1] if len(evaluations) > 1 else None
     return words.template("report.html.j2").render(
         style=words.style("report.css"),
         config=run.config,
         backend=_backend(run),
-        status=_status(run.config, metrics),
-        effort=_effort(metrics),
+        status=how.status,
+        failure=how.failure,
+        effort=f"{images}, {course.duration(how.seconds)}",
+        command=course.command(run),
         base=base,
         tuned=tuned,
         headline=_headline(base, tuned),
-        gallery=_gallery(run, base, tuned),
+        gallery=gallery.gallery(run, base, tuned),
+        earlier=gallery.earlier(run, evaluations[1:-1], _measures(run.config)),
+        by_prompt=by_prompt.table(base, tuned),
         plots=plots(metrics, evaluations),
-        warnings=[*warnings(metrics, evaluations), *watch.alarms(run.audits())],
+        warnings=[*warnings(metrics, evaluations), *watch.alarms(audits)],
         costs=_costs(run.config, metrics, base, tuned),
         tables=_tables(run.config, Config()),
         environments=_environments(run),
@@ -142,21 +144,19 @@ def _update_warnings(metrics: Records) -> list[str]:
     return sentences
 
 
-def _status(config: Config, metrics: Records) -> str:
-    done, planned = int(metrics[-1]["update"]) if metrics else 0, config.run.updates
-    if done >= planned:
-        return f"Finished: {words.count(done, 'update')}"
-    return f"Stopped at update {done} of {planned}"
+def _shown(run: RunDirectory) -> list[dict[str, Any]]:
+    """The evaluations, without what the emoji scorers say of another model's images."""
+    rows = run.evaluations()
+    if run.config.model.family == "embedded":
+        return rows
+    return [{k: v for k, v in row.items() if not k.startswith("alignment_")} for row in rows]
 
 
-def _effort(metrics: Records) -> str:
-    """Images sampled and time spent in training, as far as logged."""
-    images = int(np.nansum(column(metrics, "images")))
-    seconds = float(np.nansum(column(metrics, "seconds")))
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    spent = f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-    return f"{words.count(images, 'image')}, {spent if hours or minutes else f'{seconds:.1f} s'}"
+def _measures(config: Config) -> list[tuple[str, str]]:
+    """(key of an evaluation, its name) of what a line about an evaluation shows."""
+    keys = {"reward", "diversity"}
+    keys |= {"alignment_heldout"} if config.model.family == "embedded" else set()
+    return [(key, name) for key, name, _, _ in HEADLINE if key in keys]
 
 
 def _backend(run: RunDirectory) -> str:
@@ -185,6 +185,8 @@ def _headline(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None) -
         return []
     lines = []
     for key, name, meaning, relative in HEADLINE:
+        if key not in base:  # a measure of the emoji model
+            continue
         before, after = column([base], key)[0], column([tuned or {}], key)[0]
         places = words.places(before)
         share = f"{after / before:.0%}" if relative and before > 0 else ""
@@ -251,61 +253,6 @@ def _costs(
     return lines
 
 
-# --- pictures -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Row:
-    """Pictures of one prompt as data URIs; of all prompts if the picture has no equal rows."""
-
-    label: str
-    base: str | None
-    tuned: str | None
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """rows: the pictures. notes: the reason for each missing picture."""
-
-    rows: list[Row]
-    notes: list[str]
-
-
-def _gallery(
-    run: RunDirectory, base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None
-) -> Gallery:
-    notes: list[str] = []
-    before, after = (_strips(run, record, notes) for record in (base, tuned))
-    labels = list(dict.fromkeys([*before, *after]))
-    if len(labels) > MOST_ROWS:
-        notes.append(f"The first {MOST_ROWS} of {len(labels)} prompts; all are in samples/.")
-    rows = [
-        Row(label, *(words.data_uri(x[label]) if label in x else None for x in (before, after)))
-        for label in labels[:MOST_ROWS]
-    ]
-    return Gallery(rows, notes)
-
-
-def _strips(
-    run: RunDirectory, record: Mapping[str, Any] | None, notes: list[str]
-) -> dict[str, np.ndarray]:
-    """The picture of an evaluation, cut into one strip a prompt; {} and a note if unreadable."""
-    if record is None:
-        return {}
-    name, prompts = str(record.get("grid")), [str(text) for text in record.get("prompts") or []]
-    try:
-        picture = pictures.load_inside(run.path / "samples", name)
-    except pictures.PictureError as error:
-        notes.append(
-            f"The pictures of update {record['update']} cannot be shown: samples/{name} {error}."
-        )
-        return {}
-    try:
-        return dict(zip(prompts, pictures.rows(picture, len(prompts)), strict=True))
-    except ValueError:
-        return {", ".join(prompts) or "all prompts": picture}
-
-
 # --- configuration and environment ----------------------------------------------------------
 
 
@@ -340,13 +287,24 @@ def _environments(run: RunDirectory) -> list[tuple[str, list[tuple[str, str]]]]:
     """
     groups: list[tuple[list[str], list[tuple[str, str]]]] = []
     for start in run.starts():
-        facts = _flat({key: value for key, value in start.items() if key != "update"})
+        of_this_start = ("update", BEGAN, ENDED, SECONDS)
+        facts = _flat({key: value for key, value in start.items() if key not in of_this_start})
         if not groups or groups[-1][1] != facts:
             groups.append(([], facts))
         groups[-1][0].append(str(start.get("update", "?")))
     tables = [(f"Started at update {', '.join(updates)}", facts) for updates, facts in groups]
+    times = [(f"after update {start.get('update', '?')}", _took(start)) for start in run.starts()]
+    if any(BEGAN in start for start in run.starts()):
+        tables.insert(0, ("Starts", times))
     whole = _flat({key: value for key, value in run.environment().items() if key != STARTS})
     return [table for table in (*reversed(tables), ("The whole run", whole)) if table[1]]
+
+
+def _took(start: Mapping[str, Any]) -> str:
+    parts = [str(start.get(BEGAN, "?"))]
+    if isinstance(seconds := start.get(SECONDS), int | float) and math.isfinite(seconds):
+        parts.append(course.duration(seconds))
+    return ", ".join([*parts, str(start.get(ENDED, "no end written down"))])
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

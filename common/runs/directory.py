@@ -22,6 +22,12 @@ METRICS, EVALUATIONS, AUDITS = "metrics.jsonl", "evaluations.jsonl", "audits.jso
 FINGERPRINT, DIGESTS, STARTS = "noise_fingerprint", "sha256", "starts"
 """Keys of `environment.json`: the random stream, the input files, and a record of each start."""
 
+BEGAN, ENDED, SECONDS = "began", "ended", "seconds"
+"""Keys of a start: its time, how it ended ("finished", "stopped", "failed: WHY"), its wall time.
+
+The last two are missing while it goes on, and when its process was killed.
+"""
+
 MODEL = ("model.path", "model.weights")
 
 WEIGHED = {".json", ".txt", ".model", ".safetensors"}
@@ -241,6 +247,19 @@ class RunDirectory:
             files.write_whole(self.path / ENVIRONMENT, line_log.encode(facts, indent=1))
             files.write_whole(self.path / CONFIG, _toml(config))
         self.config = config
+
+    def end_start(self, ended: str, seconds: float) -> None:
+        """Write down how the last start ended, and how long it took."""
+        facts = self.environment()
+        if not (starts := self.starts()):
+            return
+        facts[STARTS] = [*starts[:-1], {**starts[-1], ENDED: ended, SECONDS: round(seconds, 1)}]
+        with files.os_errors_as(f"write to {self.path}"):
+            files.write_whole(self.path / ENVIRONMENT, line_log.encode(facts, indent=1))
+
+    def is_running(self) -> bool:
+        """Whether a process trains in the run now."""
+        return lock.is_locked(self.path)
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Add the line of one update to `metrics.jsonl`; NaN and infinity become null."""

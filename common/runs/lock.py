@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common.runs import files
 
-__all__ = ["locked"]
+__all__ = ["is_locked", "locked"]
 
 _descriptors: set[int] = set()
 """Of the folders that this process has locked."""
@@ -55,3 +55,20 @@ def _leave_to_parent() -> None:
 
 
 os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process has the lock of the folder; False where that cannot be known."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False

@@ -11,7 +11,7 @@ from common.errors import RequestError, existing
 from common.evaluation import records
 from common.evaluation.records import Protocol, Record
 from common.runs import checkpoint
-from common.runs.directory import METRICS, RunDirectory
+from common.runs.directory import AUDITS, ENVIRONMENT, EVALUATIONS, METRICS, RunDirectory
 from common.workflows.images import Images
 
 RunLike = str | PathLike[str]
@@ -83,9 +83,11 @@ class Run:
 
     @property
     def report(self) -> Path:
-        """The report, an HTML file; written again if it is missing or older than the metrics."""
-        page, log = self._directory.report, self.path / METRICS
-        if not page.exists() or (log.exists() and log.stat().st_mtime > page.stat().st_mtime):
+        """The report, an HTML file; written again if it is missing or older than the logs."""
+        page = self._directory.report
+        logs = [self.path / name for name in (METRICS, EVALUATIONS, AUDITS, ENVIRONMENT)]
+        newest = max((log.stat().st_mtime for log in logs if log.exists()), default=0.0)
+        if not page.exists() or newest > page.stat().st_mtime:
             return report.build(self._directory)
         return page
 

@@ -1,12 +1,14 @@
 """Training from start to end: make or reopen a run, watch it, stop it, write its report."""
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from datetime import UTC, datetime
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from common import backends, config as configuration, consent, machine, prompts, report
+from common import backends, config as configuration, consent, machine, prompts, reading, report
 from common.backends import Backend
 from common.config import Config, Overrides
 from common.consent import Consent
@@ -15,7 +17,7 @@ from common.errors import RequestError, preparing
 from common.progress import NullObserver
 from common.rewards import check_names, hosts
 from common.runs import checkpoint, files
-from common.runs.directory import CONFIG, ENVIRONMENT, RunDirectory
+from common.runs.directory import BEGAN, CONFIG, ENVIRONMENT, RunDirectory
 from common.trainer import Trainer
 from common.workflows import interrupts
 from common.workflows.interrupts import Interrupts
@@ -101,6 +103,7 @@ def fine_tune(
     """
     if resume_from is not None and not resume:
         raise RequestError("--from N goes back in a run: it needs --resume")
+    began = time.perf_counter()
     with ExitStack() as until_done:
         until_done.enter_context(hosts.named_in(overrides))
         consented = until_done.enter_context(consent_required(recipe, overrides, out, trust))
@@ -132,8 +135,9 @@ def fine_tune(
         if consented.used:  # what runs here may run again when this run is measured
             consent.remember(directory.path, consented.used)
         until_done.enter_context(interrupts.caught(RunDisplay.STOPPING, live))
-        with display or nullcontext():
+        with display or nullcontext(), _end_recorded(directory, began) as ended:
             finished = trainer.run()
+            ended["as"] = "finished" if finished else "stopped"
     if finished:
         _write_report(directory, progress=progress)
     return Run(directory)
@@ -222,7 +226,23 @@ def _on(engine: Backend, config: Config) -> Config:
 
 def _environment(engine: Backend) -> dict[str, str]:
     """The machine and the software of this start of a run."""
-    return {"backend": engine.name, **machine.facts(), **engine.describe()}
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {BEGAN: now, "backend": engine.name, **machine.facts(), **engine.describe()}
+
+
+@contextmanager
+def _end_recorded(directory: RunDirectory, began: float) -> Iterator[dict[str, str]]:
+    """Write down how a start ended: what the body puts under "as", or the error that left it."""
+    ended: dict[str, str] = {}
+    try:
+        yield ended
+    except BaseException as error:
+        why = reading.printable(str(error)) or type(error).__name__
+        with suppress(OSError, RequestError):  # the first error is what counts
+            directory.end_start(f"failed: {why}", time.perf_counter() - began)
+        raise
+    with suppress(OSError, RequestError):  # the run itself is whole
+        directory.end_start(ended["as"], time.perf_counter() - began)
 
 
 def _is_free(path: Path) -> bool:

@@ -45,6 +45,21 @@ def test_a_run_shows_its_plan_each_update_and_base_against_tuned(first):
     assert run.report.is_file()
 
 
+def test_a_report_at_any_time(drift, refused, finished):
+    run = RunDirectory.open(finished)
+    (start,) = run.starts()
+    assert start["ended"] == "finished"
+    assert start["seconds"] > 0
+    run.report.unlink()
+    (run.path / "metrics.jsonl").unlink()  # as of a run that has just begun
+    result = drift("report", finished)
+    assert (result.exit_code, result.stdout) == (0, f"{run.report}\n")
+    page = run.report.read_text()
+    assert "Stopped at update 0 of 2" in page
+    assert "drift run emoji --backend cpu --set " in page
+    assert "no run directory nowhere" in refused(2, "report", "nowhere")
+
+
 @pytest.mark.usefixtures("no_report")
 def test_the_run_directory_is_free_and_holds_the_resolved_backend(drift, small):
     for taken in ("emoji-cpu-seed7", "emoji-cpu-seed7-2"):

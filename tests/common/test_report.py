@@ -155,7 +155,7 @@ def test_nothing_heavy_is_imported_before_a_report_is_built():
 def test_the_title_says_what_was_run_and_how_far_it_got(page: Page, tmp_path: Path):
     assert page.text.startswith("emoji, cpu, seed 0 · DRIFT")
     assert "Finished: 60 updates" in page.text
-    assert "5,760 images, 4 min 0 s" in page.text
+    assert "5,760 images, 4 min 13 s" in page.text  # four evaluations included
     stopped = make_run(tmp_path / "stopped", done=23, evaluated=(0, 20))
     assert "Stopped at update 23 of 60" in Page(render(stopped)).text
 
@@ -173,7 +173,9 @@ def test_the_headline_compares_the_first_and_the_last_evaluation(page: Page):
 
 
 def test_each_prompt_has_its_own_strip_before_and_after(page: Page):
-    images = page.all("img")
+    between = [x for x in page.all("img") if ", Update " in (x["alt"] or "")]
+    assert len(between) == 2 * len(PROMPTS), "the evaluations after 20 and 40 updates"
+    images = [image for image in page.all("img") if image not in between]
     assert len(images) == 2 * len(PROMPTS)
     expected = {
         f"Images of “{prompt}” by the {side} model": strip
@@ -374,7 +376,7 @@ def test_warnings_are_counted_at_the_top(tmp_path: Path):
     run = make_run(tmp_path / "run", done=1, updates=1, evaluated=(0,))
     run.append_evaluation(evaluation_record(1, update=1, diversity=0.1, grid="000000.png"))
     page = Page(render(run))
-    assert "96 images, 4.1 s 1 warning Base" in page.text
+    assert "96 images, 10.5 s 1 warning Base" in page.text
     assert "Diversity fell to 26%" in page.text
 
 

@@ -1,0 +1,152 @@
+"""The course of a run: whether it goes on, how it ended, its wall time, and the command for it."""
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from common import config as configuration, reading
+from common.config import Config, ConfigError
+from common.report import words
+from common.runs.directory import BEGAN, CONFIG, ENDED, SECONDS, RunDirectory
+
+Records = Sequence[Mapping[str, Any]]
+
+BASE_RECIPE = "emoji"
+"""The recipe to start from where a run's own recipe does not ship."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """status: in words. seconds: wall time so far. failure: why it failed; "" if it did not."""
+
+    status: str
+    seconds: float
+    failure: str
+
+
+def course(run: RunDirectory, metrics: Records, evaluations: Records, audits: Records) -> Course:
+    """The course of a run by its records, by what its starts wrote down, and by its lock."""
+    running, starts = run.is_running(), run.starts()
+    done, planned = int(metrics[-1]["update"]) if metrics else 0, run.config.run.updates
+    ended = str(starts[-1].get(ENDED, "")) if starts else ""
+    failure = reading.printable(ended.removeprefix("failed: ")) if ended[:7] == "failed:" else ""
+    at = f"update {done} of {planned}"
+    if running:
+        status, failure = f"Running: {at}", ""
+    elif failure:
+        status = f"Failed at {at}"
+    elif done >= planned:
+        status = f"Finished: {words.count(done, 'update')}"
+    elif ended or not starts or BEGAN not in starts[-1]:
+        status = f"Stopped at {at}"
+    else:
+        status = f"Ended without a word at {at}"
+    logs = [*metrics, *evaluations, *audits]
+    return Course(status, _wall_seconds(starts, logs, running=running), failure)
+
+
+def _wall_seconds(starts: Records, logs: Records, *, running: bool) -> float:
+    """Wall time of all starts: as written down, else until now, else as far as it was logged."""
+    updates = [_whole(start.get("update")) for start in starts] or [0]
+    total = 0.0
+    for number, (first, start) in enumerate(zip(updates, starts or [{}], strict=True)):
+        last = number == len(updates) - 1
+        until = math.inf if last else updates[number + 1]
+        written = _number(start.get(SECONDS))
+        if written is None and running and last:
+            written = _since(start.get(BEGAN))
+        if written is None:
+            # An evaluation of the state before the first update belongs to the first start.
+            written = sum(
+                _number(row.get("seconds")) or 0.0
+                for row in logs
+                if first < row["update"] <= until or (number == 0 and row["update"] == first)
+            )
+        total += written
+    return total
+
+
+def _since(began: object) -> float | None:
+    try:
+        return max((datetime.now(UTC) - datetime.fromisoformat(str(began))).total_seconds(), 0.0)
+    except (ValueError, TypeError):  # another format, or a time without a zone
+        return None
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) and value >= 0 else None
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 4.1 s, 4 min 0 s, 3 h 2 min."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def command(run: RunDirectory) -> str:
+    """The command that makes the run again, quoted for a shell.
+
+    It names the recipe and every key that differs from it; where that cannot be written so (a key
+    of the recipe that the run does not have), the stored configuration itself.
+    """
+    config = run.config
+    for recipe in (config.run.recipe, BASE_RECIPE):
+        if recipe not in configuration.recipe_names():
+            continue
+        changes = _changes(configuration.load(recipe), config)
+        if changes is not None and _gives(recipe, changes, config):
+            words_ = ["drift", "run", recipe, "--backend", config.run.backend]
+            for change in changes:
+                words_ += ["--set", change]
+            return shlex.join(words_)
+    return shlex.join(["drift", "run", str(run.path / CONFIG)])
+
+
+def _changes(recipe: Config, config: Config) -> list[str] | None:
+    """Options of `--set` that turn one configuration into another; None if a key would be unset."""
+    before, after = (configuration.flatten(configuration.to_tables(c)) for c in (recipe, config))
+    if before.keys() - after.keys():
+        return None
+    return [
+        f"{key}={toml(value)}"
+        for key, value in after.items()
+        if key != "run.backend" and (key not in before or before[key] != value)
+    ]
+
+
+def _gives(recipe: str, changes: Sequence[str], config: Config) -> bool:
+    try:
+        return configuration.load(recipe, [*changes, f"run.backend={config.run.backend}"]) == config
+    except ConfigError:
+        return False
+
+
+def toml(value: Any) -> str:
+    """A value as TOML on one line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{toml(str(k))} = {toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(toml, value))}]"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return '"' + "".join(c if c.isprintable() else _escape(c) for c in escaped) + '"'
+    return repr(value)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
