@@ -109,7 +109,7 @@ class AdapterConfig(Table):
     """`[adapter]`: which parameters are trained."""
 
     kind: Literal["lora", "full"] = key("lora", "low-rank adapter, or every weight")
-    rank: Positive = key(8, "rank of the low-rank adapter")
+    rank: Annotated[int, Field(ge=1, le=4096)] = key(8, "rank of the low-rank adapter")
     alpha: AboveZero = key(16.0, "the adapter is scaled by alpha / rank")
     init: Literal["kaiming", "gaussian"] = key(
         "kaiming", "first values of A, by PEFT's names; B starts at 0"

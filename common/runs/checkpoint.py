@@ -110,7 +110,7 @@ def load(path: Path) -> Snapshot:
         document = _read_json(path / STATE)
         try:
             update, state = int(document["update"]), dict(document["state"])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise CheckpointError(f"checkpoint {path}: {STATE} has no update or state") from None
         return Snapshot(
             update=update,

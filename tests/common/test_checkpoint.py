@@ -283,3 +283,13 @@ def test_another_format_and_a_missing_folder_give_different_errors(tmp_path):
         checkpoint.load(path)
     with pytest.raises(CheckpointError, match=r"no checkpoint .*000008"):
         checkpoint.load(tmp_path / "000008")
+
+
+@pytest.mark.parametrize("update", ["1e400", '"x"', "null", "[]"])
+def test_an_update_that_is_no_number_is_one_line(tmp_path, monkeypatch, update):
+    """A state whose hash is right: what can write it can write the manifest too."""
+    folder = save(tmp_path, snapshot())
+    (folder / checkpoint.STATE).write_text(f'{{"update": {update}, "state": {{}}}}')
+    monkeypatch.setattr(checkpoint, "_verify", lambda path: set(EVERY_FILE))
+    with pytest.raises(checkpoint.CheckpointError, match=r"state\.json has no update or state"):
+        checkpoint.load(folder)
