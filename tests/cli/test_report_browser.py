@@ -178,7 +178,7 @@ def test_a_complaint_would_be_heard(tab: Tab, tmp_path: Path):
 def test_every_picture_is_there(tab: Tab, page: Path):
     tab.show(page, width=1280)
     sizes = tab.value("[...document.images].map(i => [i.naturalWidth, i.naturalHeight])")
-    assert sizes == [[8 * 64 + 7 * 2, 64]] * 8
+    assert sizes == [[8 * 64 + 7 * 2, 64]] * 16  # of four evaluations
     plots = tab.value(
         "[...document.querySelectorAll('.plot svg')].map(s => s.getBoundingClientRect().height)"
     )
