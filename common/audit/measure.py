@@ -14,7 +14,7 @@ from common.backends import Backend
 from common.config import RewardConfig
 from common.prompts import Prompt
 from common.random import Key, Purpose
-from common.rewards import REWARDS, RewardError, RewardNameError, RewardSuite
+from common.rewards import REWARDS, RewardError, RewardNameError, RewardSuite, held_out
 from common.rewards.image import jpeg_kilobytes
 
 HELD_OUT = "embedded, held out"
@@ -90,18 +90,13 @@ class Scorers:
         self.skipped: dict[str, str] = {}
         self._heldout = backend.scorer("heldout")
         self._features = self._heldout
-        maximised = {str(reward.options.get(name, {}).get("reward", name)) for name in reward.terms}
-        self.maximised = frozenset(maximised)
+        self.maximised = held_out.maximised(reward)
         """Registered names of the rewards that the run maximises."""
-        if wanted is not None and (both := maximised & set(wanted)):
-            raise RewardNameError(
-                f"reward '{min(both)}' is maximised by the run, so it is not held out"
-            )
+        held_out.check(reward, wanted or ())
         self._suites: dict[str, RewardSuite] = {}
-        for name in _others(maximised) if wanted is None else wanted:
-            config = RewardConfig(terms={name: 1.0}, timeout=reward.timeout)
+        for name in _others(self.maximised) if wanted is None else wanted:
             try:
-                self._suites[name] = RewardSuite(config.terms, backend, config)
+                self._suites[name] = held_out.suite(name, backend, reward)
             except RewardNameError as error:
                 if wanted is not None:
                     raise
@@ -223,7 +218,7 @@ def _by_name(side: Side) -> dict[str, np.ndarray]:
     return {"reward": side.reward, **side.heldout, **side.statistics}
 
 
-def _others(maximised: set[str]) -> list[str]:
+def _others(maximised: Collection[str]) -> list[str]:
     """Names of the scorers that work here without options and that the run does not maximise."""
     return [
         info.name

@@ -51,8 +51,9 @@ class Shares(click.ParamType):
 )
 @click.option(
     "--alignment",
-    type=click.Choice(ALIGNMENTS),
-    help="Which alignment counts.  [default: alignment_heldout if it was measured, else reward]",
+    metavar="NAME",
+    help=f"{', '.join(ALIGNMENTS)} or a held-out scorer.  [default: the first that was measured, "
+    "but alignment_train]",
 )
 @click.option(
     "--diversity",

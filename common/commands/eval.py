@@ -92,6 +92,13 @@ COLUMNS = {
     help="Strength of CADS at inference, for the base and every checkpoint; more than once.",
 )
 @click.option(
+    "--scorer",
+    "scorers",
+    multiple=True,
+    metavar="NAME",
+    help="A reward that the run does not maximise; more than once.  [default: evaluate.scorers]",
+)
+@click.option(
     "--backend",
     metavar="auto|mlx|cuda|cpu",
     help="Where to compute; auto: the best here.  [default: the run's if it works here, else auto]",
@@ -114,6 +121,7 @@ def evaluate(
     wanted: tuple[str, ...],
     scales: tuple[float, ...],
     strengths: tuple[float, ...],
+    scorers: tuple[str, ...],
     backend: str | None,
     cache: Path | None,
     as_json: bool,
@@ -140,6 +148,7 @@ def evaluate(
         seed=seed,
         scales=scales,
         prompt_noise=strengths,
+        scorers=scorers or None,
     )
     planned = workflow.plan(dict.fromkeys(directories), chosen, wanted, backend)
     counts = workflow.measure_all(planned, cache, quiet=as_json, trust=trust)
@@ -202,6 +211,8 @@ def _fitting(rows: list[dict[str, str]]) -> list[list[dict[str, str]]]:
 
 
 def _row(record: "Record", base: "Record") -> dict[str, str]:
+    from common.evaluation.records import HELD_OUT
+
     variant = record.variant
     row = {
         "update": str(variant.update) if variant.update else "base",
@@ -210,16 +221,20 @@ def _row(record: "Record", base: "Record") -> dict[str, str]:
     }
     for name, (head, decimals) in COLUMNS.items():
         if name in record.by_prompt:
-            row[head] = f"{record.mean(name):.{_decimals(base.mean(name), decimals)}f}"
+            places = _places(base.mean(name), decimals) if name == "reward" else decimals
+            row[head] = f"{record.mean(name):.{places}f}"
         if name == "diversity":
             share = record.mean(name) / base.mean(name) if base.mean(name) else None
             row["of base"] = "-" if share is None else f"{share:.0%}"
+        for scorer in record.protocol.scorers if name == "reward" else ():
+            value, start = (each.mean(HELD_OUT + scorer) for each in (record, base))
+            row[scorer] = f"{value:.{_places(start, decimals)}f}"
         if name == "frechet":
             row[head] = f"{record.frechet:.{decimals}f}"
     return row
 
 
-def _decimals(value: float, least: int) -> int:
+def _places(value: float, least: int) -> int:
     """Decimals that show three digits of a value, and at least so many."""
     if value == 0 or not math.isfinite(value):
         return least

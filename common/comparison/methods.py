@@ -5,7 +5,7 @@ Weights measured with another adapter scale or with CADS at inference are method
 """
 
 import shlex
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,12 +14,20 @@ from typing import Any
 import numpy as np
 
 from common import config as configuration
+from common.choices import ALIGNMENTS, DIVERSITIES
 from common.config import Config
 from common.errors import existing
 from common.evaluation import measured_runs
 from common.evaluation.families import measures_for
 from common.evaluation.measured_runs import BASE, Run, StudyError
-from common.evaluation.records import Protocol, Record, Split, Variant, default_alignment
+from common.evaluation.records import (
+    HELD_OUT,
+    Protocol,
+    Record,
+    Split,
+    Variant,
+    default_alignment,
+)
 from common.runs import checkpoint
 from common.runs.directory import MAY_CHANGE
 
@@ -94,19 +102,21 @@ class Study:
     seeds: tuple[int, ...]
     methods: tuple[Method, ...]
 
-    @property
-    def default_alignment(self) -> str:
-        """The measure of alignment that counts if none is chosen."""
-        return default_alignment(self.methods[0].measures)
+    def alignment(self, name: str | None) -> str:
+        """The measure of that name, or of the held-out scorer; None: see `default_alignment`.
 
-    def check_measured(self, *measures: str) -> None:
-        """Raise StudyError unless each of these was measured."""
+        Raises StudyError with the names of those that were measured.
+        """
         there = self.methods[0].measures
-        for name in measures:
-            if name not in there:
-                raise StudyError(
-                    f"the runs were not measured with {name}; there are {', '.join(there)}"
-                )
+        known = {each: each for each in ALIGNMENTS if each in there}
+        known |= {HELD_OUT + scorer: HELD_OUT + scorer for scorer in self.protocol.scorers}
+        known |= {scorer: HELD_OUT + scorer for scorer in self.protocol.scorers}
+        return _measured(name or default_alignment(there), known)
+
+    def diversity(self, name: str) -> str:
+        """The measure of that name. Raises StudyError with those that were measured."""
+        there = self.methods[0].measures
+        return _measured(name, {each: each for each in DIVERSITIES if each in there})
 
     def method(self, name: str) -> Method:
         """The method of that name. Raises StudyError with the valid names."""
@@ -160,6 +170,13 @@ def _by_prompt(record: Record, measures: Sequence[str]) -> list[tuple[float, ...
         (record.frechet,) * prompts if name == "frechet" else tuple(record.by_prompt[name])
         for name in measures
     ]
+
+
+def _measured(name: str, known: Mapping[str, str]) -> str:
+    if name not in known:
+        there = [each for each in known if not each.startswith(HELD_OUT)]
+        raise StudyError(f"the runs were not measured with {name}; there are {', '.join(there)}")
+    return known[name]
 
 
 # --- methods, strengths and seeds -----------------------------------------------------------------

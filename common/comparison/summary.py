@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from common import random
 from common.algorithm import pareto
 from common.algorithm.pareto import ALIGNMENT, DIVERSITY, Interval
-from common.choices import Alignment, Diversity
+from common.choices import Diversity
 from common.comparison import gains
 from common.comparison.gains import Curves, Levels, Name, Reading, Sample
 from common.comparison.methods import Method, Strength, Study, settings
@@ -124,6 +124,7 @@ class Protocol(Part):
     model: str
     features: str = ""
     sampler: str = ""
+    scorers: list[str] = []
 
 
 class Summary(Part):
@@ -210,7 +211,7 @@ def summarise(
     study: Study,
     baseline: str,
     *,
-    alignment: Alignment | None = None,
+    alignment: str | None = None,
     diversity: Diversity = "diversity",
     gain_shares: Sequence[float] = (0.25, 0.5, 0.75, 0.9),
     diversity_shares: Sequence[float] = (0.8, 0.6),
@@ -223,7 +224,7 @@ def summarise(
     Args:
         study: the measured methods.
         baseline: name of the method to compare the others with.
-        alignment: the measure of alignment; None takes `records.default_alignment`.
+        alignment: the measure of alignment, see `Study.alignment`.
         diversity: the measure of diversity.
         gain_shares: of the baseline's gain in alignment.
         diversity_shares: of the base model's diversity.
@@ -232,11 +233,10 @@ def summarise(
         replicas: of the bootstrap.
     """
     first = study.method(baseline)
-    axis = alignment or study.default_alignment
-    study.check_measured(axis, diversity)
+    axis = study.alignment(alignment)
     methods = [first, *(method for method in study.methods if method is not first)]
     levels = Levels(tuple(gain_shares), tuple(diversity_shares), DEGRADATION)
-    measures = (axis, diversity, *DEGRADATION)
+    measures = (axis, study.diversity(diversity), *DEGRADATION)
     samples = {m.name: Sample(m.values(measures), m.curves()) for m in methods}
     config = first.strengths[0].config
     reference, shaped = settings(config), [m.name for m in methods if m.is_shaped]

@@ -91,3 +91,6 @@ class EvaluateConfig(Table):
     features_options: dict[str, Setting] = key(
         {}, "settings of the features, as the path of their weights"
     )
+    scorers: tuple[str, ...] = key(
+        (), "held-out rewards that `drift eval` measures, each an axis of its own", strict=False
+    )

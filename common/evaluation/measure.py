@@ -24,7 +24,7 @@ from common.evaluation.emoji_measures import digest
 from common.evaluation.families import measures_for
 from common.evaluation.records import Protocol, Record, RecordError, Split, Variant
 from common.prompts import PromptError, PromptSet, load as load_prompts, of_split
-from common.rewards import RewardError, RewardSuite, finite_mean
+from common.rewards import RewardError, RewardSuite, finite_mean, held_out
 from common.runs import checkpoint, files, lock
 from common.runs.directory import RunDirectory
 from common.sampling.ode import sample_images
@@ -41,16 +41,27 @@ OnImages = Callable[[str, int, int], None]
 
 
 def protocol(
-    run: RunDirectory, split: Split, *, prompts: int, images: int, steps: int, seed: int
+    run: RunDirectory,
+    split: Split,
+    *,
+    prompts: int,
+    images: int,
+    steps: int,
+    seed: int,
+    scorers: Sequence[str] | None = None,
 ) -> Protocol:
     """The protocol of a run for one split: prompts and sampling settings.
 
     train: the run's own training prompts. validation, test: prompts of the run's source that
     belong to the split and that the run was never trained on. At most `prompts` of them
-    (0 = all), the first by the SHA-256 of their text.
+    (0 = all), the first by the SHA-256 of their text. scorers: held-out rewards; None takes those
+    of `evaluate.scorers`.
 
-    Raises PromptError when there are none, and ValueError when the model's files cannot be read.
+    Raises PromptError when there are none, RewardNameError for a scorer that is no reward or that
+    the run maximises, and ValueError when the model's files cannot be read.
     """
+    heldout = tuple(dict.fromkeys(run.config.evaluate.scorers if scorers is None else scorers))
+    held_out.check_names(run.config.reward, heldout)
     how = measures_for(run.config.model.family)
     chosen = _prompts(run, split, prompts)
     return Protocol(
@@ -62,6 +73,7 @@ def protocol(
         prompts=tuple(prompt.text for prompt in chosen),
         features=how.features_name(run.config),
         sampler=how.sampler(run.config),
+        scorers=heldout,
     )
 
 
@@ -130,6 +142,7 @@ class Measurer:
         self._model = measured_by.model(config)
         self._rewards = RewardSuite(config.reward.terms, backend, config.reward)
         self._measures = measured_by(config, backend)
+        self._heldout: dict[str, RewardSuite] = {}
         self._compared: dict[Protocol, np.ndarray] = {}
 
     def weights(self, variant: Variant) -> tuple[str, dict[str, np.ndarray]]:
@@ -156,7 +169,7 @@ class Measurer:
         images = self._images(how, weights, parameters, variant.prompt_noise, _name(variant, how))
         features = self._measures.features(images)
         by_prompt = {
-            "reward": self._reward(how, images.reshape(-1, *images.shape[2:])),
+            **self._scores(how, images.reshape(-1, *images.shape[2:])),
             **self._measures.by_prompt(images, how.prompts, features, base),
         }
         return Record(
@@ -168,21 +181,32 @@ class Measurer:
             grid=self._save_picture(variant, how, images),
         )
 
-    def _reward(self, how: Protocol, flat: np.ndarray) -> np.ndarray:
-        """Mean of what the run maximises, over a prompt's images that have a score: [P]."""
+    def _scores(self, how: Protocol, flat: np.ndarray) -> dict[str, np.ndarray]:
+        """What the run maximises, and each held-out reward: see `_mean`, by measure."""
+        scores = {"reward": self._mean(self._rewards, how, flat, "reward")}
+        for name in how.scorers:
+            if name not in self._heldout:
+                reward = self._run.config.reward
+                self._heldout[name] = held_out.suite(name, self._backend, reward)
+            what = f"score by '{name}'"
+            scores[records.HELD_OUT + name] = self._mean(self._heldout[name], how, flat, what)
+        return scores
+
+    def _mean(self, suite: RewardSuite, how: Protocol, flat: np.ndarray, what: str) -> np.ndarray:
+        """Mean of a reward over a prompt's images that have a score: [P]."""
         by_text = {prompt.text: prompt for prompt in _source(self._run)}
         repeated = [by_text[text] for text in how.prompts for _ in range(how.images)]
-        scores = self._rewards.score(
+        scores = suite.score(
             flat,
             [prompt.text for prompt in repeated],
             [prompt.metadata for prompt in repeated],
             describe=lambda n: f"prompt '{repeated[n].text}', image {n % how.images}",
         )
         by_group = {name: values.reshape(-1, how.images) for name, values in scores.items()}
-        total = finite_mean(self._rewards.reported(by_group), axis=1)
+        total = finite_mean(suite.reported(by_group), axis=1)
         if not np.isfinite(total).all():
             text = how.prompts[int(np.flatnonzero(~np.isfinite(total))[0])]
-            raise RewardError(f"no image of prompt '{text}' has a finite reward")
+            raise RewardError(f"no image of prompt '{text}' has a finite {what}")
         return total
 
     def _compared_with(self, how: Protocol) -> np.ndarray:

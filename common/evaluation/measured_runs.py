@@ -60,6 +60,8 @@ def eval_command(path: Path, how: Protocol, variants: Iterable[Variant]) -> str:
             words += [f"--{name}", str(given)] if given != value else []
         for update in updates:
             words += ["--checkpoint", str(update) if update else "base"]
+        for scorer in how.scorers:
+            words += ["--scorer", scorer]
         words += ["--scale", f"{scale!r}"] if scale != 1 else []
         words += ["--prompt-noise", f"{noise!r}"] if noise else []
         commands.append(shlex.join(words))
@@ -71,8 +73,8 @@ def read(
 ) -> tuple[Protocol, list[Run]]:
     """The runs at these paths or in folders below them, and the protocol that they have in common.
 
-    Of several common protocols the one with the most images counts. until: measurements after
-    later updates are left out.
+    Of several common protocols the one with the most images, then scorers, counts. until:
+    measurements after later updates are left out.
 
     Raises StudyError for runs that cannot be compared, RunError and RecordError for damaged ones.
     """
@@ -171,7 +173,7 @@ def _common_protocol(measurements: Mapping[RunDirectory, ByProtocol]) -> Protoco
             difference = _difference(list(shared)[-1], list(other)[-1])
             raise StudyError(f"{first.path} and {directory.path} cannot be compared: {difference}")
         shared = left
-    protocol = max(shared, key=lambda protocol: protocol.images * len(protocol.prompts))
+    protocol = max(shared, key=lambda how: (how.images * len(how.prompts), len(how.scorers)))
     if protocol.images < 2:
         raise StudyError(
             f"{first.path} was measured with 1 image of each prompt, which has no diversity: "
@@ -190,6 +192,9 @@ def _difference(one: Protocol, other: Protocol) -> str:
     before, after = getattr(one, name), getattr(other, name)
     if name == "model":
         return f"they have other base models ({before[:12]} and {after[:12]})"
+    if name == "scorers":
+        ours, theirs = (", ".join(names) or "none" for names in (before, after))
+        return f"they were measured with the held-out scorers {ours} and {theirs}"
     if name in records.OPTIONAL and not (before and after):
         return f"they were measured as models of other families ({name} {before or after!r})"
     if name == "prompts":

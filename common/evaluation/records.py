@@ -43,7 +43,10 @@ GENERAL = (
 )
 """Measures of every model; the others of MEASURES are the emoji model's own."""
 
-OPTIONAL = ("features", "sampler")
+HELD_OUT = "heldout/"
+"""Begins the name of a measure that is the score of a held-out reward."""
+
+OPTIONAL = ("features", "sampler", "scorers")
 """Fields of a protocol that are written only where they say something."""
 
 
@@ -80,6 +83,7 @@ class Protocol:
     base model's weights. prompts: of the split, in order. features: name of the image features
     that diversity and fidelity are measured in; "" = the emoji model's held-out ones. sampler: the
     settings beside these that determine the images, in words; "" = those of the emoji model.
+    scorers: held-out rewards that score the images.
     """
 
     images: int
@@ -90,11 +94,13 @@ class Protocol:
     prompts: tuple[str, ...]
     features: str = ""
     sampler: str = ""
+    scorers: tuple[str, ...] = ()
 
     @property
     def measures(self) -> tuple[str, ...]:
         """The measures that every record under it has."""
-        return GENERAL if self.features else tuple(MEASURES)
+        own = GENERAL if self.features else tuple(MEASURES)
+        return (*own, *(HELD_OUT + name for name in self.scorers))
 
     def values(self) -> dict[str, Any]:
         """Its fields as JSON has them; those of OPTIONAL only where they are not empty."""
@@ -159,7 +165,9 @@ def parse(line: bytes | str, where: str) -> Record:
         protocol = Protocol(**values["protocol"])
         record = Record(
             variant=Variant(**values["variant"]),
-            protocol=replace(protocol, prompts=tuple(protocol.prompts)),
+            protocol=replace(
+                protocol, prompts=tuple(protocol.prompts), scorers=tuple(protocol.scorers)
+            ),
             by_prompt={name: tuple(map(float, v)) for name, v in values["by_prompt"].items()},
             frechet=float(values["frechet"]),
             weights=str(values["weights"]),

@@ -13,7 +13,6 @@ from common.comparison.summary import DEGRADATION, MATCHED, Gain, Point, Summary
 from common.evaluation.measured_runs import BASE, Run
 from common.evaluation.records import FILE, Variant
 from common.report import front, words
-from common.report.front import NAMES
 from common.runs import files
 
 MOST_PROMPTS = 6
@@ -116,7 +115,7 @@ def _facts(summary: Summary) -> list[str]:
         f"{words.count(len(protocol.prompts), f'{protocol.split} prompt')}",
         f"{words.count(protocol.images, 'image')} of each",
         f"{words.count(len(summary.seeds), 'seed')}",
-        f"{NAMES[summary.alignment]} against {NAMES[summary.diversity]}",
+        f"{front.measure_name(summary.alignment)} against {front.measure_name(summary.diversity)}",
         *([f"features {protocol.features}"] if protocol.features else []),
     ]
 
@@ -179,7 +178,10 @@ def tables(summary: Summary) -> list[Table]:
     """The gains as text, for the page and the terminal; [] when there is only the baseline."""
     if len(summary.methods) == 1:
         return []
-    alignment, diversity = NAMES[summary.alignment], NAMES[summary.diversity]
+    alignment, diversity = (
+        front.measure_name(summary.alignment),
+        front.measure_name(summary.diversity),
+    )
     matched = min(summary.gain_shares, key=lambda share: abs(share - MATCHED))
     at_gain = [f"at {share:.0%}" for share in summary.gain_shares]
     return [
@@ -215,7 +217,7 @@ def tables(summary: Summary) -> list[Table]:
             "Degradation at equal alignment",
             f"against {summary.baseline}; below 0 is better",
             {
-                f"{NAMES[measure]} at {matched:.0%}": ("degradation", matched, measure)
+                f"{front.measure_name(measure)} at {matched:.0%}": ("degradation", matched, measure)
                 for measure in DEGRADATION
             },
         ),

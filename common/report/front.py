@@ -11,6 +11,7 @@ import numpy as np
 
 from common.algorithm.pareto import ALIGNMENT, DIVERSITY
 from common.comparison.summary import MethodSummary, Point, Summary
+from common.evaluation.records import HELD_OUT
 from common.report import figure, words
 from common.report.figure import HUES, PAGE, Colours
 
@@ -44,6 +45,12 @@ NAMES = {
     "coverage": "coverage",
 }
 """Measures by their usual names."""
+
+
+def measure_name(measure: str) -> str:
+    """The usual name of a measure."""
+    scorer = measure.removeprefix(HELD_OUT)
+    return NAMES[measure] if scorer == measure else f"{scorer}, held out"
 
 
 @dataclass(frozen=True)
@@ -131,7 +138,7 @@ def files(summary: Summary) -> dict[str, bytes]:
 def alt_text(summary: Summary) -> str:
     """The content of the plot in words, for screen readers."""
     parts = [
-        f"Plot of {NAMES[summary.diversity]} against {NAMES[summary.alignment]}. "
+        f"Plot of {measure_name(summary.diversity)} against {measure_name(summary.alignment)}. "
         f"Base model at alignment {summary.origin[0]:.3g}, diversity {summary.origin[1]:.3g}."
     ]
     for method in summary.methods:
@@ -187,8 +194,8 @@ def _draw(axes: "Axes", summary: Summary, colours: Colours) -> None:
         marker="o", ms=10, mew=1.8, ls="", color=colours["ink"],
         markerfacecolor=colours["paper"], label=BASE_MODEL, zorder=4,
     )  # fmt: skip
-    axes.set_xlabel(NAMES[summary.alignment])
-    axes.set_ylabel(NAMES[summary.diversity])
+    axes.set_xlabel(measure_name(summary.alignment))
+    axes.set_ylabel(measure_name(summary.diversity))
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.margins(0.06, 0.08)
@@ -244,15 +251,18 @@ def _tooltip(summary: Summary, method: MethodSummary, point: Point) -> list[str]
     """The tooltip of a point: method, point, the two values, and the other measures."""
     alignment, diversity = summary.axes(point)
     values = [
-        f"{NAMES[summary.alignment]} {_value(alignment)}{_between(point.by_seed['alignment'])}",
-        f"{NAMES[summary.diversity]} {_value(diversity)}{_between(point.by_seed['diversity'])}",
+        f"{measure_name(axis)} {_value(value)}{_between(by_seed)}"
+        for axis, value, by_seed in (
+            (summary.alignment, alignment, point.by_seed["alignment"]),
+            (summary.diversity, diversity, point.by_seed["diversity"]),
+        )
     ]
     return [method.name, point_name(method, point), *values, *_others(summary, point.measures)]
 
 
 def _base_tooltip(summary: Summary) -> list[str]:
     values = [
-        f"{NAMES[axis]} {_value(summary.base[axis])}"
+        f"{measure_name(axis)} {_value(summary.base[axis])}"
         for axis in (summary.alignment, summary.diversity)
     ]
     return [BASE_MODEL, "before tuning", *values, *_others(summary, summary.base)]
@@ -260,7 +270,7 @@ def _base_tooltip(summary: Summary) -> list[str]:
 
 def _others(summary: Summary, measures: dict[str, float]) -> list[str]:
     shown = {summary.alignment, summary.diversity}
-    return [f"{NAMES[key]} {_value(x)}" for key, x in measures.items() if key not in shown]
+    return [f"{measure_name(key)} {_value(x)}" for key, x in measures.items() if key not in shown]
 
 
 def _between(by_seed: list[float]) -> str:

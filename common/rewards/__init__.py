@@ -3,6 +3,7 @@
 from common.algorithm.combine import combine, finite_mean
 from common.rewards import (  # importing them registers the built-in rewards
     features as features,
+    held_out as held_out,
     image as image,
     ocr as ocr,
     remote as remote,

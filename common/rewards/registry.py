@@ -330,6 +330,8 @@ def check_names(config: Config) -> None:
         REWARDS.check(name, reward.options.get(name))
     for name in config.audit.scorers if config.audit.every else ():
         REWARDS.check(name)
+    for name in evaluation.scorers:
+        REWARDS.check(name)
     FEATURES.check(shaping.features, shaping.features_options)
     FEATURES.check(evaluation.features, evaluation.features_options)
 

@@ -38,7 +38,7 @@ HEAD = 1 << 20
 
 MAY_CHANGE = frozenset(
     {"run.updates", "run.backend", "run.recipe", "rollout.batch_size", "objective.micro_batch"}
-    | {"checkpoint.every", "checkpoint.keep", "evaluate.every", "evaluate.grid"}
+    | {"checkpoint.every", "checkpoint.keep", "evaluate.every", "evaluate.grid", "evaluate.scorers"}
     | {"model.gradient_checkpointing", "model.offload", "model.vae_slicing"}
     | {"model.compile", "model.attention"}
 )

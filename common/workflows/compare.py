@@ -85,8 +85,8 @@ def compare(
         baseline: a method; None: the one of plain GRPO.
         split: which prompts count.
         until: leave out what was measured after more updates; None: take all.
-        alignment: "alignment_heldout", "alignment_train" or "reward"; None: the held-out one where
-            it was measured, as of the emoji model, else the reward.
+        alignment: "alignment_heldout", "alignment_train", "reward" or a held-out scorer; None: the
+            held-out one where it was measured, as of the emoji model, else the reward.
         diversity: "diversity", "vendi", "pixel_distance" or "modes", the last of
             the emoji model only.
         gain_shares: where diversity is compared: shares of the baseline's gain, in (0, 1].

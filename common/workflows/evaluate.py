@@ -52,6 +52,7 @@ def evaluate(
     checkpoints: Sequence[int | str] = (),
     scales: Sequence[float] = (1.0,),
     prompt_noise: Sequence[float] = (0.0,),
+    scorers: Sequence[str] | None = None,
     backend: str | None = None,
     cache: str | PathLike[str] | None = None,
     progress: bool = True,
@@ -72,6 +73,7 @@ def evaluate(
         checkpoints: updates, "base" or "latest"; () = all. The base model is always measured.
         scales: factors on the trained weights, in [0, 2].
         prompt_noise: strengths of CADS at inference, in [0, 10].
+        scorers: held-out rewards that score the images too; None: the run's `evaluate.scorers`.
         backend: "mlx", "cuda", "cpu" or "auto"; None: the run's if it works here, else the best.
         cache: where runs share their base model's images; None: evaluation-cache beside the run.
         progress: show a line for each record; False prints nothing.
@@ -94,6 +96,7 @@ def evaluate(
         seed=seed,
         scales=scales,
         prompt_noise=prompt_noise,
+        scorers=scorers,
     )
     wanted = [str(which) for which in checkpoints]
     planned = plan(run_paths(runs), chosen, wanted, backend)
@@ -118,6 +121,7 @@ def plan(
                     images=chosen.images,
                     steps=chosen.steps,
                     seed=chosen.seed,
+                    scorers=chosen.scorers,
                 )
                 for split in dict.fromkeys(chosen.splits)
             ]
@@ -131,7 +135,10 @@ def measure_all(
     """Measure what is missing; the number of new records of each run."""
     counts = []
     for each in planned:
-        allowed = consent.required_for(each.run.path, (), trust=trust)
+        scorers = {name for how in each.protocols for name in how.scorers}
+        named = scorers - {*each.run.config.evaluate.scorers}
+        asked = [f"evaluate.scorers={name}" for name in sorted(named)]
+        allowed = consent.required_for(each.run.path, asked, trust=trust)
         with _Progress(each, quiet=quiet) as progress, allowed:
             measure.evaluate(
                 each.run,

@@ -4,7 +4,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError
 
-from common.choices import Alignment, Diversity, Reading, Split
+from common.choices import Diversity, Reading, Split
 from common.config import Table, errors, key
 from common.config.types import Positive
 from common.errors import RequestError
@@ -25,6 +25,9 @@ class EvaluateOptions(Table):
     seed: Seed = key(0, "of the initial noise")
     scales: tuple[Scale, ...] = key((1.0,), "factors on the trained weights", strict=False)
     prompt_noise: tuple[Strength, ...] = key((0.0,), "strengths of CADS at inference", strict=False)
+    scorers: tuple[str, ...] | None = key(
+        None, "held-out rewards; None = the run's evaluate.scorers", strict=False
+    )
 
 
 class SampleOptions(Table):
@@ -40,7 +43,7 @@ class CompareOptions(Table):
 
     split: Split = key("test", "which prompts count")
     until: Positive | None = key(None, "leave out what was measured after more updates")
-    alignment: Alignment | None = key(None, "which alignment counts; None = the held-out one")
+    alignment: str | None = key(None, "which alignment counts; None = the held-out one")
     diversity: Diversity = key("diversity", "which diversity counts")
     gain_shares: tuple[Share, ...] = key(
         (0.25, 0.5, 0.75, 0.9), "of the baseline's gain", strict=False, min_length=1

@@ -121,7 +121,8 @@ def runs(config, tmp_path_factory):
             stop = threading.Event()
             trainer = Trainer(settings, backend, run, observer=NullObserver(), stop=stop)
         assert trainer.run()
-    result = drift("eval", folder / "flow_grpo", folder / "drift", *HOW)
+    words = (*HOW, "--scorer", "jpeg_incompressibility")
+    result = drift("eval", folder / "flow_grpo", folder / "drift", *words)
     assert result.exit_code == 0, result.output
     return folder, result.output
 
@@ -133,7 +134,7 @@ def drift(*words):
 def test_the_table_has_the_measures_of_the_model(runs):
     output = runs[1]
     (head, *_) = [line.split() for line in output.splitlines() if line.startswith("update ")]
-    assert head[:5] == ["update", "reward", "diversity", "of", "base"]
+    assert head[:6] == ["update", "reward", "jpeg", "incompressibility", "diversity", "of"]
     assert "held-out" not in head
     assert "modes" not in head
     notes = [line for line in output.splitlines() if line.startswith("diversity, recall, coverage")]
@@ -150,7 +151,7 @@ def test_they_are_compared_on_a_page(runs, tmp_path):
     assert (summary.alignment, summary.diversity) == ("reward", "diversity")
     assert summary.baseline == "flow_grpo"
     assert summary.shaped == ["drift"]
-    assert summary.base.keys() == {*GENERAL, "frechet"}
+    assert summary.base.keys() == {*GENERAL, "frechet", "heldout/jpeg_incompressibility"}
     assert summary.protocol.features == "embedded_heldout"
     page = (tmp_path / "out" / "compare.html").read_text()
     for text in (
@@ -163,6 +164,35 @@ def test_they_are_compared_on_a_page(runs, tmp_path):
     assert "drift: the reward is shaped with the features" in " ".join(result.output.split())
 
 
+def test_a_held_out_scorer_is_an_axis_of_its_own(runs, tmp_path):
+    words = ("--split", "train", "--replicas", 100, "--alignment", "jpeg_incompressibility")
+    result = drift("compare", runs[0], *words, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    summary = from_json((tmp_path / "out" / "compare.json").read_bytes())
+    assert summary.alignment == "heldout/jpeg_incompressibility"
+    assert summary.origin[0] == pytest.approx(-summary.base["reward"], rel=1e-5)
+    assert summary.protocol.scorers == ["jpeg_incompressibility"]
+    page = (tmp_path / "out" / "compare.html").read_text()
+    assert "jpeg_incompressibility, held out against diversity" in page
+
+
+@pytest.mark.parametrize(
+    ("scorer", "expected"),
+    [
+        (
+            "jpeg_compressibility",
+            "'jpeg_compressibility' is maximised by the run, so it is not held",
+        ),
+        ("jpeg_incompressibilit", "no reward 'jpeg_incompressibilit'"),
+    ],
+)
+def test_a_scorer_that_cannot_be_held_out_is_one_line(runs, scorer, expected):
+    result = drift("eval", runs[0] / "drift", *HOW, "--scorer", scorer)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert expected in line
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -170,7 +200,10 @@ def test_they_are_compared_on_a_page(runs, tmp_path):
             ("--alignment", "alignment_heldout"),
             "not measured with alignment_heldout; there are rew",
         ),
-        (("--diversity", "modes"), "the runs were not measured with modes; there are reward, div"),
+        (
+            ("--diversity", "modes"),
+            "the runs were not measured with modes; there are diversity, ve",
+        ),
     ],
 )
 def test_an_axis_that_was_not_measured_is_one_line(runs, tmp_path, words, expected):
@@ -186,6 +219,7 @@ def test_an_axis_that_was_not_measured_is_one_line(runs, tmp_path, words, expect
         ('"features": "embedded_heldout"', '"features": "clip"', "features = embedded_heldout and"),
         ('"sampler": "guidance 1.0', '"sampler": "guidance 4.5', "with sampler = guidance 1.0"),
         ('"model": "', '"model": "f', "they have other base models ("),
+        ('"scorers": ["', '"scorers": ["imagenet", "', "the measure 'heldout/imagenet' is missing"),
         ('"features": "embedded_heldout", ', "", "the measure 'alignment_heldout' is missing"),
     ],
 )
