@@ -108,17 +108,8 @@ class Trainer:
         )
         if warning := features.same(config):
             warnings.warn(warning, stacklevel=2)
-        self._evaluator = Evaluator(
-            config,
-            backend,
-            self._rewards,
-            list(self._prompts),
-            train=backend.scorer("train"),
-            heldout=backend.scorer("heldout"),
-        )
-        self._watch = None
-        if config.audit.every:
-            self._watch = Watch(config, backend, list(self._prompts), self._rewards, run)
+        self._evaluator = self._make_evaluator()
+        self._watch = self._make_watch()
         self._update, self._compiling = 0, backend.compiling_seconds()
         self._restore(resume_from)
         if self._watch is not None:
@@ -215,11 +206,9 @@ class Trainer:
         """One update; returns its row of `metrics.jsonl`, which is already on disk."""
         start, clock = time.perf_counter(), Clock()
         config, update = self._config, self._update
-        prompts = batch(
-            self._prompts, count=config.rollout.prompts, seed=config.run.seed, update=update
-        )
-        plan = plan_steps(config.rollout, seed=config.run.seed, update=update)
-        size, seed = config.rollout.group_size, config.run.seed
+        rollout, seed = config.rollout, config.run.seed
+        prompts = batch(self._prompts, count=rollout.prompts, seed=seed, update=update)
+        plan, size = plan_steps(rollout, seed=seed, update=update), rollout.group_size
         texts = [self._variants.texts(p, size, seed=seed, update=update) for p in prompts]
         with self._within("rollout"):
             conditioner = Conditioner(
@@ -231,8 +220,8 @@ class Trainer:
             with clock("rollout"), self._within("rollout"):
                 trajectories = sampler.sample(
                     prompts,
-                    config.rollout,
-                    seed=config.run.seed,
+                    rollout,
+                    seed=seed,
                     update=update,
                     keep_predicted=config.drift.shaping.mode == "per_step",
                     finished=scoring.add,
@@ -246,13 +235,9 @@ class Trainer:
                     prompts, trajectories, rewards, plan.trained, update=update
                 )
         with clock("update"), self._within("update"):
+            report = self._progress("training")
             learned = self._learner.update(
-                trajectories,
-                assigned,
-                plan.trained,
-                conditioner,
-                update,
-                on_progress=self._progress("training"),
+                trajectories, assigned, plan.trained, conditioner, update, on_progress=report
             )
         self._update += 1
         record = {
@@ -330,6 +315,22 @@ class Trainer:
         except HackedError:
             self._save_if_new()
             raise
+
+    def _make_evaluator(self) -> Evaluator:
+        return Evaluator(
+            self._config,
+            self._backend,
+            self._rewards,
+            list(self._prompts),
+            train=self._backend.scorer("train"),
+            heldout=self._backend.scorer("heldout"),
+        )
+
+    def _make_watch(self) -> Watch | None:
+        if not self._config.audit.every:
+            return None
+        prompts = list(self._prompts)
+        return Watch(self._config, self._backend, prompts, self._rewards, self._run)
 
     def _make_average(self) -> MovingAverage | None:
         settings = self._config.optimizer

@@ -10,7 +10,7 @@ from common.config import ModelConfig
 from common.errors import RequestError
 from common.pipelines.folder import OPTIONAL
 from common.runs import files
-from common.runs.directory import WEIGHED
+from common.runs.inputs import WEIGHED
 
 
 def digest(model: ModelConfig) -> str:

@@ -1,7 +1,6 @@
 """A run on disk: its configuration, its environment, its logs and its files."""
 
 import errno
-import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ import tomli_w
 from common import config as configuration, pictures, random, reading, temporary
 from common.config import Config
 from common.errors import RequestError
-from common.runs import files, line_log, lock
+from common.runs import files, inputs, line_log, lock
 
 CONFIG, ENVIRONMENT = "config.toml", "environment.json"
 METRICS, EVALUATIONS, AUDITS = "metrics.jsonl", "evaluations.jsonl", "audits.jsonl"
@@ -29,12 +28,6 @@ The last two are missing while it goes on, and when its process was killed.
 """
 
 MODEL = ("model.path", "model.weights")
-
-WEIGHED = {".json", ".txt", ".model", ".safetensors"}
-"""Suffixes of the files that define a model: configurations, tokenizers and weights."""
-
-HEAD = 1 << 20
-"""Bytes at the start of a file that identify it, with its name and size; weights are gigabytes."""
 
 MAY_CHANGE = frozenset(
     {"run.updates", "run.backend", "run.recipe", "rollout.batch_size", "objective.micro_batch"}
@@ -104,7 +97,7 @@ class RunDirectory:
                 cls.check_free(path)
                 facts = {
                     FINGERPRINT: random.fingerprint(),
-                    DIGESTS: _digests(config),
+                    DIGESTS: inputs.digests(config),
                     STARTS: [{"update": 0, **environment}],
                 }
                 files.write_whole(path / ENVIRONMENT, line_log.encode(facts, indent=1))
@@ -195,7 +188,7 @@ class RunDirectory:
         """
         facts = self.environment()
         with files.os_errors_as(f"resume {self.path}", RunError):
-            present = _digests(config)
+            present = inputs.digests(config)
         stored = facts.get(DIGESTS, {})
         schedules = {
             f"drift.{name}.training_schedule": table.training_schedule
@@ -220,7 +213,7 @@ class RunDirectory:
         for key, digest in stored.items():
             if present.get(key) != digest:
                 fate = "has changed" if key in present else "is not there any more"
-                name = _inputs(config).get(key, "a file")
+                name = inputs.files_of(config).get(key, "a file")
                 raise RunError(
                     f"cannot resume {self.path}: {name}, which {key} names, {fate} "
                     "since the run was started; restore the old content, or start a new run"
@@ -325,43 +318,6 @@ def _locked_for_creation(path: Path) -> AbstractContextManager[None]:
 
 def _why_no_folder(path: Path) -> str:
     return "it is a file" if path.exists() else "it is not there"
-
-
-def _inputs(config: Config) -> dict[str, Path]:
-    """The files that a configuration names, by key, without those that ship with the toolkit."""
-    named = {
-        "prompts.source": config.prompts.file,
-        "model.path": config.model.path,
-        "model.weights": config.model.weights,
-    }
-    return {key: Path(name) for key, name in named.items() if name}
-
-
-def _digests(config: Config) -> dict[str, str]:
-    """SHA-256 of the input files that exist, by key. Raises OSError.
-
-    A missing file gets no digest: the code that needs the file reports it.
-    """
-    digests = {}
-    for key, path in _inputs(config).items():
-        if path.is_file():
-            with path.open("rb") as file:
-                digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
-        elif path.is_dir():
-            digests[key] = _folder_digest(path)
-    return digests
-
-
-def _folder_digest(folder: Path) -> str:
-    """SHA-256 of the names, sizes and beginnings of the files of a model."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in WEIGHED and path.is_file():
-            name = path.relative_to(folder).as_posix()
-            with path.open("rb") as file:
-                head = hashlib.sha256(file.read(HEAD)).hexdigest()
-            digest.update(f"{name} {path.stat().st_size} {head}\n".encode())
-    return digest.hexdigest()
 
 
 def _toml(config: Config) -> bytes:
