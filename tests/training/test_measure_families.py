@@ -16,6 +16,7 @@ from common.evaluation import measure, model_files, records
 from common.evaluation.records import GENERAL, Variant
 from common.progress import NullObserver
 from common.rewards import Features
+from common.runs import checkpoint as checkpoints
 from common.runs.directory import RunDirectory
 from common.trainer import Trainer
 from tests.shapes import FAMILIES, settings_of
@@ -55,18 +56,26 @@ def config(checkpoint, tmp_path_factory):
     return load
 
 
-def measured(run, backend, cache):
-    (how,) = [measure.protocol(run, "train", prompts=0, images=3, steps=2, seed=0)]
+def measured(run, backend, cache, *variants):
+    how = measure.protocol(run, "train", prompts=0, images=3, steps=2, seed=0)
     made = []
     measure.evaluate(
         run,
         backend,
         [how],
-        [Variant(0)],
+        variants,
         cache=cache,
         on_record=lambda record, is_new: made.append(record),
     )
-    return made[0]
+    return made
+
+
+def save_tuned(run, backend):
+    """A checkpoint after update 1 whose adapter has moved, without training."""
+    policy = backend.policy(run.config.model, run.config.adapter, seed=0)
+    moved = {name: backend.to_numpy(value) + 0.2 for name, value in policy.parameters().items()}
+    snapshot = checkpoints.Snapshot(1, moved, None, {}, {})
+    checkpoints.save(run.checkpoints, snapshot, adapter=run.config.adapter, keep=0)
 
 
 @pytest.mark.parametrize("shape", FAMILIES)
@@ -75,10 +84,15 @@ def test_every_family_is_measured_on_both_backends(config, tmp_path, shape):
     for name in ("cpu", "mlx"):
         backend = backends.load(name)
         run = RunDirectory.create(tmp_path / name, config(shape), {})
-        record = measured(run, backend, tmp_path / f"cache-{name}")
+        save_tuned(run, backend)
+        variants = (Variant(0), Variant(1), Variant(1, scale=0.0), Variant(1, prompt_noise=0.5))
+        made = measured(run, backend, tmp_path / f"cache-{name}", *variants)
+        record, tuned, same, noisy = made
         protocols.append(record.protocol)
-        assert record.by_prompt.keys() == set(GENERAL)
-        assert records.load(run) == [record]
+        assert {*map(frozenset, (each.by_prompt for each in made))} == {frozenset(GENERAL)}
+        assert records.load(run) == made
+        assert same.by_prompt == record.by_prompt
+        assert len({each.by_prompt["reward"] for each in (record, tuned, noisy)}) == 3
 
         # The images are in the cache, and say the same when somebody else measures them.
         folders = [path.parent for path in (tmp_path / f"cache-{name}").rglob("*.png")]
