@@ -148,7 +148,7 @@ def evaluate(
         seed=seed,
         scales=scales,
         prompt_noise=strengths,
-        scorers=scorers or None,
+        scorers=scorers,
     )
     planned = workflow.plan(dict.fromkeys(directories), chosen, wanted, backend)
     counts = workflow.measure_all(planned, cache, quiet=as_json, trust=trust)

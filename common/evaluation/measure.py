@@ -48,19 +48,19 @@ def protocol(
     images: int,
     steps: int,
     seed: int,
-    scorers: Sequence[str] | None = None,
+    scorers: Sequence[str] = (),
 ) -> Protocol:
     """The protocol of a run for one split: prompts and sampling settings.
 
     train: the run's own training prompts. validation, test: prompts of the run's source that
     belong to the split and that the run was never trained on. At most `prompts` of them
-    (0 = all), the first by the SHA-256 of their text. scorers: held-out rewards; None takes those
+    (0 = all), the first by the SHA-256 of their text. scorers: held-out rewards; () takes those
     of `evaluate.scorers`.
 
     Raises PromptError when there are none, RewardNameError for a scorer that is no reward or that
     the run maximises, and ValueError when the model's files cannot be read.
     """
-    heldout = tuple(dict.fromkeys(run.config.evaluate.scorers if scorers is None else scorers))
+    heldout = tuple(dict.fromkeys(scorers or run.config.evaluate.scorers))
     held_out.check_names(run.config.reward, heldout)
     how = measures_for(run.config.model.family)
     chosen = _prompts(run, split, prompts)

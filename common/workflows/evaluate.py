@@ -52,7 +52,7 @@ def evaluate(
     checkpoints: Sequence[int | str] = (),
     scales: Sequence[float] = (1.0,),
     prompt_noise: Sequence[float] = (0.0,),
-    scorers: Sequence[str] | None = None,
+    scorers: Sequence[str] = (),
     backend: str | None = None,
     cache: str | PathLike[str] | None = None,
     progress: bool = True,
@@ -73,7 +73,7 @@ def evaluate(
         checkpoints: updates, "base" or "latest"; () = all. The base model is always measured.
         scales: factors on the trained weights, in [0, 2].
         prompt_noise: strengths of CADS at inference, in [0, 10].
-        scorers: held-out rewards that score the images too; None: the run's `evaluate.scorers`.
+        scorers: held-out rewards that score the images too; (): the run's `evaluate.scorers`.
         backend: "mlx", "cuda", "cpu" or "auto"; None: the run's if it works here, else the best.
         cache: where runs share their base model's images; None: evaluation-cache beside the run.
         progress: show a line for each record; False prints nothing.

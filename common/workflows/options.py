@@ -25,8 +25,8 @@ class EvaluateOptions(Table):
     seed: Seed = key(0, "of the initial noise")
     scales: tuple[Scale, ...] = key((1.0,), "factors on the trained weights", strict=False)
     prompt_noise: tuple[Strength, ...] = key((0.0,), "strengths of CADS at inference", strict=False)
-    scorers: tuple[str, ...] | None = key(
-        None, "held-out rewards; None = the run's evaluate.scorers", strict=False
+    scorers: tuple[str, ...] = key(
+        (), "held-out rewards; () = the run's evaluate.scorers", strict=False
     )
 
 
