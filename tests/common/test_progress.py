@@ -105,7 +105,10 @@ def measured(clock, monkeypatch, *, terminal):
     run = SimpleNamespace(path=Path("a-run"))
     planned = SimpleNamespace(run=run, protocols=["train", "test"], variants=[0, 1])
     record = SimpleNamespace(
-        variant=Variant(0), protocol=SimpleNamespace(split="train"), mean=lambda name: 0.5
+        variant=Variant(0),
+        protocol=SimpleNamespace(split="train"),
+        alignment="alignment_heldout",
+        mean=lambda name: 0.5,
     )
     with evaluate._Progress(planned, quiet=False) as display:
         for done in (0, 50, 100):
