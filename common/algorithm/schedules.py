@@ -208,6 +208,11 @@ def ddim_next_alpha_bars(
     As diffusers' DDIMScheduler has it, a step goes from t to t - floor(M / N), or to `final` below
     0. That is the next timestep of leading spacing, and of trailing spacing where N divides M;
     otherwise it is a little before the next timestep.
+
+    Example:
+        >>> table = np.array([0.9, 0.5, 0.3, 0.1])
+        >>> ddim_next_alpha_bars(2, table, steps_offset=0, final=1.0).tolist()
+        [0.9, 1.0]
     """
     table = scaled_linear_alpha_bars() if alpha_bars is None else np.asarray(alpha_bars, np.float64)
     timesteps = ddim_timesteps(
