@@ -11,6 +11,7 @@ import ctypes
 import importlib
 import os
 import runpy
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -31,6 +32,13 @@ from tests.skips import (  # noqa: F401  # pytest finds hooks by their names
     pytest_make_collect_report,
     pytest_runtest_makereport,
 )
+
+# A shell that starts the tests in the background ignores these signals, and so would every run.
+for name in ("SIGINT", "SIGHUP"):
+    number = getattr(signal, name, None)  # Windows has no SIGHUP
+    if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+        usual = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+        signal.signal(number, usual)
 
 MODULES = {
     "numpy": "numpy",

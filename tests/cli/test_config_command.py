@@ -10,7 +10,7 @@ def test_one_key_a_table_and_all(drift):
     assert [line.split(maxsplit=1) for line in lines] == [
         ["key", "rollout.steps"],
         ["default", "10"],
-        ["valid", "whole number, at least 2"],
+        ["valid", "whole number, at least 2, at most 10000"],
         ["meaning", "T: denoising steps"],
     ]
     lines = drift("config", "checkpoint").output.splitlines()

@@ -54,7 +54,13 @@ def test_a_reward_beside_it_works(theirs, tmp_path, small):
 
 
 @pytest.mark.parametrize(
-    "imports", ["import common", "from common import VALUE", "from common.helpers import VALUE"]
+    ("theirs", "imports"),
+    [
+        ("common.py", "import common"),
+        ("common/__init__.py", "from common import VALUE"),
+        ("common/__init__.py", "from common.helpers import VALUE"),
+    ],
+    indirect=["theirs"],
 )
 def test_a_reward_that_wants_it_is_refused_in_one_line(theirs, tmp_path, small, imports):
     (tmp_path / "helped.py").write_text(f"{imports}\n{HELPED}")

@@ -108,7 +108,10 @@ def test_the_memory_of_a_dry_run_counts_the_group_size():
     """1.27 GB were measured for this update in a process of its own, 0.43 GB were estimated."""
     words = ["rollout.prompts=1", "rollout.group_size=1000", "rollout.steps=4", "rollout.window=2"]
     rows = rows_of(*(word for each in words for word in ("--set", each)))
-    assert 1.0 < float(rows["memory at its peak"].split()[0]) < 1.6
+    # The libraries that other tests have loaded into this process are not the run's.
+    gigabytes = {name: float(rows[name].split()[0]) for name in rows if name.startswith("memory")}
+    own = gigabytes["memory at its peak"] - gigabytes["memory, Python and libraries"]
+    assert 0.7 < own < 1.2
     assert float(rows["memory, credit"].split()[0]) > 0.3
 
 
