@@ -18,7 +18,6 @@ from common.audit.watch import HackedError, Watch
 from common.backends import Backend, Policy, memory
 from common.clock import Clock
 from common.config import Config, ConfigError
-from common.config.model import FAMILIES
 from common.errors import NotFiniteError
 from common.evaluation.evaluator import Evaluator
 from common.learning import footprint, not_finite, state
@@ -34,9 +33,6 @@ from common.runs.resuming import snapshot_to_resume
 from common.sampling.conditioner import Conditioner
 from common.sampling.process import Process, make_process
 from common.sampling.rollout import Sampler, plan_steps
-
-DIFFUSERS, VAE_SCALE = FAMILIES[1:], 8
-"""Families of diffusers, and pixels for each number of their latents, along one side."""
 
 
 def _of_one_update(config: Config, transitions: int) -> Config:
@@ -176,13 +172,12 @@ class Trainer:
         return footprint.stages(self._config, self._policy, blank.size, features)
 
     def _image_size(self) -> tuple[int, int]:
-        """Height and width of the images; of a diffusers model without decoding one."""
-        model, latent = self._config.model, self._policy.latent_shape
-        if model.family in DIFFUSERS:
-            side = model.resolution or latent[-1] * VAE_SCALE
-            return side, side
+        """Height and width of the images; an image is decoded where the policy does not say."""
+        if (size := getattr(self._policy, "image_size", None)) is not None:
+            return size
         with self._backend.inference():
-            empty = self._backend.asarray(np.zeros((1, *latent), dtype=np.float32))
+            shape = (1, *self._policy.latent_shape)
+            empty = self._backend.asarray(np.zeros(shape, dtype=np.float32))
             (image,) = self._policy.decode(empty)
         return image.shape[0], image.shape[1]
 

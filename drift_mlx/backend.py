@@ -60,6 +60,7 @@ class Backend:
             raise ValueError(f"dtype '{dtype}' of backend {name}; valid: float32")
         self.name, self.dtype, self.device = name, dtype, device
         self.gpu = device.type == mx.DeviceType.gpu
+        self.shares_memory = True
         self._limits = metal.set_limits(mx) if self.gpu else None
         self._scorers: dict[str, EmbeddedScorer] = {}
 

@@ -199,6 +199,12 @@ class DiffusersPolicy(Tuned):
         check_finite(np.concatenate(finite), pipelines.DECODED)
         return np.concatenate(images)
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images in pixels."""
+        _, height, width = self.latent_shape
+        return height * self._vae_config.scale, width * self._vae_config.scale
+
     # --- helpers ---------------------------------------------------------------------------------
 
     @property

@@ -66,6 +66,7 @@ class Backend:
             raise ValueError(f"dtype '{dtype}' of backend {name}; valid: {', '.join(DTYPES)}")
         self.name, self.dtype, self.device = name, dtype, device
         self.gpu = device.type == "cuda"
+        self.shares_memory = not self.gpu
         self._dtype = DTYPES[dtype]
         self._scorers: dict[str, EmbeddedScorer] = {}
         _exact()

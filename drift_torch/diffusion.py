@@ -214,6 +214,12 @@ class DiffusersPolicy(Tuned, ABC):
         else:
             self.module.disable_gradient_checkpointing()
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images in pixels."""
+        _, height, width = self.latent_shape
+        return height * self._vae_scale(), width * self._vae_scale()
+
     def use_conditioning(self, conditioning: Conditioning) -> None:
         """From now on every prompt, and the empty one, has this embedding of one row."""
         self._null = self._every_prompt = conditioning
@@ -251,10 +257,13 @@ class DiffusersPolicy(Tuned, ABC):
         with torch.no_grad(), self._present(*self._encoders):
             return [_to(self._encode(prompt), torch.device("cpu")) for prompt in prompts]
 
+    def _vae_scale(self) -> int:
+        """Pixels for each number of the latents, along one side."""
+        return 2 ** (len(self._vae.config.block_out_channels) - 1)
+
     def _latent_shape(self) -> tuple[int, int, int]:
         """[C, H, W] of one latent. ValueError for a resolution that it cannot have."""
-        channels = self._vae.config.latent_channels
-        scale = 2 ** (len(self._vae.config.block_out_channels) - 1)
+        channels, scale = self._vae.config.latent_channels, self._vae_scale()
         pixels = self._settings.resolution or self._native_resolution()
         pipelines.check_resolution(pixels, scale * self._patch())
         return channels, pixels // scale, pixels // scale

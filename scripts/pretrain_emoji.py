@@ -30,7 +30,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from common import config, random
 from common.embedded import model as shared
 from common.embedded.model import DenoiserConfig
-from common.evaluation.evaluator import ALIGNMENT_SCALE
+from common.evaluation.emoji_measures import ALIGNMENT_SCALE
 from common.random import Key, Purpose
 from common.runs import files
 from common.sampling.ode import sample_images

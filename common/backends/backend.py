@@ -16,3 +16,5 @@ class Backend(Arrays, Factory, Machine, Protocol):
     """"float32", or "float64" for a reference run (torch CPU only)."""
     gpu: bool
     """Whether the device is a GPU."""
+    shares_memory: bool
+    """Whether the device has no memory of its own but that of the host."""

@@ -15,10 +15,12 @@ from common.backends import Backend
 from common.config import Config
 from common.embedded.model import FOLDER, denoiser_weights
 from common.evaluation import style
-from common.evaluation.evaluator import ALIGNMENT_SCALE
 from common.evaluation.measures import Measures
 from common.prompts import emoji
 from common.rewards import features
+
+ALIGNMENT_SCALE = 10.0
+"""Alignment is reported as 10 x cosine, the scale of the default reward."""
 
 HELD_OUT = "embedded_heldout"
 """The registered name of its features."""
@@ -26,6 +28,8 @@ HELD_OUT = "embedded_heldout"
 
 class EmojiMeasures(Measures):
     """Measures of the embedded model. Raises ValueError when its scorers cannot be loaded."""
+
+    HAS_ALIGNMENT = True
 
     def __init__(self, config: Config, backend: Backend) -> None:
         self._train, self._heldout = backend.scorer("train"), backend.scorer("heldout")

@@ -11,15 +11,14 @@ import numpy as np
 from common.algorithm import diversity, quality
 from common.backends import Backend, Policy, Scorer
 from common.config import Config
+from common.evaluation.emoji_measures import ALIGNMENT_SCALE
+from common.evaluation.families import measures_for
 from common.learning.moving_average import MovingAverage
 from common.progress import OnProgress
 from common.prompts import Prompt
 from common.rewards import Features, RewardSuite, finite_mean
 from common.sampling.ode import sample_images
 from common.sampling.process import make_process
-
-ALIGNMENT_SCALE = 10.0
-"""Alignment is reported as 10 x cosine, the scale of the default reward."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +101,11 @@ class Evaluator:
             describe=lambda n: f"prompt '{words[n]}', evaluation image {n % count}",
         )
         by_group = {name: values.reshape(prompts, count) for name, values in scores.items()}
-        own = self._config.model.family == "embedded"
+        scored = measures_for(self._config.model.family).HAS_ALIGNMENT
         train, heldout = (
-            _alignment(each, flat, words) if own else np.full(len(flat), np.nan)
+            _alignment(each, flat, words) if scored else np.full(len(flat), np.nan)
             for each in (self._train, self._heldout)
-        )  # the emoji scorers say nothing of other models' images
+        )
         distance = self._diversity(self._features, flat, prompts)
         total = self._rewards.reported(by_group)
         return {

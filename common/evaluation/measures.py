@@ -5,6 +5,7 @@ prompts) has a class derived from `Measures`: see `common.evaluation.families`.
 """
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -35,6 +36,9 @@ class Measures:
 
     Raises RewardNameError for features that cannot be made here.
     """
+
+    HAS_ALIGNMENT: ClassVar[bool] = False
+    """Whether the embedded scorers, which know emoji alone, say something of the images."""
 
     def __init__(self, config: Config, backend: Backend) -> None:
         settings = config.evaluate

@@ -10,6 +10,7 @@ import numpy as np
 
 from common.audit import watch
 from common.config import Config, Table
+from common.evaluation.families import measures_for
 from common.report import by_prompt, course, gallery, words
 from common.report.plots import RATIO_TOLERANCE, Records, column, plots
 from common.runs import files
@@ -147,7 +148,7 @@ def _update_warnings(metrics: Records) -> list[str]:
 def _shown(run: RunDirectory) -> list[dict[str, Any]]:
     """The evaluations, without what the emoji scorers say of another model's images."""
     rows = run.evaluations()
-    if run.config.model.family == "embedded":
+    if measures_for(run.config.model.family).HAS_ALIGNMENT:
         return rows
     return [{k: v for k, v in row.items() if not k.startswith("alignment_")} for row in rows]
 
@@ -155,7 +156,7 @@ def _shown(run: RunDirectory) -> list[dict[str, Any]]:
 def _measures(config: Config) -> list[tuple[str, str]]:
     """(key of an evaluation, its name) of what a line about an evaluation shows."""
     keys = {"reward", "diversity"}
-    keys |= {"alignment_heldout"} if config.model.family == "embedded" else set()
+    keys |= {"alignment_heldout"} if measures_for(config.model.family).HAS_ALIGNMENT else set()
     return [(key, name) for key, name, _, _ in HEADLINE if key in keys]
 
 

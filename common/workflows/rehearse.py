@@ -72,12 +72,12 @@ def _memory(
 ) -> dict[str, int]:
     """Rows of bytes. process: memory of this process with the weights loaded.
 
-    A CPU, and MLX everywhere, has one memory for the device and the host: the rows are sums, and
-    so is the peak, since an allocator keeps for the update's arrays what the credit had.
+    Where the device and the host share their memory, the rows are sums, and so is the peak, since
+    an allocator keeps for the update's arrays what the credit had.
     """
     if not device:
         return {f"memory of the samples, {stage}": size for stage, size in host.items()}
-    if engine.gpu and engine.name != "mlx":
+    if not engine.shares_memory:
         rows = {f"memory, {stage}": size for stage, size in device.items()}
         peaks = {"memory at its peak": max(device.values())}
         return {**rows, **peaks, "memory of the host, samples and credit": max(host.values())}

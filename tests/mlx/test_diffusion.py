@@ -105,6 +105,7 @@ def test_images_are_the_same_one_by_one_and_in_tiles_of_their_size(policy_of):
     policy, at_once = policy_of("sd15"), policy_of("sd15", "model.vae_slicing=false")
     x = inputs(policy)[0]
     images = policy.decode(x)
+    assert policy.image_size == images.shape[1:3]
     assert images.shape == (2, 32, 32, 3)
     assert images.dtype == np.uint8
     assert np.abs(images.astype(int) - at_once.decode(x)).max() <= 1

@@ -64,6 +64,7 @@ def test_without_noise_sampling_is_the_pipeline(shape, guidance, backend, settin
             levels = process.levels(backend, policy, np.full(2, step))
             x = process.ode(x, process.predict(policy, x, levels, conditioning), levels)
         images = policy.decode(x)
+        assert policy.image_size == images.shape[1:3]
 
     without = {"text_encoder_3": None, "tokenizer_3": None} if "no-t5" in shape else {}
     pipeline = diffusers.DiffusionPipeline.from_pretrained(config.model.path, **without)
