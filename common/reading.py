@@ -17,6 +17,7 @@ from typing import Any
 __all__ = [
     "DOCUMENT",
     "LOG",
+    "WORD_LISTS",
     "check_folder",
     "content",
     "escaped",
@@ -31,6 +32,10 @@ DOCUMENT, LOG = 64 << 20, 256 << 20
 
 DEPTH = 64
 """Most levels of a document; the toolkit's own have six."""
+
+
+WORD_LISTS = ("tokenizer.json", "vocab.json")
+"""JSON of a tokenizer's words, megabytes of it, which its library reads: see `check_folder`."""
 
 
 def content(path: Path, most: int = DOCUMENT) -> bytes:

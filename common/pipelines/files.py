@@ -50,9 +50,6 @@ VOCABULARIES = (
 UNLIMITED = 10**6
 """transformers gives a tokenizer without a length 10^30."""
 
-LISTS = ("tokenizer.json", "vocab.json")
-"""JSON of a tokenizer's words, megabytes of it: its library reads it."""
-
 
 def components(index: Mapping[str, Any], without: Collection[str] = ()) -> dict[str, str]:
     """The components of a pipeline's index that it has: name -> library; none of `without`."""
@@ -72,7 +69,7 @@ def check_files(folder: Path, names: Collection[str], where: str) -> None:
     for component in names:
         if (folder / component).is_dir():
             try:
-                reading.check_folder(folder / component, without=LISTS)
+                reading.check_folder(folder / component, without=reading.WORD_LISTS)
             except ValueError as error:
                 raise ValueError(f"{where}: {component}/{error}") from None
             if component.startswith("tokenizer"):

@@ -152,7 +152,7 @@ def load_errors_in_one_line(path: str, key: str = "model.path") -> Iterator[None
 
     where = f"{key} = '{path}'"
     try:
-        with hub.asked():
+        with hub.asked(path):
             yield
     except errors.GatedRepoError:
         raise ValueError(

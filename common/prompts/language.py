@@ -61,7 +61,7 @@ def find(model: str) -> Path:
         if not any(folder.glob(pattern)):
             raise LanguageModelError(f"{model} is no language model: it has no {what}")
     try:
-        reading.check_folder(folder, without=("tokenizer.json", "vocab.json"))
+        reading.check_folder(folder, without=reading.WORD_LISTS)
     except ValueError as error:
         raise LanguageModelError(f"language model {model}: {error}") from None
     return folder
@@ -76,7 +76,7 @@ def _downloaded(model: str) -> Path:
             "huggingface_hub"
         ) from None
     try:
-        with hub.asked():
+        with hub.asked(model):
             return Path(snapshot_download(model, allow_patterns=list(FILES)))
     except errors.HFValidationError:
         why = "there is no such folder, and a repository is called OWNER/NAME"

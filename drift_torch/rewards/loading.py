@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ def load_errors_in_one_line(name: str) -> Iterator[None]:
     from safetensors import SafetensorError
 
     try:
-        with nullcontext() if Path(name).expanduser().exists() else hub.asked():
+        with hub.asked(name):
             yield
     except errors.GatedRepoError:
         raise RewardNameError(

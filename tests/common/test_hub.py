@@ -17,7 +17,7 @@ def test_within_it_the_client_is_quiet_and_offline_without_a_hub(accepts, offlin
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub, "_accepts", lambda _: accepts)
     before = log.level
-    with hub.asked():
+    with hub.asked("a/b"):
         assert constants.HF_HUB_OFFLINE is offline
         assert log.level == logging.ERROR
     assert constants.HF_HUB_OFFLINE is False
@@ -52,3 +52,12 @@ def test_a_connection_that_is_refused_is_no_hub(monkeypatch):
     assert not hub._accepts("http://127.0.0.1:9")
     monkeypatch.setattr(hub.urllib.request, "getproxies", lambda: {"https": "http://proxy:1"})
     assert hub._accepts("http://127.0.0.1:9")
+
+
+def test_for_a_folder_of_this_machine_the_hub_is_not_asked(tmp_path, monkeypatch):
+    def probed(address):
+        raise AssertionError(f"{address} was asked for a connection")
+
+    monkeypatch.setattr(hub, "_accepts", probed)
+    with hub.asked(str(tmp_path)), pipelines.load_errors_in_one_line(str(tmp_path)):
+        pass
