@@ -7,6 +7,7 @@ transformers is imported for the tokenizers, when a policy is made; PyTorch neve
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
 import mlx.core as mx
@@ -214,11 +215,12 @@ class DiffusersPolicy(Tuned):
 
     def _check_tokenizers(self) -> None:
         """Refuse now what the first prompt would bring up."""
-        self._clip_length()
+        _ = self._clip_length
         for name, tokenizer in self._tokenizers.items():
             component = name.replace("text_encoder", "tokenizer")
             pipelines.check_tokenizer(tokenizer, component, self._where)
 
+    @cached_property
     def _clip_length(self) -> int:
         """Tokens that the first CLIP reads of a prompt. ValueError where no file says it."""
         positions = self._folder.settings(CLIP, CLIPTextConfig).max_position_embeddings

@@ -64,7 +64,7 @@ class FluxPolicy(DiffusersPolicy):
 
     def _encode(self, prompt: str) -> Conditioning:
         tokens = self._read(T5, prompt, self._settings.max_tokens)
-        pooled = self._read(CLIP, prompt, self._clip_length()).pooled
+        pooled = self._read(CLIP, prompt, self._clip_length).pooled
         return Conditioning(tokens.astype(self.dtype), pooled.astype(self.dtype))
 
     def shaped(self, batch: int) -> Conditioning:
@@ -75,7 +75,7 @@ class FluxPolicy(DiffusersPolicy):
 
     def _readers(self) -> list[tuple[str, Any, int]]:
         return [
-            ("CLIP", self._tokenizers[CLIP], self._clip_length()),
+            ("CLIP", self._tokenizers[CLIP], self._clip_length),
             ("T5", self._tokenizers[T5], self._settings.max_tokens),
         ]
 

@@ -58,15 +58,15 @@ class SD15Policy(DiffusersPolicy):
         return side * self._vae_config.scale
 
     def _encode(self, prompt: str) -> Conditioning:
-        return Conditioning(self._read(CLIP, prompt, self._clip_length()).last.astype(self.dtype))
+        return Conditioning(self._read(CLIP, prompt, self._clip_length).last.astype(self.dtype))
 
     def shaped(self, batch: int) -> Conditioning:
         """Zeros for what CLIP says."""
-        shape = batch, self._clip_length(), self._config.cross_attention_dim
+        shape = batch, self._clip_length, self._config.cross_attention_dim
         return Conditioning(mx.zeros(shape, dtype=self.dtype))
 
     def _readers(self) -> list[tuple[str, Any, int]]:
-        return [("CLIP", self._tokenizers[CLIP], self._clip_length())]
+        return [("CLIP", self._tokenizers[CLIP], self._clip_length)]
 
     def _forward(
         self, x: mx.array, time: mx.array, conditioning: Conditioning, trace: Trace | None = None

@@ -46,7 +46,7 @@ class SD3Policy(DiffusersPolicy):
         length = (self.latent_shape[1] // self._config.patch_size) ** 2
         self.schedule = pipelines.sd3_schedule(scheduler, length, str(model.path))
         self._blocks = (
-            Block(self._clip_length(), self._clip_channels()),
+            Block(self._clip_length, self._clip_channels()),
             Block(model.max_tokens, self._config.joint_attention_dim if self._has_t5() else 0),
         )
         most = self._config.pos_embed_max_size * self._config.patch_size
@@ -74,7 +74,7 @@ class SD3Policy(DiffusersPolicy):
 
     def _encode(self, prompt: str) -> Conditioning:
         config, length = self._config, self._settings.max_tokens
-        clips = [self._read(name, prompt, self._clip_length()) for name in CLIPS]
+        clips = [self._read(name, prompt, self._clip_length) for name in CLIPS]
         tokens = mx.concatenate([clip.penultimate for clip in clips], axis=-1)
         padding = config.joint_attention_dim - tokens.shape[-1]
         tokens = mx.pad(tokens, [(0, 0), (0, 0), (0, padding)])
@@ -94,7 +94,7 @@ class SD3Policy(DiffusersPolicy):
         return Conditioning(tokens, pooled, self._blocks)
 
     def _readers(self) -> list[tuple[str, Any, int]]:
-        readers = [("CLIP", self._tokenizers[CLIPS[0]], self._clip_length())]
+        readers = [("CLIP", self._tokenizers[CLIPS[0]], self._clip_length)]
         if self._has_t5():
             readers.append(("T5", self._tokenizers[T5], self._settings.max_tokens))
         return readers

@@ -7,6 +7,7 @@ and a VAE. Its own sampling loop is never run. diffusers is imported when a poli
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -240,11 +241,12 @@ class DiffusersPolicy(Tuned, ABC):
 
     def _check_tokenizers(self) -> None:
         """Refuse now what the first prompt would bring up."""
-        self._clip_length()
+        _ = self._clip_length
         for name, part in self._pipe.components.items():
             if name.startswith("tokenizer") and part is not None:
                 pipelines.check_tokenizer(part, name, self._where)
 
+    @cached_property
     def _clip_length(self) -> int:
         """Tokens that the first CLIP reads of a prompt. ValueError where no file says it."""
         positions = self._pipe.text_encoder.config.max_position_embeddings

@@ -57,7 +57,7 @@ class FluxPolicy(DiffusersPolicy):
 
     def _readers(self) -> list[tuple[str, Any, int]]:
         return [
-            ("CLIP", self._pipe.tokenizer, self._clip_length()),
+            ("CLIP", self._pipe.tokenizer, self._clip_length),
             ("T5", self._pipe.tokenizer_2, self._settings.max_tokens),
         ]
 

@@ -56,7 +56,7 @@ class SD15Policy(DiffusersPolicy):
         return Conditioning(tokens.to(self.dtype))
 
     def _readers(self) -> list[tuple[str, Any, int]]:
-        return [("CLIP", self._pipe.tokenizer, self._clip_length())]
+        return [("CLIP", self._pipe.tokenizer, self._clip_length)]
 
     def _forward(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
         return self._active(x, time, encoder_hidden_states=conditioning.tokens, return_dict=False)[

@@ -39,7 +39,7 @@ class SD3Policy(DiffusersPolicy):
         length = (self.latent_shape[1] // config.patch_size) ** 2
         self.schedule = pipelines.sd3_schedule(self._scheduler, length, str(model.path))
         self._blocks = (
-            Block(self._clip_length(), self._clip_channels()),
+            Block(self._clip_length, self._clip_channels()),
             Block(model.max_tokens, config.joint_attention_dim if self._has_t5() else 0),
         )
         most = config.pos_embed_max_size * config.patch_size
@@ -74,7 +74,7 @@ class SD3Policy(DiffusersPolicy):
         return Conditioning(tokens.to(self.dtype), pooled.to(self.dtype), self._blocks)
 
     def _readers(self) -> list[tuple[str, Any, int]]:
-        readers = [("CLIP", self._pipe.tokenizer, self._clip_length())]
+        readers = [("CLIP", self._pipe.tokenizer, self._clip_length)]
         if self._has_t5():
             readers.append(("T5", self._pipe.tokenizer_3, self._settings.max_tokens))
         return readers
