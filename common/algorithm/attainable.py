@@ -10,7 +10,7 @@ diversity front holds those of R + (lambda / 2) D, a concave quadratic programme
 weights under the cap have a larger D. Host only, float64, no randomness.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -124,11 +124,11 @@ def diversity_weights(
     scale = float(np.ptp(rewards)) or strength
     weights = np.full(len(rewards), 1 / len(rewards)) if start is None else start
     ahead, momentum, gap = weights, 1.0, np.inf
-    for step in range(STEPS):
+    for step in range(STEPS + 1):
         if step % 10 == 0:
             gradient = rewards - strength * (gram @ weights)
             gap = float(gradient @ (_best_vertex(gradient, cap) - weights))
-            if gap <= TOLERANCE * scale:
+            if gap <= TOLERANCE * scale or step == STEPS:
                 break
         uphill = rewards - strength * (gram @ ahead)
         moved = _projected(ahead + uphill / curvature, cap)
@@ -178,10 +178,11 @@ def kl_front(
     """
     rewards = np.asarray(rewards, dtype=np.float64)
     path = _path(rewards, 30.0, 0.01) if betas is None else np.asarray(betas, dtype=np.float64)
-    solved = [
-        [(kl_weights(row, beta=float(beta), cap=cap), 0.0) for row in rewards] for beta in path
-    ]
-    return _front(path, solved, rewards, grams)
+
+    def solve(beta: float, prompt: int, _: np.ndarray | None) -> tuple[np.ndarray, float]:
+        return kl_weights(rewards[prompt], beta=beta, cap=cap), 0.0
+
+    return _traced(path, solve, rewards, grams)
 
 
 def diversity_front(
@@ -206,27 +207,26 @@ def diversity_front(
         [[[0.6, 0.4]]]
     """
     rewards = np.asarray(rewards, dtype=np.float64)
-    path = (
-        _path(rewards, 100.0, 0.1) if strengths is None else np.asarray(strengths, dtype=np.float64)
-    )
+    given = None if strengths is None else np.asarray(strengths, dtype=np.float64)
+    path = _path(rewards, 100.0, 0.1) if given is None else given
+
+    def solve(strength: float, prompt: int, start: np.ndarray | None) -> tuple[np.ndarray, float]:
+        how = {"strength": strength, "cap": cap, "start": start}
+        return diversity_weights(rewards[prompt], grams[prompt], **how)
+
+    return _traced(path, solve, rewards, grams)
+
+
+Solve = Callable[[float, int, np.ndarray | None], tuple[np.ndarray, float]]
+"""(parameter, number of the prompt, weights at the parameter before) -> (weights, gap)."""
+
+
+def _traced(path: np.ndarray, solve: Solve, rewards: np.ndarray, grams: np.ndarray) -> Front:
+    """The points of a front, each solved from the one before it."""
     solved: list[list[tuple[np.ndarray, float]]] = []
-    for strength in path:
+    for parameter in path:
         starts = [w for w, _ in solved[-1]] if solved else [None] * len(rewards)
-        solved.append(
-            [
-                diversity_weights(row, gram, strength=float(strength), cap=cap, start=start)
-                for row, gram, start in zip(rewards, grams, starts, strict=True)
-            ]
-        )
-    return _front(path, solved, rewards, grams)
-
-
-def _front(
-    path: np.ndarray,
-    solved: list[list[tuple[np.ndarray, float]]],
-    rewards: np.ndarray,
-    grams: np.ndarray,
-) -> Front:
+        solved.append([solve(float(parameter), n, start) for n, start in enumerate(starts)])
     weights = np.stack([[w for w, _ in point] for point in solved])
     diversity = [
         np.mean([estimate(w, gram) for w, gram in zip(point, grams, strict=True)])

@@ -189,10 +189,8 @@ def ddim_alpha_bars(
         >>> ddim_alpha_bars(4).round(4).tolist()
         [0.0557, 0.275, 0.6722, 0.9983, 0.9992]
     """
-    table = scaled_linear_alpha_bars() if alpha_bars is None else np.asarray(alpha_bars, np.float64)
-    how = {"steps_offset": steps_offset, "spacing": spacing}
-    timesteps = ddim_timesteps(steps, train_steps=len(table), **how)
-    return np.append(table[timesteps], ddim_next_alpha_bars(steps, table, final=final, **how)[-1])
+    before, after = _ddim_steps(steps, alpha_bars, steps_offset, final, spacing)
+    return np.append(before, after[-1])
 
 
 def ddim_next_alpha_bars(
@@ -214,10 +212,22 @@ def ddim_next_alpha_bars(
         >>> ddim_next_alpha_bars(2, table, steps_offset=0, final=1.0).tolist()
         [0.9, 1.0]
     """
+    return _ddim_steps(steps, alpha_bars, steps_offset, final, spacing)[1]
+
+
+def _ddim_steps(
+    steps: int,
+    alpha_bars: np.ndarray | None,
+    steps_offset: int,
+    final: float | None,
+    spacing: DiffusionSpacing,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The signal shares before and after each step of DDIM, float64 [steps] each."""
     table = scaled_linear_alpha_bars() if alpha_bars is None else np.asarray(alpha_bars, np.float64)
     timesteps = ddim_timesteps(
         steps, train_steps=len(table), steps_offset=steps_offset, spacing=spacing
     )
     following = timesteps - len(table) // steps
     finished = table[0] if final is None else final
-    return np.where(following >= 0, table[np.maximum(following, 0)], finished)
+    after = np.where(following >= 0, table[np.maximum(following, 0)], finished)
+    return table[timesteps], after
