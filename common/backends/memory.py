@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common import config as configuration
-from common.config import Config, ConfigError
+from common.config import Config, ConfigError, toml
 from common.errors import DriftError
 
 __all__ = ["CHANGES", "OutOfMemoryError", "explain", "requested_bytes", "savings"]
@@ -120,9 +120,11 @@ def _advice(stage: str, config: Config, estimate: Estimate) -> tuple[str, list[s
         return "a lower model.resolution or adapter.rank, in a new run, needs less", []
     phrases = []
     for key, (value, less) in list(changes.items())[:SHOWN]:
-        phrases.append(f"{key} = {_toml(value)}" + (f" (-{less / 1e9:.2f} GB)" if less else ""))
+        phrases.append(
+            f"{key} = {toml.one_line(value)}" + (f" (-{less / 1e9:.2f} GB)" if less else "")
+        )
     key, (value, _) = next(iter(changes.items()))
-    return f"{how}: {', '.join(phrases)}", [f"{key}={_toml(value)}"]
+    return f"{how}: {', '.join(phrases)}", [f"{key}={toml.one_line(value)}"]
 
 
 def _changes(config: Config, *stages: str) -> dict[str, tuple[Any, Config]]:
@@ -146,7 +148,3 @@ def _changed(config: Config, table: str, name: str, value: Any) -> Config | None
         return configuration.parse(tables)
     except ConfigError:  # the model's family has no use for it
         return None
-
-
-def _toml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -3,7 +3,6 @@
 `drift config` prints them, and `docs/configuration.md` is made of them.
 """
 
-import json
 import types
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from common.config import layers
+from common.config import layers, toml
 from common.config.errors import ConfigError, closest, keys
 from common.config.tables import Config
 from common.config.types import Setting
@@ -75,20 +74,9 @@ def _model(table: str) -> type[BaseModel]:
 def _key(name: str) -> Key:
     table, _, last = name.rpartition(".")
     field = _model(table).model_fields[last]
-    default = _toml(field.default)
+    default = "unset" if field.default is None else toml.one_line(field.default)
     bounds = _bounds(field.metadata)
     return Key(name, default, _valid(field.annotation, bounds), field.description or "")
-
-
-def _toml(value: Any) -> str:
-    if value is None:
-        return "unset"
-    if isinstance(value, dict):
-        pairs = ", ".join(f"{name} = {_toml(part)}" for name, part in value.items())
-        return f"{{ {pairs} }}" if pairs else "{}"
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(_toml, value))}]"
-    return json.dumps(value)
 
 
 def _bounds(metadata: Iterable[Any]) -> list[str]:

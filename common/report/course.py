@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from common import config as configuration, reading
-from common.config import Config, ConfigError
+from common.config import Config, ConfigError, toml
 from common.report import words
 from common.runs.directory import BEGAN, CONFIG, ENDED, SECONDS, RunDirectory
 
@@ -120,7 +120,7 @@ def _changes(recipe: Config, config: Config) -> list[str] | None:
     if before.keys() - after.keys():
         return None
     return [
-        f"{key}={toml(value)}"
+        f"{key}={toml.one_line(value)}"
         for key, value in after.items()
         if key != "run.backend" and (key not in before or before[key] != value)
     ]
@@ -131,22 +131,3 @@ def _gives(recipe: str, changes: Sequence[str], config: Config) -> bool:
         return configuration.load(recipe, [*changes, f"run.backend={config.run.backend}"]) == config
     except ConfigError:
         return False
-
-
-def toml(value: Any) -> str:
-    """A value as TOML on one line."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{toml(str(k))} = {toml(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(toml, value))}]"
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return '"' + "".join(c if c.isprintable() else _escape(c) for c in escaped) + '"'
-    return repr(value)
-
-
-def _escape(character: str) -> str:
-    code = ord(character)
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
