@@ -1,9 +1,10 @@
-"""Arrays that several networks share: checks of shapes and values, the embedding of a timestep.
+"""Arrays on the host: checks of shapes and values, digests, the embedding of a timestep.
 
 Host only: numpy in, numpy out.
 """
 
 import difflib
+import hashlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from common.errors import NotFiniteError
 
-__all__ = ["HasShape", "check_finite", "check_shapes", "sinusoid"]
+__all__ = ["HasShape", "check_finite", "check_shapes", "digest", "sinusoid"]
 
 
 class HasShape(Protocol):
@@ -76,3 +77,13 @@ def sinusoid(t: np.ndarray, width: int) -> np.ndarray:
     w = np.exp(-np.log(1e4) * np.arange(J, dtype=np.float64) / J)
     angle = np.asarray(t, dtype=np.float64)[:, None] * w
     return np.concatenate([np.cos(angle), np.sin(angle)], axis=-1)
+
+
+def digest(arrays: Mapping[str, np.ndarray], *before: str) -> str:
+    """SHA-256 of arrays by name and of texts that belong to them; the order of names is free."""
+    whole = hashlib.sha256("\n".join(before).encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        whole.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())
+        whole.update(np.ascontiguousarray(array).tobytes())
+    return whole.hexdigest()

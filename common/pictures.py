@@ -79,7 +79,12 @@ def contact_sheet(images: np.ndarray) -> np.ndarray:
         small = [Image.fromarray(each).resize(size, Image.Resampling.BOX) for each in flat]
         images = np.stack([np.asarray(each) for each in small])
         images = images.reshape(*shape, *images.shape[1:])
-    return grid(images, scale=2 if width < SMALL else 1)
+    return grid(images, scale=enlargement(width))
+
+
+def enlargement(pixels: int) -> int:
+    """The factor by which a picture of many images shows those of so many pixels a side."""
+    return 2 if pixels < SMALL else 1
 
 
 def rows(picture: np.ndarray, count: int, *, gap: int = 2) -> np.ndarray:

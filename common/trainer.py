@@ -277,8 +277,8 @@ class Trainer:
             evaluation = self._evaluator(self._policy, self._average, self._progress("evaluating"))
         columns = evaluation.record["columns"]
         shown = evaluation.images[:, :columns]
-        scale = 2 if shown.shape[2] < pictures.SMALL else 1
-        path = self._run.save_picture(f"{update:06d}", pictures.grid(shown, scale=scale))
+        picture = pictures.grid(shown, scale=pictures.enlargement(shown.shape[2]))
+        path = self._run.save_picture(f"{update:06d}", picture)
         record = {"update": update, **evaluation.record, "grid": path.name}
         self._run.append_evaluation(record)
         self._observer.evaluated(record)

@@ -24,6 +24,7 @@ Level = Any
 __all__ = [
     "FLOW_KERNELS",
     "LOG_PROBS",
+    "SDE_KERNELS",
     "DiffusionKernel",
     "FlowKernel",
     "Kernel",
@@ -51,6 +52,9 @@ DiffusionKernel = Literal["ddim"]
 """Stochastic steps of models that predict epsilon or v."""
 
 Kernel = Literal[FlowKernel, DiffusionKernel]
+
+SDE_KERNELS: tuple[Kernel, ...] = ("flow_sde", "dance_sde")
+"""Steps of an SDE: their std grows with the root of the width of the step."""
 
 PURE_NOISE = 1.0 - 1e-6
 """From this sigma on, 1 - sigma is rounding error and no longer a distance from pure noise."""
@@ -274,14 +278,14 @@ LOG_PROBS: dict[Kernel, Callable[[Array, Array, Array], Array]] = {
 def step_width(kernel: Kernel, level: Level, level_next: Level) -> Level:
     """|ds| = s - s' where the kernel's std is w sqrt(|ds|), else 1; like the levels.
 
-    `flow_sde` and `dance_sde` are steps of an SDE. The std of `cps` and `ddim` is a noise level
+    Those are SDE_KERNELS. The std of `cps` and `ddim` is a noise level
     itself and has no width in it.
 
     Example:
         >>> step_width("flow_sde", 0.75, 0.5), step_width("cps", 0.75, 0.5)
         (0.25, 1.0)
     """
-    return level - level_next if kernel.endswith("_sde") else 1.0 + 0.0 * level
+    return level - level_next if kernel in SDE_KERNELS else 1.0 + 0.0 * level
 
 
 def clean_from_velocity(x: Array, velocity: Array, sigma: Level) -> Array:

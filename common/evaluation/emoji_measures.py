@@ -5,12 +5,12 @@ the Frechet distance to real emoji. Its features are those of the held-out score
 `evaluate.features` is.
 """
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from common.algorithm import fidelity
+from common.arrays import digest
 from common.backends import Backend
 from common.config import Config
 from common.embedded.model import FOLDER, denoiser_weights
@@ -96,13 +96,3 @@ def real_images(prompts: Sequence[str]) -> np.ndarray:
     if not all(text in known for text in prompts):
         return images
     return images[np.isin(name_index, [known[text] for text in prompts])]
-
-
-def digest(arrays: Mapping[str, np.ndarray], *before: str) -> str:
-    """SHA-256 of arrays by name and of texts that belong to them; the order of names is free."""
-    whole = hashlib.sha256("\n".join(before).encode())
-    for name in sorted(arrays):
-        array = arrays[name]
-        whole.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())
-        whole.update(np.ascontiguousarray(array).tobytes())
-    return whole.hexdigest()

@@ -17,10 +17,10 @@ import numpy as np
 
 from common import pictures, random
 from common.adapters import low_rank
+from common.arrays import digest
 from common.backends import Backend
 from common.evaluation import cads, records
 from common.evaluation.cache import Cache
-from common.evaluation.emoji_measures import digest
 from common.evaluation.families import measures_for
 from common.evaluation.records import Protocol, Record, RecordError, Split, Variant
 from common.prompts import PromptError, PromptSet, load as load_prompts, of_split

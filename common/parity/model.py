@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from common import backends as registry, config as configuration, pipelines
+from common.algorithm import kernels
 from common.backends import Backend, Policy
 from common.clock import Clock
 from common.config import Config, ConfigError
@@ -176,7 +177,7 @@ class ModelUnderTest:
         """Those of LOSSES that are not the same for this model."""
         rollout = self.config.rollout
         same = {"null branch constant"} if rollout.guidance == 1.0 else set()
-        if not rollout.kernel.endswith("_sde"):
+        if rollout.kernel not in kernels.SDE_KERNELS:
             same.add("KL of Flow-GRPO")
         return {name: changes for name, changes in LOSSES.items() if name not in same}
 

@@ -128,10 +128,8 @@ def checkpoint_path(run: RunDirectory, which: str) -> Path:
             )
         path = run.checkpoints / f"{int(which):06d}"
         if not path.is_dir():
-            there = sorted(int(each.name) for each in run.checkpoints.glob("[0-9]*"))
-            raise RequestError(
-                f"no checkpoint after update {int(which)} in {run.path}{existing(there)}"
-            )
+            known = existing(checkpoint.updates(run.checkpoints))
+            raise RequestError(f"no checkpoint after update {int(which)} in {run.path}{known}")
     if path is None:
         raise RequestError(f"{run.path} has no checkpoint yet; --checkpoint base is there")
     return path
