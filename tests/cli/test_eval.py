@@ -9,6 +9,7 @@ from PIL import Image
 from rich.console import Console
 
 from common import console
+from common.commands import eval as eval_command
 from common.evaluation.records import FILE
 
 FEW = ("--prompts", 1, "--images", 2, "--steps", 1)
@@ -201,3 +202,15 @@ def test_a_narrow_terminal_gets_two_tables_and_whole_numbers(
 
 def test_help_lists_it(drift):
     assert "\n  eval " in drift("--help").output
+
+
+@pytest.mark.parametrize(
+    ("value", "least", "places"),
+    [
+        *[(5.41, 2, 2), (0.541, 2, 3), (0.00541, 2, 5), (-0.0541, 2, 4), (1e-9, 2, 6)],
+        *[(0.0, 2, 2), (float("nan"), 2, 2), (123.0, 2, 2)],
+    ],
+)
+def test_small_rewards_are_shown_with_three_digits(value, least, places):
+    """A reward has any unit: a JPEG reward of -0.0541 must not be -0.05 in every row."""
+    assert eval_command._places(value, least) == places

@@ -169,6 +169,11 @@ def test_prompts_are_solved_apart_and_averaged(drawn):
     single = [attainable.kl_front(r[None], k[None], cap=0.2, betas=[0.5]) for r, k in pairs]
     assert both.reward[0] == pytest.approx(np.mean([one.reward[0] for one in single]))
     assert both.diversity[0] == pytest.approx(np.mean([one.diversity[0] for one in single]))
+    how = {"cap": 0.2, "strengths": [1.0]}
+    together = attainable.diversity_front(rewards, grams, **how)
+    gaps = [attainable.diversity_front(r[None], k[None], **how).gap[0] for r, k in pairs]
+    assert min(gaps) < max(gaps)
+    assert together.gap.tolist() == [max(gaps)]
 
 
 def test_even_weights_give_the_mean_pairwise_distance(drawn):
