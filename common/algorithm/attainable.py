@@ -8,6 +8,9 @@ model; with c fixed, the fronts converge as N grows.
 The KL front holds the maxima of R - beta KL(w || uniform): what KL-regularised tuning aims at. The
 diversity front holds those of R + (lambda / 2) D, a concave quadratic programme: at equal reward no
 weights under the cap have a larger D. Host only, float64, no randomness.
+
+A resample of the images, as the bootstrap draws it, is a number of copies of each: m copies of an
+image have together at most m times the cap, and are one image where pairs are counted.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +18,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Front", "diversity_front", "diversity_weights", "estimate", "kl_front", "kl_weights"]
+from common.algorithm import capped_simplex
+
+__all__ = [
+    "Front",
+    "diversity_front",
+    "diversity_weights",
+    "estimate",
+    "kl_front",
+    "kl_weights",
+    "parameters",
+]
 
 Parameters = Sequence[float] | np.ndarray
 
@@ -25,9 +38,14 @@ STEPS = 20_000
 TOLERANCE = 1e-6
 """Duality gap at which a solution is exact enough, in ranges of the rewards."""
 
+BETAS, STRENGTHS = (30.0, 0.01), (100.0, 0.1)
+"""First and last parameter of a front, in standard deviations of the rewards within a prompt."""
+
 
 class Front(NamedTuple):
     """Points of a front, means over P prompts; the parameter falls and the reward rises.
+
+    For B resamples of the images all fields but the parameters begin with another axis, B.
 
     parameters: beta or lambda of each point, [M].
     reward: R, [M].
@@ -64,29 +82,11 @@ def kl_weights(rewards: np.ndarray, *, beta: float, cap: float) -> np.ndarray:
         [0.665, 0.245, 0.09]
     """
     rewards = _checked_rewards(rewards, cap)
-    if not beta > 0:
-        raise ValueError(f"beta = {beta} must be above 0")
-    order = np.argsort(-rewards, kind="stable")
-    falling = np.full(len(rewards), float(cap))
-    for at_cap in range(len(rewards)):
-        logits = rewards[order[at_cap:]] / beta
-        powers = np.exp(logits - logits[0])
-        tail = max(0.0, 1.0 - cap * at_cap) * powers / powers.sum()
-        if tail[0] <= cap:  # the others share what those at the cap leave
-            falling[at_cap:] = tail
-            break
-    weights = np.empty_like(rewards)
-    weights[order] = falling
-    return weights
+    return _tilted(rewards, beta, cap, np.ones((1, len(rewards))))[0]
 
 
 def diversity_weights(
-    rewards: np.ndarray,
-    gram: np.ndarray,
-    *,
-    strength: float,
-    cap: float,
-    start: np.ndarray | None = None,
+    rewards: np.ndarray, gram: np.ndarray, *, strength: float, cap: float
 ) -> tuple[np.ndarray, float]:
     """The weights that maximise w.r + (strength / 2) (1 - w'Kw), and their duality gap.
 
@@ -98,7 +98,6 @@ def diversity_weights(
         gram: K, [N, N]: symmetric, positive semi-definite, of unit features.
         strength: lambda, at least 0; 0 is the reward alone.
         cap: most weight of one image, in [1 / N, 1].
-        start: weights to begin from, as those of the neighbouring point of a front.
 
     Returns:
         (w, gap): float64 [N] on the simplex, none above the cap, and the gap in units of r.
@@ -113,47 +112,41 @@ def diversity_weights(
         [0.75, 0.0, 0.25]
     """
     rewards = _checked_rewards(rewards, cap)
-    gram = np.asarray(gram, dtype=np.float64)
-    if gram.shape != (len(rewards), len(rewards)) or not np.isfinite(gram).all():
-        raise ValueError(f"gram must be finite, [{len(rewards)}, {len(rewards)}]: {gram.shape}")
-    if not strength >= 0:
-        raise ValueError(f"strength = {strength} must be at least 0")
-    curvature = strength * float(np.linalg.eigvalsh(gram)[-1])
-    if curvature <= 0:
-        return _best_vertex(rewards, cap), 0.0
-    scale = float(np.ptp(rewards)) or strength
-    weights = np.full(len(rewards), 1 / len(rewards)) if start is None else start
-    ahead, momentum, gap = weights, 1.0, np.inf
-    for step in range(STEPS + 1):
-        if step % 10 == 0:
-            gradient = rewards - strength * (gram @ weights)
-            gap = float(gradient @ (_best_vertex(gradient, cap) - weights))
-            if gap <= TOLERANCE * scale or step == STEPS:
-                break
-        uphill = rewards - strength * (gram @ ahead)
-        moved = _projected(ahead + uphill / curvature, cap)
-        following = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
-        if (ahead - moved) @ (moved - weights) > 0:  # the momentum points away from the optimum
-            ahead, momentum = moved, 1.0
-        else:
-            ahead = moved + (momentum - 1) / following * (moved - weights)
-            momentum = following
-        weights = moved
-    return weights, max(0.0, gap)
+    caps = np.full((1, len(rewards)), float(cap))
+    problem = _Programme(rewards, gram, caps, TOLERANCE)
+    weights, gap = problem.solve(strength, None)
+    return weights[0], float(gap[0])
 
 
-def estimate(weights: np.ndarray, gram: np.ndarray) -> float:
-    """Mean pairwise distance of images drawn with these weights: D(w) / (1 - w.w).
+def estimate(weights: np.ndarray, gram: np.ndarray) -> np.ndarray:
+    """Mean pairwise distance of images drawn with these weights [..., N]: D(w) / (1 - w.w), [...].
 
     The pairs of two different images have the total weight 1 - w.w, so this is what compares with
     the mean over the pairs of a sample.
 
     Example:
-        >>> estimate(np.array([0.5, 0.5]), np.eye(2))
+        >>> float(estimate(np.array([0.5, 0.5]), np.eye(2)))
         1.0
     """
-    pairs = 1.0 - float(weights @ weights)
-    return float((1.0 - weights @ gram @ weights) / pairs) if pairs > 0 else 0.0
+    pairs = 1.0 - (weights * weights).sum(axis=-1)
+    distance = 1.0 - ((weights @ gram) * weights).sum(axis=-1)
+    return np.where(pairs > 0, distance / np.where(pairs > 0, pairs, 1.0), 0.0)
+
+
+def parameters(rewards: np.ndarray, ends: tuple[float, float], count: int = 33) -> np.ndarray:
+    """Parameters of a front from large to small, [count].
+
+    Args:
+        rewards: [P, N]; NaN is left out.
+        ends: the first and the last, BETAS or STRENGTHS.
+        count: of the points.
+
+    Example:
+        >>> parameters(np.array([[1.0, 3.0]]), (10.0, 0.1), 3).round(3).tolist()
+        [10.0, 1.0, 0.1]
+    """
+    unit = float(np.nanstd(np.asarray(rewards, dtype=np.float64), axis=-1).mean()) or 1.0
+    return unit * np.geomspace(*ends, count)
 
 
 def kl_front(
@@ -162,6 +155,7 @@ def kl_front(
     *,
     cap: float,
     betas: Parameters | None = None,
+    copies: np.ndarray | None = None,
 ) -> Front:
     """The KL front of P prompts at the same beta, which is the optimum of their mean.
 
@@ -169,7 +163,8 @@ def kl_front(
         rewards: [P, N].
         grams: [P, N, N], see `diversity_weights`.
         cap: most weight of one image, in [1 / N, 1].
-        betas: from large to small; by default 33 from 30 standard deviations to 0.01.
+        betas: from large to small; by default those of `parameters`.
+        copies: resamples of the images, [B, P, N]; 0 leaves an image out, whatever its reward is.
 
     Example:
         >>> rewards, grams = np.array([[1.0, 0.0]]), np.eye(2)[None]
@@ -177,12 +172,17 @@ def kl_front(
         [0.881]
     """
     rewards = np.asarray(rewards, dtype=np.float64)
-    path = _path(rewards, 30.0, 0.01) if betas is None else np.asarray(betas, dtype=np.float64)
+    path = parameters(rewards, BETAS) if betas is None else np.asarray(betas, dtype=np.float64)
 
-    def solve(beta: float, prompt: int, _: np.ndarray | None) -> tuple[np.ndarray, float]:
-        return kl_weights(rewards[prompt], beta=beta, cap=cap), 0.0
+    def prepare(prompt: int, drawn: np.ndarray) -> _Solve:
+        own = _checked_rewards(rewards[prompt], cap, drawn)
 
-    return _traced(path, solve, rewards, grams)
+        def solve(beta: float, _: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+            return _tilted(own, beta, cap, drawn), np.zeros(len(drawn))
+
+        return solve
+
+    return _traced(path, prepare, rewards, grams, copies)
 
 
 def diversity_front(
@@ -191,6 +191,8 @@ def diversity_front(
     *,
     cap: float,
     strengths: Parameters | None = None,
+    copies: np.ndarray | None = None,
+    tolerance: float = TOLERANCE,
 ) -> Front:
     """The diversity front of P prompts at the same lambda, which is the optimum of their mean.
 
@@ -198,7 +200,9 @@ def diversity_front(
         rewards: [P, N].
         grams: [P, N, N], see `diversity_weights`.
         cap: most weight of one image, in [1 / N, 1].
-        strengths: from large to small; by default 33 from 100 standard deviations to 0.1.
+        strengths: from large to small; by default those of `parameters`.
+        copies: resamples of the images, [B, P, N]; 0 leaves an image out, whatever its reward is.
+        tolerance: the duality gap at which a point is solved, in ranges of the rewards.
 
     Example:
         >>> rewards, grams = np.array([[0.2, 0.0]]), np.eye(2)[None]
@@ -208,80 +212,150 @@ def diversity_front(
     """
     rewards = np.asarray(rewards, dtype=np.float64)
     given = None if strengths is None else np.asarray(strengths, dtype=np.float64)
-    path = _path(rewards, 100.0, 0.1) if given is None else given
+    path = parameters(rewards, STRENGTHS) if given is None else given
 
-    def solve(strength: float, prompt: int, start: np.ndarray | None) -> tuple[np.ndarray, float]:
-        how = {"strength": strength, "cap": cap, "start": start}
-        return diversity_weights(rewards[prompt], grams[prompt], **how)
+    def prepare(prompt: int, drawn: np.ndarray) -> _Solve:
+        own = _checked_rewards(rewards[prompt], cap, drawn)
+        return _Programme(own, grams[prompt], cap * drawn, tolerance).solve
 
-    return _traced(path, solve, rewards, grams)
-
-
-Solve = Callable[[float, int, np.ndarray | None], tuple[np.ndarray, float]]
-"""(parameter, number of the prompt, weights at the parameter before) -> (weights, gap)."""
+    return _traced(path, prepare, rewards, grams, copies)
 
 
-def _traced(path: np.ndarray, solve: Solve, rewards: np.ndarray, grams: np.ndarray) -> Front:
-    """The points of a front, each solved from the one before it."""
-    solved: list[list[tuple[np.ndarray, float]]] = []
-    for parameter in path:
-        starts = [w for w, _ in solved[-1]] if solved else [None] * len(rewards)
-        solved.append([solve(float(parameter), n, start) for n, start in enumerate(starts)])
-    weights = np.stack([[w for w, _ in point] for point in solved])
-    diversity = [
-        np.mean([estimate(w, gram) for w, gram in zip(point, grams, strict=True)])
-        for point in weights
-    ]
-    return Front(
+_Solve = Callable[[float, np.ndarray | None], tuple[np.ndarray, np.ndarray]]
+"""(parameter, weights [B, N] at the parameter before) -> (weights [B, N], gap [B])."""
+
+
+def _traced(
+    path: np.ndarray,
+    prepare: Callable[[int, np.ndarray], _Solve],
+    rewards: np.ndarray,
+    grams: np.ndarray,
+    copies: np.ndarray | None,
+) -> Front:
+    """The points of a front, each solved from the one before it.
+
+    prepare: (number of the prompt, its copies [B, N]) -> how its points are solved.
+    """
+    drawn = np.ones((1, *rewards.shape)) if copies is None else np.asarray(copies, np.float64)
+    (P, N), B = rewards.shape, len(drawn)
+    weights, gap = np.zeros((B, len(path), P, N)), np.zeros((B, len(path), P))
+    for prompt in range(P):
+        solve, before = prepare(prompt, drawn[:, prompt]), None
+        for number, parameter in enumerate(path):
+            before, gap[:, number, prompt] = solve(float(parameter), before)
+            weights[:, number, prompt] = before
+    pairs = [estimate(weights[:, :, p], grams[p]) for p in range(P)]
+    # Where the weight is 0 the reward may be anything, as that of an image without a score.
+    shares = np.where(weights > 0, weights * rewards, 0.0)
+    front = Front(
         parameters=path,
-        reward=(weights * rewards).sum(-1).mean(-1),
-        diversity=np.array(diversity),
+        reward=shares.sum(-1).mean(-1),
+        diversity=np.mean(pairs, axis=0),
         effective=(1.0 / (weights * weights).sum(-1)).mean(-1),
-        gap=np.array([max(gap for _, gap in point) for point in solved]),
+        gap=gap.max(-1),
         weights=weights,
     )
+    if copies is not None:
+        return front
+    return front._replace(**{name: getattr(front, name)[0] for name in Front._fields[1:]})
 
 
-def _path(rewards: np.ndarray, first: float, last: float) -> np.ndarray:
-    """Parameters from large to small in units of the rewards' standard deviation in a prompt."""
-    unit = float(rewards.std(axis=-1).mean()) or 1.0
-    return unit * np.geomspace(first, last, 33)
+def _tilted(rewards: np.ndarray, beta: float, cap: float, copies: np.ndarray) -> np.ndarray:
+    """`kl_weights` of resamples: [B, N], from copies [B, N] of the images.
 
-
-def _checked_rewards(rewards: np.ndarray, cap: float) -> np.ndarray:
-    rewards = np.asarray(rewards, dtype=np.float64)
-    if rewards.ndim != 1 or not len(rewards) or not np.isfinite(rewards).all():
-        raise ValueError(f"rewards must be finite, [N], not of shape {list(rewards.shape)}")
-    if not (1 - 1e-12) / len(rewards) <= cap <= 1:
-        raise ValueError(f"cap = {cap} must be in [1 / N, 1] = [{1 / len(rewards):.4g}, 1]")
-    return rewards
-
-
-def _best_vertex(gradient: np.ndarray, cap: float) -> np.ndarray:
-    """The weights that maximise w.gradient: the cap on the largest until the sum is 1."""
-    order = np.argsort(-gradient, kind="stable")
-    weights = np.empty_like(gradient)
-    weights[order] = np.clip(1.0 - cap * np.arange(len(gradient)), 0.0, cap)
+    The k images of highest reward are at the cap; the others share what is left in proportion to
+    exp(r / beta). The first k for which none of these exceeds the cap is the solution.
+    """
+    if not beta > 0:
+        raise ValueError(f"beta = {beta} must be above 0")
+    order = np.argsort(-rewards, kind="stable")
+    m = copies[:, order]
+    with np.errstate(divide="ignore"):
+        mass = np.log(m) + (rewards[order] - rewards[order[0]]) / beta
+    tails = np.logaddexp.accumulate(mass[:, ::-1], axis=1)[:, ::-1]  # log of each k's sum
+    rest = np.maximum(1.0 - cap * (np.cumsum(m, axis=1) - m), 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        top = np.log(rest) - tails + mass - np.log(m)  # log-weight of one copy of the first
+    fits = (m > 0) & (top <= np.log(cap))
+    N = len(rewards)
+    k = np.where(fits.any(axis=1), fits.argmax(axis=1), N)[:, None]  # N: all are at the cap
+    after, first = np.arange(N) >= k, np.minimum(k, N - 1)
+    at = np.take_along_axis
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        tail = np.exp(np.log(at(rest, first, axis=1)) - at(tails, first, axis=1) + mass)
+    weights = np.empty_like(m)
+    weights[:, order] = np.where(m == 0, 0.0, np.where(after, tail, cap * m))
     return weights
 
 
-def _projected(values: np.ndarray, cap: float) -> np.ndarray:
-    """The nearest weights: clip(values - shift, 0, cap), with the shift that makes the sum 1."""
-    ordered = np.sort(values)
-    tails = np.append(np.cumsum(ordered[::-1])[::-1], 0.0)
+class _Programme:
+    """The concave programmes of one prompt: the same images under B sets of caps.
 
-    def excess(at: np.ndarray) -> np.ndarray:
-        """Sum of max(values - at, 0) for each."""
-        above = np.searchsorted(ordered, at)
-        return tails[above] - (len(ordered) - above) * at
+    Raises ValueError for a Gram matrix of another shape, or one that is not finite.
+    """
 
-    # The sum falls with the shift, in straight lines between these corners.
-    corners = np.sort(np.concatenate([ordered, ordered - cap]))
-    sums = excess(corners) - excess(corners + cap)
-    right = int(np.searchsorted(-sums, -1.0))
-    if right == 0:
-        shift = corners[0]
-    else:
-        left, high, low = corners[right - 1], sums[right - 1], sums[right]
-        shift = left + (corners[right] - left) * (high - 1.0) / (high - low)
-    return np.clip(values - shift, 0.0, cap)
+    def __init__(
+        self, rewards: np.ndarray, gram: np.ndarray, caps: np.ndarray, tolerance: float
+    ) -> None:
+        N = len(rewards)
+        self._rewards, self._gram, self._caps = rewards, np.asarray(gram, np.float64), caps
+        if self._gram.shape != (N, N) or not np.isfinite(self._gram).all():
+            raise ValueError(f"gram must be finite, [{N}, {N}]: {self._gram.shape}")
+        # Weights sum to 1, so that only the curvature along the simplex counts.
+        along = self._gram - self._gram.mean(axis=0)
+        along -= along.mean(axis=1, keepdims=True)
+        curvature = float(np.linalg.eigvalsh(along)[-1])
+        self._curvature = curvature if curvature > 1e-12 * N else 0.0
+        self._range, self._tolerance = float(np.ptp(rewards)), tolerance
+
+    def solve(self, strength: float, start: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """(weights [B, N], gap [B]). start: weights of the neighbouring point of a front."""
+        if not strength >= 0:
+            raise ValueError(f"strength = {strength} must be at least 0")
+        caps = self._caps
+        if strength * self._curvature == 0:
+            return capped_simplex.best_vertex(self._rewards, caps), np.zeros(len(caps))
+        enough = self._tolerance * (self._range or strength)
+        even = caps / caps.sum(axis=1, keepdims=True)
+        weights, gap = (even if start is None else start).copy(), np.full(len(caps), np.inf)
+        left = np.arange(len(caps))  # the rows that are not solved yet
+        w, ahead, momentum = weights, weights, np.ones((len(caps), 1))
+        for step in range(STEPS + 1):
+            if step % 10 == 0:
+                gradient = self._gradient(w, strength)
+                best = capped_simplex.best_vertex(gradient, caps)
+                gap[left], weights[left] = (gradient * (best - w)).sum(axis=1), w
+                going = gap[left] > enough
+                if step == STEPS or not going.any():
+                    break
+                if not going.all():
+                    left, caps = left[going], caps[going]
+                    w, ahead, momentum = w[going], ahead[going], momentum[going]
+            uphill = self._gradient(ahead, strength) / (strength * self._curvature)
+            moved = capped_simplex.projected(ahead + uphill, caps)
+            following = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
+            # The momentum of a row that points away from the optimum starts anew.
+            away = ((ahead - moved) * (moved - w)).sum(axis=1, keepdims=True) > 0
+            pushed = moved + (momentum - 1) / following * (moved - w)
+            ahead, momentum = np.where(away, moved, pushed), np.where(away, 1.0, following)
+            w = moved
+        return weights, np.maximum(gap, 0.0)
+
+    def _gradient(self, weights: np.ndarray, strength: float) -> np.ndarray:
+        return self._rewards - strength * (weights @ self._gram)
+
+
+def _checked_rewards(
+    rewards: np.ndarray, cap: float, copies: np.ndarray | None = None
+) -> np.ndarray:
+    """The rewards as float64 [N]; one that no resample has becomes the mean of the others."""
+    rewards = np.asarray(rewards, dtype=np.float64)
+    if copies is not None and (absent := (copies == 0).all(axis=0)).any() and not absent.all():
+        rewards = np.where(absent, rewards[~absent].mean(), rewards)
+    if rewards.ndim != 1 or not len(rewards) or not np.isfinite(rewards).all():
+        raise ValueError(f"rewards must be finite, [N], not of shape {list(rewards.shape)}")
+    if copies is not None and (cap * copies.sum(axis=-1) < 1 - 1e-9).any():
+        raise ValueError(f"cap = {cap} is too low for a resample: its images cannot have weight 1")
+    if not (1 - 1e-12) / len(rewards) <= cap <= 1:
+        raise ValueError(f"cap = {cap} must be in [1 / N, 1] = [{1 / len(rewards):.4g}, 1]")
+    return rewards

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from common.algorithm import attainable, diversity
+from common.algorithm import attainable, capped_simplex, diversity
 from common.algorithm.attainable import diversity_weights, kl_weights
 
 TWO_ALIKE = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
@@ -182,6 +182,55 @@ def test_even_weights_give_the_mean_pairwise_distance(drawn):
     distances = diversity.cosine_distances(features)
     expected = distances[np.triu_indices(16, 1)].mean()
     assert attainable.estimate(np.full(16, 1 / 16), gram) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("front", ["kl", "diversity"])
+def test_copies_of_an_image_are_that_image_several_times(drawn, front):
+    """A resample solved by counts is the resample itself; rows do not touch each other."""
+    rewards, gram = drawn(20)
+    repeated = np.array([0, 0, 1, 3, 3, 3, *range(5, 19)])
+    counts = np.bincount(repeated, minlength=20).astype(float)
+    copies = np.stack([counts, np.ones(20)])[:, None]
+
+    def solve(r, k, **more):
+        if front == "kl":
+            return attainable.kl_front(r[None], k[None], cap=0.2, betas=[0.5, 0.1], **more)
+        return attainable.diversity_front(r[None], k[None], cap=0.2, strengths=[3.0, 0.5], **more)
+
+    absent = np.where(counts > 0, rewards, np.nan)
+    got = solve(absent, gram, copies=copies[:1])
+    expected = solve(rewards[repeated], gram[np.ix_(repeated, repeated)])
+    np.testing.assert_allclose(got.reward[0], expected.reward, atol=2e-5)
+    summed = np.stack(
+        [np.bincount(repeated, point, minlength=20) for point in expected.weights[:, 0]]
+    )
+    for mine, other in zip(got.weights[0, :, 0], summed, strict=True):
+        assert entropy(mine, gram) == pytest.approx(entropy(other, gram), abs=1e-4)
+        assert (mine <= 0.2 * counts + 1e-12).all()
+    # An image that is drawn twice is no pair.
+    assert got.diversity[0] == pytest.approx(attainable.estimate(summed, gram), abs=1e-4)
+    both, plain = solve(rewards, gram, copies=copies), solve(rewards, gram)
+    np.testing.assert_allclose(both.reward, [got.reward[0], plain.reward], atol=2e-5)
+
+
+def test_a_resample_with_too_few_images_is_refused(drawn):
+    rewards, gram = drawn(10)
+    copies = np.zeros((1, 1, 10))
+    copies[0, 0, :3] = 1
+    with pytest.raises(ValueError, match=r"cap = 0.2 is too low for a resample"):
+        attainable.kl_front(rewards[None], gram[None], cap=0.2, copies=copies)
+
+
+def test_projected_weights_are_the_nearest():
+    rng = np.random.default_rng(4)
+    values = rng.normal(size=(50, 30)) * 10.0 ** rng.integers(-3, 3, size=(50, 1))
+    caps = 0.1 * rng.integers(0, 4, size=(50, 30))
+    got = capped_simplex.projected(values, caps)
+    np.testing.assert_allclose(got.sum(axis=1), 1.0, atol=1e-9)
+    assert ((got >= 0) & (got <= caps)).all()
+    # No vertex is in a better direction: (values - got).(s - got) <= 0 for every s.
+    best = capped_simplex.best_vertex(values - got, caps)
+    assert ((values - got) * (best - got)).sum(axis=1).max() < 1e-9
 
 
 @pytest.mark.parametrize(
