@@ -1,4 +1,6 @@
-"""Schedules: prompt noise over denoising time (tau, 1 = pure noise), strengths over training.
+"""Schedules over denoising time (tau, 1 = pure noise) and over training.
+
+Of prompt noise, of strengths, and of the tuned model's share in annealed importance guidance.
 
 g is the share of the prompt that stays unchanged, u = 1 - g the intensity of the noise. Scalars in,
 scalars out: a run evaluates its schedules once, on the host.
@@ -12,7 +14,15 @@ import numpy as np
 
 from common.algorithm.choice import check_choice
 
-__all__ = ["Axis", "Schedule", "TrainingSchedule", "anneal", "taus", "training_multiplier"]
+__all__ = [
+    "Axis",
+    "Schedule",
+    "TrainingSchedule",
+    "anneal",
+    "taus",
+    "training_multiplier",
+    "tuned_shares",
+]
 
 Schedule = Literal["cads", "linear", "cosine", "exponential", "constant", "none"]
 """The curve of the prompt noise over denoising time."""
@@ -111,6 +121,35 @@ def taus(axis: Axis, *, sigmas: Numbers, timesteps: Numbers | None = None) -> li
             if timesteps is None or len(timesteps) != T:
                 raise ValueError(f"axis 'timestep' needs timesteps for all {T} steps")
             return [float(t) / 1000.0 for t in timesteps]
+
+
+def tuned_shares(steps: int, exponent: float) -> list[float]:
+    """Share of the tuned model at each step of annealed importance guidance (AIG): (k / T)^p.
+
+    The prediction at step k = 0, ..., T - 1 is (1 - share) base + share tuned: the base model
+    decides early, the tuned model late (Jena et al. 2024, arXiv:2409.06493). The power of k / T is
+    the weight `power_P` of the authors' program (NeMo-Aligner, `anneal_sdxl.py`).
+
+    Args:
+        steps: T, the number of denoising steps.
+        exponent: p >= 0. 0 is the tuned model at every step, `math.inf` the base model at every
+            step; in between, a larger one leaves more steps to the base model.
+
+    Returns:
+        T shares in [0, 1], from noise to image; for a finite p > 0 the first is 0.
+
+    Raises:
+        ValueError: no steps, or an exponent that is negative or NaN.
+
+    Example:
+        >>> tuned_shares(4, 2.0)
+        [0.0, 0.0625, 0.25, 0.5625]
+    """
+    if steps < 1:
+        raise ValueError(f"{steps} steps: there must be at least 1")
+    if not exponent >= 0:
+        raise ValueError(f"exponent = {exponent} of AIG must be at least 0")
+    return [(k / steps) ** exponent for k in range(steps)]
 
 
 def training_multiplier(schedule: TrainingSchedule, progress: float) -> float:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SCALES = click.FloatRange(0.0, 2.0)
 STRENGTHS = click.FloatRange(0.0, 10.0)
+EXPONENTS = click.FloatRange(0.0, 100.0)
 
 COLUMNS = {
     "alignment_heldout": ("held-out", 2),
@@ -92,6 +93,15 @@ COLUMNS = {
     help="Strength of CADS at inference, for the base and every checkpoint; more than once.",
 )
 @click.option(
+    "--aig",
+    "exponents",
+    multiple=True,
+    type=EXPONENTS,
+    default=(0.0,),
+    show_default=True,
+    help="Exponent of annealed importance guidance, for every checkpoint; more than once for more.",
+)
+@click.option(
     "--scorer",
     "scorers",
     multiple=True,
@@ -121,6 +131,7 @@ def evaluate(
     wanted: tuple[str, ...],
     scales: tuple[float, ...],
     strengths: tuple[float, ...],
+    exponents: tuple[float, ...],
     scorers: tuple[str, ...],
     backend: str | None,
     cache: Path | None,
@@ -139,6 +150,7 @@ def evaluate(
 
     _check_finite("--scale", scales)
     _check_finite("--prompt-noise", strengths)
+    _check_finite("--aig", exponents)
     chosen = options.checked(
         options.EvaluateOptions,
         splits=splits,
@@ -148,6 +160,7 @@ def evaluate(
         seed=seed,
         scales=scales,
         prompt_noise=strengths,
+        aig=exponents,
         scorers=scorers,
     )
     planned = workflow.plan(dict.fromkeys(directories), chosen, wanted, backend)
@@ -195,11 +208,11 @@ def _print_tables(measurement: "Measurement") -> None:
 def _fitting(rows: list[dict[str, str]]) -> list[list[dict[str, str]]]:
     """The rows as one table, or as two where a terminal is too narrow for all columns.
 
-    Scale and noise are left out where every row has the default.
+    Scale, noise and AIG are left out where every row has the default.
     """
     from common.console import console
 
-    usual = {"scale": "1", "noise": "0"}
+    usual = {"scale": "1", "noise": "0", "AIG": "0"}
     plain = [key for key, value in usual.items() if all(row[key] == value for row in rows)]
     names = [key for key in ("update", *usual) if key not in plain]
     measures = [key for key in rows[0] if key not in ("update", *usual)]
@@ -218,6 +231,7 @@ def _row(record: "Record", base: "Record") -> dict[str, str]:
         "update": str(variant.update) if variant.update else "base",
         "scale": f"{variant.scale:g}",
         "noise": f"{variant.prompt_noise:g}",
+        "AIG": f"{variant.aig:g}",
     }
     for name, (head, decimals) in COLUMNS.items():
         if name in record.by_prompt:

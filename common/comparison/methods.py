@@ -1,12 +1,13 @@
 """Measured runs as methods: seeds, strengths, and the check that methods can be compared.
 
 A method is a recipe. Its strengths are its distinct configurations, its seeds the runs of each.
-Weights measured with another adapter scale or with CADS at inference are methods of their own.
+Weights measured with another adapter scale, with AIG or with CADS at inference are methods of their
+own.
 """
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,7 @@ def plain(study: Study) -> Method:
         method
         for method in study.methods
         if all(_is_plain(strength.config) for strength in method.strengths)
-        and all(v.scale == 1 and v.prompt_noise == 0 for v in method.strengths[0].variants)
+        and not any(variant.changes for variant in method.strengths[0].variants)
     ]
     if len(candidates) != 1:
         names = ", ".join(shlex.quote(method.name) for method in candidates or study.methods)
@@ -236,39 +237,38 @@ def _lacking(has: Run, lacks: Run, variants: Set[Variant]) -> str:
 
 def words(variant: Variant) -> str:
     """A variant in words."""
-    parts = [f"update {variant.update}" if variant.update else "the base model"]
-    if variant.scale != 1:
-        parts.append(f"adapter scale {variant.scale:g}")
-    if variant.prompt_noise:
-        parts.append(f"CADS {variant.prompt_noise:g}")
-    return ", ".join(parts)
+    what = f"update {variant.update}" if variant.update else "the base model"
+    return ", ".join([what, *variant.changes])
 
 
 def _families(runs: Sequence[Run]) -> list[Family]:
     """The curves of runs of one configuration.
 
     As trained: over the updates. With another adapter scale: over the scales of one update, scale 1
-    included. With CADS: over the updates at one strength.
+    included. With AIG: over the exponents of one update, from the base model's side to 0, the tuned
+    model. With CADS: over the updates at one strength.
     """
     recipe, variants = runs[0].directory.config.run.recipe, sorted(runs[0].records)
     curves: dict[tuple[str, str], list[Variant]] = {}
     for variant in variants:
-        update, scale, noise = variant.update, variant.scale, variant.prompt_noise
-        if scale != 1 and variant != BASE:
-            noisy = f", CADS {noise:g}" if noise else ""
-            name = f"{recipe}, adapter scale{noisy}"
-            curves.setdefault((name, f"update {update}"), []).append(variant)
-        elif noise:
-            curves.setdefault((f"{recipe}, CADS", f"CADS {noise:g}"), []).append(variant)
-        elif variant != BASE:
-            curves.setdefault((recipe, ""), []).append(variant)
-    families = []
-    for (name, detail), curve in curves.items():
-        if name.startswith(f"{recipe}, adapter scale"):
-            whole = Variant(curve[0].update, 1.0, curve[0].prompt_noise)
-            curve = sorted([*curve, *({whole} & runs[0].records.keys())])
-        families.append(Family(name, detail, (BASE, *curve)))
-    return families
+        name, detail, whole = recipe, "", None
+        if variant.scale != 1:
+            whole = replace(variant, scale=1.0)
+            name = ", ".join([recipe, "adapter scale", *whole.changes])
+        elif variant.aig:
+            whole = replace(variant, aig=0.0)
+            name = ", ".join([recipe, "AIG", *whole.changes])
+        elif variant.prompt_noise:
+            name, detail = f"{recipe}, CADS", *variant.changes
+        if whole is not None:
+            detail = f"update {variant.update}"
+        if variant != BASE:
+            curve = curves.setdefault((name, detail), [])
+            curve += [variant, *({whole} & runs[0].records.keys() - {*curve})]
+    return [
+        Family(name, detail, (BASE, *sorted(curve, key=lambda v: (v.update, v.scale, -v.aig))))
+        for (name, detail), curve in curves.items()
+    ]
 
 
 def _method(name: str, curves: Sequence[tuple[list[Run], Family]]) -> Method:

@@ -76,6 +76,7 @@ class Point(Part):
     update: int
     scale: float
     prompt_noise: float
+    aig: float = 0.0
     measures: dict[str, float]
     by_seed: dict[Literal["alignment", "diversity"], list[float]]
     front: bool
@@ -299,6 +300,7 @@ def _method(method: Method, values: np.ndarray, reference: Mapping[str, Any]) ->
                     update=variant.update,
                     scale=variant.scale,
                     prompt_noise=variant.prompt_noise,
+                    **({"aig": variant.aig} if variant.aig else {}),
                     measures=means[i],
                     by_seed={
                         "alignment": [_rounded(x) for x in by_seed[:, i, ALIGNMENT]],

@@ -17,6 +17,7 @@ import numpy as np
 
 from common import pictures, random
 from common.adapters import low_rank
+from common.algorithm import annealing
 from common.arrays import digest
 from common.backends import Backend
 from common.evaluation import cads, records
@@ -166,7 +167,7 @@ class Measurer:
     ) -> Record:
         """One record; its picture is on disk by then. weights, parameters: from `weights`."""
         base = self._compared_with(how)
-        images = self._images(how, weights, parameters, variant.prompt_noise, _name(variant, how))
+        images = self._images(how, variant, weights, parameters, _name(variant, how))
         features = self._measures.features(images)
         by_prompt = {
             **self._scores(how, images.reshape(-1, *images.shape[2:])),
@@ -218,27 +219,27 @@ class Measurer:
         if how not in self._compared:
             other = replace(how, seed=(how.seed + 1) % 2**63)
             name = f"to compare with, {how.split}"
-            images = self._images(other, self._model, self._base, 0.0, name)
+            images = self._images(other, Variant(0), self._model, self._base, name)
             self._compared[how] = self._measures.features(images)
         return self._compared[how]
 
     def _images(
         self,
         how: Protocol,
+        variant: Variant,
         weights: str,
         parameters: Mapping[str, np.ndarray],
-        prompt_noise: float,
         name: str,
     ) -> np.ndarray:
         """Images uint8 [P, n, H, W, 3]; for the base model's weights from the cache."""
 
         def sample() -> np.ndarray:
-            return self._sample(how, parameters, prompt_noise, name)
+            return self._sample(how, variant, parameters, name)
 
         if weights != self._model:
             return sample()
         images = self._cache.images(
-            self._made_from(how, weights, prompt_noise),
+            self._made_from(how, weights, variant.prompt_noise),
             len(how.prompts) * how.images,
             lambda: (made := sample()).reshape(-1, *made.shape[2:]),
         )
@@ -247,8 +248,8 @@ class Measurer:
     def _sample(
         self,
         how: Protocol,
+        variant: Variant,
         parameters: Mapping[str, np.ndarray],
-        prompt_noise: float,
         name: str = "",
     ) -> np.ndarray:
         rollout = self._run.config.rollout
@@ -263,7 +264,8 @@ class Measurer:
             how.images,
             seed=how.seed,
             batch_size=rollout.batch_size,
-            perturb=cads.perturbation(self._backend, process, prompt_noise),
+            perturb=cads.perturbation(self._backend, process, variant.prompt_noise),
+            tuned_shares=annealing.tuned_shares(process.steps, variant.aig),
             on_progress=None if report is None else lambda done, total: report(name, done, total),
         )
 
@@ -289,9 +291,10 @@ class Measurer:
         folder = self._run.path / records.FILE.parent
         scale = "" if variant.scale == 1.0 else f"-scale{variant.scale:g}"
         noisy = "" if variant.prompt_noise == 0.0 else f"-noise{variant.prompt_noise:g}"
+        annealed = "" if variant.aig == 0.0 else f"-aig{variant.aig:g}"
         description = json.dumps(how.values(), sort_keys=True).encode()
         short = hashlib.sha256(description).hexdigest()[:8]
-        name = f"{variant.update:06d}{scale}{noisy}-{how.split}-{short}.png"
+        name = f"{variant.update:06d}{scale}{noisy}{annealed}-{how.split}-{short}.png"
         picture = pictures.encode_png(pictures.contact_sheet(images[:, :COLUMNS]))
         with files.os_errors_as(f"write {folder / name}"):
             files.write_whole(folder / name, picture)

@@ -49,11 +49,12 @@ def eval_command(path: Path, how: Protocol, variants: Iterable[Variant]) -> str:
 
     The base model is measured along with the first.
     """
-    by_sampling: dict[tuple[float, float], list[int]] = {}
+    by_sampling: dict[tuple[float, float, float], list[int]] = {}
     for variant in sorted(variants):
-        by_sampling.setdefault((variant.scale, variant.prompt_noise), []).append(variant.update)
+        knobs = (variant.scale, variant.prompt_noise, variant.aig)
+        by_sampling.setdefault(knobs, []).append(variant.update)
     commands = []
-    for (scale, noise), updates in by_sampling.items():
+    for (scale, noise, aig), updates in by_sampling.items():
         words = ["drift", "eval", str(path), "--split", how.split]
         for name, value in _SAMPLING_OPTIONS.items():
             given = len(how.prompts) if name == "prompts" else getattr(how, name)
@@ -64,6 +65,7 @@ def eval_command(path: Path, how: Protocol, variants: Iterable[Variant]) -> str:
             words += ["--scorer", scorer]
         words += ["--scale", f"{scale!r}"] if scale != 1 else []
         words += ["--prompt-noise", f"{noise!r}"] if noise else []
+        words += ["--aig", f"{aig!r}"] if aig else []
         commands.append(shlex.join(words))
     return " && ".join(commands)
 

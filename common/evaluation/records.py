@@ -59,12 +59,14 @@ class Variant:
     """The weights that were measured, and how they were sampled.
 
     update: 0 is the base model. scale: factor on the adapter; 1 is as trained. prompt_noise:
-    strength of CADS at inference; 0 is none.
+    strength of CADS at inference; 0 is none. aig: exponent of annealed importance guidance; 0 is
+    none, the tuned model at every step.
     """
 
     update: int
     scale: float = 1.0
     prompt_noise: float = 0.0
+    aig: float = 0.0
 
     @property
     def name(self) -> str:
@@ -72,7 +74,20 @@ class Variant:
         name = f"update {self.update}" if self.update else "base model"
         if self.scale != 1.0:
             name += f" x {self.scale:g}"
-        return name + (f" with prompt noise {self.prompt_noise:g}" if self.prompt_noise else "")
+        noise = [f"prompt noise {self.prompt_noise:g}"] if self.prompt_noise else []
+        added = noise + ([f"AIG {self.aig:g}"] if self.aig else [])
+        return name + (f" with {' and '.join(added)}" if added else "")
+
+    @property
+    def changes(self) -> list[str]:
+        """What is changed at inference, in words: ["adapter scale 0.5", "CADS 0.1", "AIG 2"]."""
+        scale = [f"adapter scale {self.scale:g}"] if self.scale != 1.0 else []
+        noise = [f"CADS {self.prompt_noise:g}"] if self.prompt_noise else []
+        return scale + noise + ([f"AIG {self.aig:g}"] if self.aig else [])
+
+    def values(self) -> dict[str, Any]:
+        """Its fields as JSON has them; `aig` only where there is some."""
+        return {name: value for name, value in asdict(self).items() if value or name != "aig"}
 
 
 @dataclass(frozen=True)
@@ -198,5 +213,8 @@ def _parser(path: Path) -> line_log.Parse[Record]:
 
 def to_line(record: Record) -> str:
     """The record as one JSON line, floats with all their digits."""
-    values: dict[str, Any] = asdict(record) | {"protocol": record.protocol.values()}
+    values: dict[str, Any] = asdict(record) | {
+        "protocol": record.protocol.values(),
+        "variant": record.variant.values(),
+    }
     return json.dumps(values, allow_nan=False, sort_keys=True) + "\n"

@@ -270,7 +270,7 @@ def panels(summary: Summary, study: Study) -> list[Panel]:
     shown = [_panel("base model", origin, baseline, BASE)]
     for name, point in summary.matched().items():
         run = study.method(name).strengths[point.strength].runs[0]
-        variant = Variant(point.update, point.scale, point.prompt_noise)
+        variant = Variant(point.update, point.scale, point.prompt_noise, point.aig)
         shown.append(_panel(name, _detail(summary, name, point), run, variant))
     return shown
 

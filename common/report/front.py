@@ -11,7 +11,7 @@ import numpy as np
 
 from common.algorithm.pareto import ALIGNMENT, DIVERSITY
 from common.comparison.summary import MethodSummary, Point, Summary
-from common.evaluation.records import HELD_OUT
+from common.evaluation.records import HELD_OUT, Variant
 from common.report import figure, words
 from common.report.figure import HUES, PAGE, Colours
 
@@ -154,11 +154,8 @@ def point_name(method: MethodSummary, point: Point) -> str:
     parts = [label] if label else []
     if f"update {point.update}" not in parts:
         parts.append(f"update {point.update}")
-    if point.scale != 1:
-        parts.append(f"adapter scale {point.scale:g}")
-    if point.prompt_noise and not label.endswith(f"CADS {point.prompt_noise:g}"):
-        parts.append(f"CADS {point.prompt_noise:g}")
-    return ", ".join(parts)
+    changes = Variant(point.update, point.scale, point.prompt_noise, point.aig).changes
+    return ", ".join([*parts, *(words for words in changes if not label.endswith(words))])
 
 
 # --- drawing --------------------------------------------------------------------------------------

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from common import random
-from common.backends import Backend, Conditioning, Policy
+from common.backends import Array, Backend, Conditioning, Policy
 from common.progress import OnProgress
 from common.random import Key, Purpose
-from common.sampling.process import Process
+from common.sampling.process import Levels, Process
 
 Perturb = Callable[[Conditioning, Sequence[Key], int], Conditioning]
 """(conditioning of B samples, the keys of their initial noise, step) -> another conditioning."""
@@ -24,6 +24,7 @@ def sample_images(
     seed: int,
     batch_size: int,
     perturb: Perturb | None = None,
+    tuned_shares: Sequence[float] | None = None,
     on_progress: OnProgress | None = None,
 ) -> np.ndarray:
     """`count` images of each prompt along the process's ODE: uint8 [P, count, H, W, 3].
@@ -40,6 +41,8 @@ def sample_images(
         seed: of the initial noise.
         batch_size: images in one forward pass.
         perturb: changes the conditioning of each step; None leaves the prompts clean.
+        tuned_shares: the share of the tuned model at each step, [T] in [0, 1]; the rest is the
+            model before tuning. None is 1 at every step.
         on_progress: called before the first batch and after each.
     """
     keys = [
@@ -60,9 +63,33 @@ def sample_images(
             for step in range(process.steps):
                 levels = process.levels(backend, policy, np.full(len(part), step))
                 at_step = perturb(conditioning, part, step) if perturb else conditioning
-                x = process.ode(x, process.predict(policy, x, levels, at_step), levels)
+                share = 1.0 if tuned_shares is None else tuned_shares[step]
+                x = process.ode(x, _mixed(process, policy, share, x, levels, at_step), levels)
                 backend.evaluate(x)
             images.append(policy.decode(x))
             report(start + len(part), len(keys))
     stacked = np.concatenate(images)
     return stacked.reshape(len(prompts), count, *stacked.shape[1:])
+
+
+def _mixed(
+    process: Process,
+    policy: Policy,
+    share: float,
+    x: Array,
+    levels: Levels,
+    conditioning: Conditioning,
+) -> Array:
+    """(1 - share) base + share tuned, of predictions with guidance: [B, ...], like x.
+
+    The mean is of what the model predicts: velocities, epsilons or v. At one x and level each is
+    an affine function of the score, so that this is the same mean of the two scores. A model whose
+    share is 0 is not called.
+    """
+    if share == 1.0:
+        return process.predict(policy, x, levels, conditioning)
+    with policy.reference():
+        base = process.predict(policy, x, levels, conditioning)
+    if share == 0.0:
+        return base
+    return base + share * (process.predict(policy, x, levels, conditioning) - base)

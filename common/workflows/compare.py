@@ -50,6 +50,7 @@ class Comparison:
                 "update": point.update,
                 "scale": point.scale,
                 "prompt_noise": point.prompt_noise,
+                "aig": point.aig,
                 "front": point.front,
                 **point.measures,
             }

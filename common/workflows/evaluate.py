@@ -1,5 +1,6 @@
 """Measuring the checkpoints of runs: which weights, under which protocols, and its progress."""
 
+import itertools
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ def evaluate(
     checkpoints: Sequence[int | str] = (),
     scales: Sequence[float] = (1.0,),
     prompt_noise: Sequence[float] = (0.0,),
+    aig: Sequence[float] = (0.0,),
     scorers: Sequence[str] = (),
     backend: str | None = None,
     cache: str | PathLike[str] | None = None,
@@ -73,6 +75,7 @@ def evaluate(
         checkpoints: updates, "base" or "latest"; () = all. The base model is always measured.
         scales: factors on the trained weights, in [0, 2].
         prompt_noise: strengths of CADS at inference, in [0, 10].
+        aig: exponents of annealed importance guidance, in [0, 100]; 0 is none.
         scorers: held-out rewards that score the images too; (): the run's `evaluate.scorers`.
         backend: "mlx", "cuda", "cpu" or "auto"; None: the run's if it works here, else the best.
         cache: where runs share their base model's images; None: evaluation-cache beside the run.
@@ -96,6 +99,7 @@ def evaluate(
         seed=seed,
         scales=scales,
         prompt_noise=prompt_noise,
+        aig=aig,
         scorers=scorers,
     )
     wanted = [str(which) for which in checkpoints]
@@ -112,7 +116,7 @@ def plan(
     planned = []
     with preparing():
         for path in paths:
-            run, variants = _variants(path, wanted, chosen.scales, chosen.prompt_noise)
+            run, variants = _variants(path, wanted, chosen)
             protocols = [
                 measure.protocol(
                     run,
@@ -170,18 +174,18 @@ def features_note(config: Config, how: Protocol) -> str:
 
 
 def _variants(
-    directory: Path, wanted: Sequence[str], scales: Sequence[float], strengths: Sequence[float]
+    directory: Path, wanted: Sequence[str], chosen: EvaluateOptions
 ) -> tuple[RunDirectory, list[Variant]]:
     """The run and the variants to measure, in order; the unchanged base model comes first."""
     run = RunDirectory.open(directory)
     load(run)  # damage shows before the work, not after it
-    chosen = {
-        Variant(update, scale if update else 1.0, strength)
-        for update in _updates(run, wanted)
-        for scale in scales
-        for strength in strengths
+    updates = _updates(run, wanted)
+    knobs = itertools.product(updates, chosen.scales, chosen.prompt_noise, chosen.aig)
+    variants = {
+        Variant(update, scale, strength, aig) if update else Variant(0, prompt_noise=strength)
+        for update, scale, strength, aig in knobs
     }
-    return run, sorted({Variant(0), *chosen})
+    return run, sorted({Variant(0), *variants})
 
 
 def _updates(run: RunDirectory, wanted: Sequence[str]) -> list[int]:

@@ -13,6 +13,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Scale = Annotated[float, Field(ge=0.0, le=2.0, allow_inf_nan=False)]
 Strength = Annotated[float, Field(ge=0.0, le=10.0, allow_inf_nan=False)]
+Exponent = Annotated[float, Field(ge=0.0, le=100.0, allow_inf_nan=False)]
 
 
 class EvaluateOptions(Table):
@@ -25,6 +26,9 @@ class EvaluateOptions(Table):
     seed: Seed = key(0, "of the initial noise")
     scales: tuple[Scale, ...] = key((1.0,), "factors on the trained weights", strict=False)
     prompt_noise: tuple[Strength, ...] = key((0.0,), "strengths of CADS at inference", strict=False)
+    aig: tuple[Exponent, ...] = key(
+        (0.0,), "exponents of annealed importance guidance; 0 = none", strict=False
+    )
     scorers: tuple[str, ...] = key(
         (), "held-out rewards; () = the run's evaluate.scorers", strict=False
     )

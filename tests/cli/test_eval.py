@@ -90,6 +90,25 @@ def test_scales_and_prompt_noise_are_rows_of_their_own(drift, finished):
     assert lines(finished)[-1]["variant"] == {"prompt_noise": 0.5, "scale": 1.0, "update": 0}
 
 
+def test_aig_is_measured_for_checkpoints_and_old_lines_stay(drift, finished):
+    words = (*TEST, "--checkpoint", 2, "--aig", 0, "--aig", 2)
+    result = drift("eval", finished, *words)
+    assert result.exit_code == 0, result.output
+    by_default = {"prompt_noise": 0.0, "scale": 1.0}
+    assert [line["variant"] for line in lines(finished)] == [
+        by_default | {"update": 0},
+        by_default | {"update": 2},
+        by_default | {"update": 2, "aig": 2.0},
+    ]
+    assert lines(finished)[2]["grid"].startswith("000002-aig2-test-")
+    head = next(line for line in result.output.splitlines() if line.startswith("update "))
+    assert head.split()[:3] == ["update", "AIG", "held-out"]
+    assert "measured update 2 with AIG 2 on test prompts" in result.output
+    again = drift("eval", finished, *words, "--json")
+    (row,) = json.loads(again.output)["runs"]
+    assert (row["new"], [mean["aig"] for mean in row["means"]]) == (0, [0.0, 0.0, 2.0])
+
+
 def test_the_picture_holds_the_first_eight_images_of_each_prompt(drift, finished):
     words = ("--prompts", 2, "--images", 9, "--steps", 1, "--split", "test")
     assert drift("eval", finished, *words, "--checkpoint", "base").exit_code == 0
@@ -123,6 +142,7 @@ def test_a_run_without_a_checkpoint_has_its_base(refused, drift, empty):
         (["--checkpoint", "7"], "there are base, 1, 2"),
         (["--checkpoint", "last"], "--checkpoint last: write the number of an update"),
         (["--scale", "nan"], "--scale nan: write a number"),
+        (["--aig", "nan"], "--aig nan: write a number"),
         (["--prompt-noise", "nan"], "--prompt-noise nan: write a number"),
         (["--backend", "tpu"], "no backend 'tpu'"),
     ],
@@ -140,6 +160,7 @@ def test_wrong_requests(refused, finished, words, expected):
         (["--scale", "2.5"], "2.5 is not in the range 0.0<=x<=2.0"),
         (["--scale", "-1"], "-1.0 is not in the range"),
         (["--prompt-noise", "-0.1"], "-0.1 is not in the range"),
+        (["--aig", "-1"], "-1.0 is not in the range 0.0<=x<=100.0"),
         (["--prompts", "-1"], "-1 is not in the range x>=0"),
         (["--steps", "0"], "0 is not in the range x>=1"),
         (["--seed", "-1"], "-1 is not in the range"),

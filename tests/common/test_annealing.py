@@ -74,6 +74,14 @@ def test_axes():
     assert annealing.taus("timestep", sigmas=sigmas, timesteps=timesteps) == [0.981, 0.654, 0.327]
 
 
+def test_the_tuned_share_grows_from_the_base_model_to_the_tuned_one():
+    assert annealing.tuned_shares(4, 1.0) == [0.0, 0.25, 0.5, 0.75]
+    assert annealing.tuned_shares(4, 2.0) == [0.0, 1 / 16, 1 / 4, 9 / 16]
+    assert annealing.tuned_shares(3, 0.0) == [1.0, 1.0, 1.0]
+    assert annealing.tuned_shares(3, math.inf) == [0.0, 0.0, 0.0]
+    assert annealing.tuned_shares(1, 2.0) == [0.0]
+
+
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [("constant", [1.0, 1.0, 1.0]), ("linear", [1.0, 0.75, 0.0]), ("cosine", [1.0, None, 0.0])],
@@ -97,6 +105,9 @@ def test_training_multiplier(schedule, expected):
         (lambda: annealing.taus("timestep", sigmas=[1.0, 0.0]), "timesteps"),
         (lambda: annealing.taus("timestep", sigmas=[1.0, 0.0], timesteps=[1, 2]), "timesteps"),
         (lambda: annealing.taus("index", sigmas=[1.0]), "sigmas"),
+        (lambda: annealing.tuned_shares(0, 1.0), "0 steps"),
+        (lambda: annealing.tuned_shares(3, -1.0), "exponent = -1.0"),
+        (lambda: annealing.tuned_shares(3, math.nan), "exponent = nan"),
         (lambda: annealing.training_multiplier("cosin", 0.5), "cosin.*cosine"),
         (lambda: annealing.training_multiplier("linear", 1.5), "progress"),
     ],

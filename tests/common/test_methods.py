@@ -89,6 +89,17 @@ def test_scales_and_cads_at_inference_are_methods_of_their_own(tmp_path):
     assert methods.plain(study).name == "emoji-grpo"
 
 
+def test_aig_is_a_method_from_the_base_model_to_the_tuned_one(tmp_path):
+    knobs = [Variant(40, aig=p) for p in (1.0, 4.0)] + [Variant(40, 1.0, 0.1, 2.0)]
+    make_run(tmp_path / "run", variants=[*TRAINED, *knobs])
+    study = methods.gather([tmp_path / "run"], "test")
+    assert [*names(study)] == ["emoji-grpo", "emoji-grpo, AIG", "emoji-grpo, AIG, CADS 0.1"]
+    (curve,) = study.method("emoji-grpo, AIG").strengths
+    assert curve.variants == (Variant(0), *(Variant(40, aig=p) for p in (4.0, 1.0, 0.0)))
+    assert methods.plain(study).name == "emoji-grpo"
+    assert methods.words(knobs[-1]) == "update 40, CADS 0.1, AIG 2"
+
+
 def test_of_two_ways_of_measuring_the_shared_one_with_more_images_counts(tmp_path):
     for name in "ab":
         run = make_run(tmp_path / name, recipe="emoji" if name == "b" else "emoji-grpo")
@@ -195,6 +206,7 @@ def complete(run, *updates):
 
 def test_the_command_that_is_advised_measures_what_is_missing(tmp_path):
     scaled = [Variant(10, 0.5), Variant(20, 0.5), Variant(10, prompt_noise=0.25)]
+    scaled.append(Variant(20, aig=2.0))
     make_run(tmp_path / "a", seed=1, variants=[*TRAINED, *scaled])
     run = make_run(tmp_path / "b c")
     complete(run, 10, 20, 30, 40)
@@ -204,11 +216,12 @@ def test_the_command_that_is_advised_measures_what_is_missing(tmp_path):
     assert sorted(" ".join(shlex.split(command)[3:]) for command in commands) == [
         f"{sampling} --checkpoint 10 --checkpoint 20 --scale 0.5",
         f"{sampling} --checkpoint 10 --prompt-noise 0.25",
+        f"{sampling} --checkpoint 20 --aig 2.0",
     ]
     assert {shlex.split(command)[2] for command in commands} == {str(run.path)}
     shutil.rmtree(run.path)
     make_run(run.path, variants=[*TRAINED, *scaled])
-    assert len(methods.gather([tmp_path], "test").methods) == 3
+    assert len(methods.gather([tmp_path], "test").methods) == 4
 
 
 def test_the_length_of_a_run_counts_where_a_schedule_spans_it(tmp_path):

@@ -288,14 +288,14 @@ def test_scale_0_is_the_base_model_and_half_is_between(train, tiny, cpu, tmp_pat
 
     def images(variant):
         weights, parameters = measurer.weights(variant)
-        return weights, measurer._sample(how, parameters, variant.prompt_noise)
+        return weights, measurer._sample(how, variant, parameters)
 
     base = images(Variant(0))
     nothing = measurer.weights(Variant(1, scale=0.0))
     assert nothing[0] == base[0] == how.model == measure.digest(denoiser_weights())
     snapshot = checkpoint.load(run.checkpoints / "000001")
     zero = measure.low_rank.scaled(snapshot.parameters, measurer._base, run.config.adapter, 0.0)
-    assert np.array_equal(measurer._sample(how, zero, 0.0), base[1])
+    assert np.array_equal(measurer._sample(how, Variant(1), zero), base[1])
     half, whole = images(Variant(1, scale=0.5)), images(Variant(1))
     assert len({base[0], half[0], whole[0]}) == 3
 
@@ -355,7 +355,7 @@ def test_noise_fades_with_the_schedule_and_is_new_for_each_sample_and_step(cpu, 
 
 
 def test_both_backends_measure_the_same(copy, cpu, tmp_path):
-    variants = [Variant(0), Variant(2), Variant(2, prompt_noise=0.3)]
+    variants = [Variant(0), Variant(2), Variant(2, prompt_noise=0.3), Variant(2, aig=1.0)]
     by_backend = {}
     for name, backend in {"cpu": cpu, "mlx": backends.load("mlx")}.items():
         run = copy(name)

@@ -85,14 +85,20 @@ def test_every_family_is_measured_on_both_backends(config, tmp_path, shape):
         backend = backends.load(name)
         run = RunDirectory.create(tmp_path / name, config(shape), {})
         save_tuned(run, backend)
-        variants = (Variant(0), Variant(1), Variant(1, scale=0.0), Variant(1, prompt_noise=0.5))
+        variants = (
+            Variant(0),
+            Variant(1),
+            Variant(1, scale=0.0),
+            Variant(1, prompt_noise=0.5),
+            Variant(1, aig=1.0),
+        )
         made = measured(run, backend, tmp_path / f"cache-{name}", *variants)
-        record, tuned, same, noisy = made
+        record, tuned, same, noisy, guided = made
         protocols.append(record.protocol)
         assert {*map(frozenset, (each.by_prompt for each in made))} == {frozenset(GENERAL)}
         assert records.load(run) == made
         assert same.by_prompt == record.by_prompt
-        assert len({each.by_prompt["reward"] for each in (record, tuned, noisy)}) == 3
+        assert len({each.by_prompt["reward"] for each in (record, tuned, noisy, guided)}) == 4
 
         # The images are in the cache, and say the same when somebody else measures them.
         folders = [path.parent for path in (tmp_path / f"cache-{name}").rglob("*.png")]
