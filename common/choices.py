@@ -31,7 +31,7 @@ Alignment = Literal["alignment_heldout", "alignment_train", "reward"]
 ALIGNMENTS: tuple[Alignment, ...] = get_args(Alignment)
 
 Diversity = Literal["diversity", "vendi", "pixel_distance", "modes"]
-"""The measure of diversity that methods are compared by."""
+"""The measure of diversity that methods are compared by, in the first features."""
 
 DIVERSITIES: tuple[Diversity, ...] = get_args(Diversity)
 

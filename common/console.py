@@ -59,6 +59,9 @@ MEASURES: Shown = {
 }
 """The rows of the table that ends a run."""
 
+FURTHER: Shown = {"heldout/": ("{}, held out", ".3g"), "diversity/": ("diversity, {}", ".3f")}
+"""What begins the key of a further row -> its name, with what ends the key, and its format."""
+
 EVALUATION: Shown = {
     "reward": ("reward", ".2f"),
     "alignment_heldout": ("held-out", ".2f"),
@@ -165,11 +168,16 @@ def results(base: Mapping[str, Any], tuned: Mapping[str, Any]) -> None:
 
     Diversity is compared as a ratio, since its unit is the base model's; the others as a change.
     """
-    rows = []
-    for key, (name, form) in MEASURES.items():
+    rows, shown = [], dict(MEASURES)
+    for start, (name, form) in FURTHER.items():
+        ends = (key.removeprefix(start) for key in base if key.startswith(start))
+        shown |= {start + end: (name.format(end), form) for end in ends}
+    for key, (name, form) in shown.items():
         if _has_number(base, key) and _has_number(tuned, key):
             before, after = base[key], tuned[key]
-            change = _of_base(after, before) if key == RATIO else f"{after - before:+{form}}"
+            change = (
+                _of_base(after, before) if key.startswith(RATIO) else f"{after - before:+{form}}"
+            )
             row = {"": name, "base": f"{before:{form}}", "tuned": f"{after:{form}}"}
             rows.append({**row, "change": change})
     table(rows, right=("base", "tuned", "change"))

@@ -57,10 +57,10 @@ class Shares(click.ParamType):
 )
 @click.option(
     "--diversity",
-    type=click.Choice(DIVERSITIES),
+    metavar="NAME",
     default=DIVERSITIES[0],
     show_default=True,
-    help="Which diversity counts.",
+    help=f"{', '.join(DIVERSITIES)}; or features, as clip for the mean distance and vendi/clip.",
 )
 @click.option(
     "--level",

@@ -27,6 +27,7 @@ COLUMNS = {
     "vendi": ("Vendi", 2),
     "modes": ("modes", 2),
     "frechet": ("Frechet", 3),
+    "frechet_real": ("to real", 3),
     "high_frequency": ("high freq.", 4),
     "recall": ("recall", 2),
     "coverage": ("coverage", 2),
@@ -109,6 +110,13 @@ COLUMNS = {
     help="A reward that the run does not maximise; more than once.  [default: evaluate.scorers]",
 )
 @click.option(
+    "--feature",
+    "features",
+    multiple=True,
+    metavar="NAME",
+    help="Image features to measure diversity in; more than once.  [default: evaluate.features]",
+)
+@click.option(
     "--backend",
     metavar="auto|mlx|cuda|cpu",
     help="Where to compute; auto: the best here.  [default: the run's if it works here, else auto]",
@@ -133,6 +141,7 @@ def evaluate(
     strengths: tuple[float, ...],
     exponents: tuple[float, ...],
     scorers: tuple[str, ...],
+    features: tuple[str, ...],
     backend: str | None,
     cache: Path | None,
     as_json: bool,
@@ -162,6 +171,7 @@ def evaluate(
         prompt_noise=strengths,
         aig=exponents,
         scorers=scorers,
+        features=features,
     )
     planned = workflow.plan(dict.fromkeys(directories), chosen, wanted, backend)
     counts = workflow.measure_all(planned, cache, quiet=as_json, trust=trust)
@@ -202,6 +212,10 @@ def _print_tables(measurement: "Measurement") -> None:
         measured = records_under(run, how)
         for rows in _fitting([_row(record, measured[0]) for record in measured]):
             table(rows, right=rows[0])
+        for name in how.more_names:
+            say(f"\nin the features {name}:\n")
+            for rows in _fitting([_features_row(record, measured[0], name) for record in measured]):
+                table(rows, right=rows[0])
     say(f"\nrecords  {run.path / FILE}")
 
 
@@ -226,26 +240,48 @@ def _fitting(rows: list[dict[str, str]]) -> list[list[dict[str, str]]]:
 def _row(record: "Record", base: "Record") -> dict[str, str]:
     from common.evaluation.records import HELD_OUT
 
+    row = _variant(record)
+    for name, (head, decimals) in COLUMNS.items():
+        if name not in record.measures:
+            continue
+        places = _places(base.mean(name), decimals) if name == "reward" else decimals
+        row[head] = f"{record.mean(name):.{places}f}"
+        if name == "diversity":
+            row["of base"] = _share(record, base, name)
+        for scorer in record.protocol.scorers if name == "reward" else ():
+            value, start = (each.mean(HELD_OUT + scorer) for each in (record, base))
+            row[scorer] = f"{value:.{_places(start, decimals)}f}"
+    return row
+
+
+def _features_row(record: "Record", base: "Record", features: str) -> dict[str, str]:
+    """What was measured in further features."""
+    from common.evaluation.records import in_features
+
+    row = _variant(record)
+    for name, (head, decimals) in COLUMNS.items():
+        measure = in_features(name, features)
+        if measure in record.measures:
+            row[head] = f"{record.mean(measure):.{decimals}f}"
+        if name == "diversity":
+            row["of base"] = _share(record, base, measure)
+    return row
+
+
+def _variant(record: "Record") -> dict[str, str]:
     variant = record.variant
-    row = {
+    return {
         "update": str(variant.update) if variant.update else "base",
         "scale": f"{variant.scale:g}",
         "noise": f"{variant.prompt_noise:g}",
         "AIG": f"{variant.aig:g}",
     }
-    for name, (head, decimals) in COLUMNS.items():
-        if name in record.by_prompt:
-            places = _places(base.mean(name), decimals) if name == "reward" else decimals
-            row[head] = f"{record.mean(name):.{places}f}"
-        if name == "diversity":
-            share = record.mean(name) / base.mean(name) if base.mean(name) else None
-            row["of base"] = "-" if share is None else f"{share:.0%}"
-        for scorer in record.protocol.scorers if name == "reward" else ():
-            value, start = (each.mean(HELD_OUT + scorer) for each in (record, base))
-            row[scorer] = f"{value:.{_places(start, decimals)}f}"
-        if name == "frechet":
-            row[head] = f"{record.frechet:.{decimals}f}"
-    return row
+
+
+def _share(record: "Record", base: "Record", measure: str) -> str:
+    """A measure as a share of the base model's."""
+    start = base.mean(measure)
+    return f"{record.mean(measure) / start:.0%}" if start else "-"
 
 
 def _places(value: float, least: int) -> int:

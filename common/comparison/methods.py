@@ -23,17 +23,21 @@ from common.evaluation.families import measures_for
 from common.evaluation.measured_runs import BASE, Run, StudyError
 from common.evaluation.records import (
     HELD_OUT,
+    IN_FEATURES,
     Protocol,
-    Record,
     Split,
     Variant,
     default_alignment,
+    in_features,
 )
 from common.runs import checkpoint
 from common.runs.directory import MAY_CHANGE
 
-IDENTITY = frozenset({"run.seed", "run.backend"})
-"""Keys that may differ between runs of one configuration, besides those that change no numbers."""
+IDENTITY = frozenset({"run.seed", "run.backend", "evaluate.features", "evaluate.features_options"})
+"""Keys that may differ between runs of one configuration, besides those that change no numbers.
+
+The features that a comparison is made in are those of its protocol.
+"""
 
 
 @dataclass(frozen=True)
@@ -63,25 +67,36 @@ class Method:
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """The names of what was measured, `frechet` not among them."""
+        """The names of what was measured."""
         return self.strengths[0].runs[0].records[BASE].measures
 
-    @property
-    def is_shaped(self) -> bool:
-        """Whether a reward of it is shaped with the features that diversity is measured in."""
-        configs = [strength.config for strength in self.strengths]
-        return any(measures_for(config.model.family).are_shaped(config) for config in configs)
+    def shaped(self, how: Protocol) -> dict[str, str]:
+        """The features that shape a reward of it: their names by what ends their measures' names.
+
+        "" ends those of the first features.
+        """
+        names = how.feature_names
+        shaping: dict[str, str] = {}
+        for config in (strength.config for strength in self.strengths):
+            measures = measures_for(config.model.family)
+            those = measures.shaped(config, tuple(names.values()))
+            shaping |= {
+                suffix: name or measures.OWN_FEATURES
+                for suffix, name in names.items()
+                if name in those
+            }
+        return shaping
 
     def values(self, measures: Sequence[str]) -> np.ndarray:
         """Measures of every point: float64 [S seeds, P prompts, N, len(measures)].
 
         The points are those of the first strength, then of the second, and so on, as `curves`
-        numbers them. `frechet`, which is one number for all prompts, is the same for each.
+        numbers them. A measure of all images together, as `frechet`, is the same for each prompt.
         """
         by_strength = [
             np.array(
                 [
-                    [_by_prompt(run.records[v], measures) for v in curve.variants]
+                    [[run.records[v].values(name) for name in measures] for v in curve.variants]
                     for run in curve.runs
                 ]
             )
@@ -115,9 +130,17 @@ class Study:
         return _measured(name or default_alignment(there), known)
 
     def diversity(self, name: str) -> str:
-        """The measure of that name. Raises StudyError with those that were measured."""
-        there = self.methods[0].measures
-        return _measured(name, {each: each for each in DIVERSITIES if each in there})
+        """The measure of that name, or the mean distance in the features of that name.
+
+        Raises StudyError with those that were measured.
+        """
+        there, how = self.methods[0].measures, self.protocol
+        known = {each: each for each in DIVERSITIES if each in there}
+        for suffix, features in how.feature_names.items():
+            for measure in set(DIVERSITIES) & set(IN_FEATURES):
+                known.setdefault(in_features(measure, suffix), in_features(measure, suffix))
+            known.setdefault(features, in_features("diversity", suffix))
+        return _measured(name, known)
 
     def method(self, name: str) -> Method:
         """The method of that name. Raises StudyError with the valid names."""
@@ -164,18 +187,9 @@ def plain(study: Study) -> Method:
     return candidates[0]
 
 
-def _by_prompt(record: Record, measures: Sequence[str]) -> list[tuple[float, ...]]:
-    """[len(measures)][P]."""
-    prompts = len(record.protocol.prompts)
-    return [
-        (record.frechet,) * prompts if name == "frechet" else tuple(record.by_prompt[name])
-        for name in measures
-    ]
-
-
 def _measured(name: str, known: Mapping[str, str]) -> str:
     if name not in known:
-        there = [each for each in known if not each.startswith(HELD_OUT)]
+        there = [each for each in known if each and not each.startswith(HELD_OUT)]
         raise StudyError(f"the runs were not measured with {name}; there are {', '.join(there)}")
     return known[name]
 
@@ -232,7 +246,7 @@ def _lacking(has: Run, lacks: Run, variants: Set[Variant]) -> str:
         until = f", or compare with --until {last}" if last else ""
         return f"{text}, and has no checkpoint after update {min(absent)}: train it further{until}"
     how = next(iter(has.records.values())).protocol
-    return f"{text}: run `{measured_runs.eval_command(lacks.path, how, variants)}`"
+    return f"{text}: run `{measured_runs.eval_command(lacks.directory, how, variants)}`"
 
 
 def words(variant: Variant) -> str:

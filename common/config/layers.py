@@ -3,7 +3,8 @@
 There is one rule for files, for `--set` and for `set=` of Python. A layer changes the keys that it
 has, one by one. `reward.terms` is the exception: a layer that names a reward there names all of
 them, since they are what a run maximises. The floors, ceilings and options of a term that goes, and
-the options of features that are replaced, go with it. An empty table empties those with free keys.
+the options of features that are replaced, go with it; features that stay among several keep theirs.
+An empty table empties those with free keys.
 """
 
 from collections.abc import Mapping
@@ -55,10 +56,33 @@ def _without_what_goes(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dic
         for key in NAMED_BY_TERM:
             _keep(result, key, lambda name: name not in old or name in new)
     for features, options in FEATURES.items():
-        name = value_at(layer, features)
-        if name is not None and name != value_at(base, features):
-            _keep(result, options, lambda _: False)
+        old, new = _names(value_at(base, features)), _names(value_at(layer, features))
+        if not new or old == new:
+            continue
+        if len(old) == 1 and old[0] in new:
+            _move(result, options, old[0])
+        _keep(result, options, lambda name, new=new: name in new)
     return result
+
+
+def _names(value: Any) -> list[Any]:
+    """The features that a layer names, one or several; [] where it names none."""
+    return list(value) if isinstance(value, list | tuple) else [value] if value else []
+
+
+def _move(tables: dict[str, Any], key: str, name: str) -> None:
+    """Write the settings of the only features under their name, on copies of the tables."""
+    if not isinstance(settings := value_at(tables, key), Mapping):
+        return
+    plain = {k: value for k, value in settings.items() if not isinstance(value, Mapping)}
+    named = {k: value for k, value in settings.items() if k not in plain}
+    if plain:
+        named[name] = {**named.get(name, {}), **plain}
+    *parents, last = key.split(".")
+    for part in parents:
+        tables[part] = dict(tables[part])
+        tables = tables[part]
+    tables[last] = named
 
 
 def _keep(tables: dict[str, Any], key: str, wanted: Any) -> None:

@@ -21,6 +21,9 @@ from common.config.tables import Config
 NAMED_BY_REWARD = ("reward.terms", "reward.floors", "reward.ceilings")
 """Tables that have names of rewards as their keys, and numbers as their values."""
 
+NAMED_OPTIONS = ("reward.options", "evaluate.features_options")
+"""Tables that have names of scorers as their keys, and tables of options as their values."""
+
 Overrides = Iterable[str] | Mapping[str, Any]
 """Changes of keys: strings "table.key=value", or a mapping {"table.key": value}."""
 
@@ -126,9 +129,10 @@ def split_key(key: str) -> list[str]:
     for table in NAMED_BY_REWARD:
         if key.startswith(prefix := f"{table}."):
             return [*table.split("."), key.removeprefix(prefix).strip("\"'")]
-    if key.startswith(prefix := "reward.options."):
-        name, dot, last = key.removeprefix(prefix).rpartition(".")
-        return ["reward", "options", *([name.strip("\"'")] if dot else []), last]
+    for table in NAMED_OPTIONS:
+        if key.startswith(prefix := f"{table}."):
+            name, dot, last = key.removeprefix(prefix).rpartition(".")
+            return [*table.split("."), *([name.strip("\"'")] if dot else []), last]
     return key.split(".")
 
 

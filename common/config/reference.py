@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from common.config import layers, toml
 from common.config.errors import ConfigError, closest, keys
 from common.config.tables import Config
-from common.config.types import Setting
+from common.config.types import ONE_OR_SEVERAL, Setting
 
 _BOUNDS = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
 _WORDS = {bool: "true or false", int: "whole number", float: "number", str: "text"}
@@ -75,8 +75,10 @@ def _key(name: str) -> Key:
     table, _, last = name.rpartition(".")
     field = _model(table).model_fields[last]
     default = "unset" if field.default is None else toml.one_line(field.default)
-    bounds = _bounds(field.metadata)
-    return Key(name, default, _valid(field.annotation, bounds), field.description or "")
+    valid = _valid(field.annotation, _bounds(field.metadata))
+    if ONE_OR_SEVERAL in field.metadata:
+        valid = f"text, or {valid}"
+    return Key(name, default, valid, field.description or "")
 
 
 def _bounds(metadata: Iterable[Any]) -> list[str]:
@@ -102,6 +104,8 @@ def _valid(kind: Any, bounds: list[str]) -> str:
     if origin in (Union, types.UnionType):
         if parts == _SETTING:
             return "number, text, true or false"
+        if parts[: len(_SETTING)] == _SETTING:
+            return f"{_valid(Setting, [])}, or {_valid(parts[-1], [])}"
         several = [_valid(part, bounds) for part in parts if part is not type(None)]
         if type(None) in parts:
             return f"{several[0]}, or unset"

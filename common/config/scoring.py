@@ -9,6 +9,7 @@ from common.config.types import (
     MOST_STEPS,
     AboveZero,
     Finite,
+    Names,
     OnError,
     Positive,
     Setting,
@@ -85,12 +86,42 @@ class EvaluateConfig(Table):
     steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] = key(20, "ODE steps")
     prompts: Annotated[int, Field(ge=0)] = key(0, "number of prompts, the first ones; 0 = all")
     grid: Positive = key(8, "images of each prompt in the picture")
-    features: str = key(
-        "embedded_heldout", "image features that diversity is measured with; not those of shaping"
+    features: Names = key(
+        ("embedded_heldout",),
+        "image features that diversity is measured with, one name or several; not those of shaping",
     )
-    features_options: dict[str, Setting] = key(
-        {}, "settings of the features, as the path of their weights"
+    features_options: dict[str, Setting | dict[str, Setting]] = key(
+        {},
+        "settings of the features, as the path of their weights; of several features by their "
+        "names, as `features_options.clip.path`",
     )
     scorers: tuple[str, ...] = key(
-        (), "held-out rewards that `drift eval` measures, each an axis of its own", strict=False
-    )
+        (), "held-out rewards that the images are scored with, each an axis of its own",
+        strict=False,
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _check(self) -> "EvaluateConfig":
+        for name, value in self.features_options.items():
+            named = isinstance(value, dict)
+            if named and name not in self.features:
+                raise ValueError(
+                    f"features_options.{name}: no such features; features has "
+                    f"{', '.join(self.features)}"
+                )
+            if not named and len(self.features) > 1:
+                raise ValueError(
+                    f"features_options.{name}: of which features? Write "
+                    f"features_options.NAME.{name}, with one of {', '.join(self.features)}"
+                )
+        return self
+
+    def options_of(self, features: str) -> dict[str, Setting]:
+        """The settings of the features of that name; {} where there are none."""
+        options: dict[str, Setting] = {}
+        named = self.features_options.get(features)
+        if isinstance(named, dict):
+            options |= named
+        if features == self.features[0]:
+            options |= {k: v for k, v in self.features_options.items() if not isinstance(v, dict)}
+        return options

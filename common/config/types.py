@@ -2,13 +2,35 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+)
 
 
 def _plain(name: str) -> str:
     if not name.isprintable() or set("/\\") & set(name) or name.startswith(".") or len(name) > 100:
         raise ValueError(f"{name[:100]!r} is no plain name: no folder, no control character")
     return name
+
+
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"'{name}' is named twice")
+    return names
+
+
+def _as_written(names: tuple[str, ...]) -> str | list[str]:
+    return names[0] if len(names) == 1 else list(names)
 
 
 MOST_STEPS = 10_000
@@ -21,6 +43,16 @@ AboveZero = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Name = Annotated[str, AfterValidator(_plain)]
 """A name that may become part of a file's: it stays in its folder."""
+ONE_OR_SEVERAL = BeforeValidator(_several)
+"""Marks a list that may be written as its only value."""
+Names = Annotated[
+    tuple[str, ...],
+    Field(min_length=1, strict=False),
+    ONE_OR_SEVERAL,
+    AfterValidator(_distinct),
+    PlainSerializer(_as_written),
+]
+"""One name or several, each once; one is written as a text, several as a list."""
 Setting = bool | int | float | str
 """The value of an option of a scorer."""
 

@@ -1,7 +1,7 @@
 """What only images of the embedded emoji model are measured with.
 
 Its alignment by the two embedded scorers, the drawing styles that a prompt's images cover, and
-the Frechet distance to real emoji. Its features are those of the held-out scorer, whatever
+the Frechet distance to real emoji. Its first features are those of the held-out scorer, whatever
 `evaluate.features` is.
 """
 
@@ -17,25 +17,23 @@ from common.embedded.model import FOLDER, denoiser_weights
 from common.evaluation import style
 from common.evaluation.measures import Measures
 from common.prompts import emoji
-from common.rewards import features
 
 ALIGNMENT_SCALE = 10.0
 """Alignment is reported as 10 x cosine, the scale of the default reward."""
-
-HELD_OUT = "embedded_heldout"
-"""The registered name of its features."""
 
 
 class EmojiMeasures(Measures):
     """Measures of the embedded model. Raises ValueError when its scorers cannot be loaded."""
 
     HAS_ALIGNMENT = True
+    OWN_FEATURES = "embedded_heldout"
 
     def __init__(self, config: Config, backend: Backend) -> None:
+        super().__init__(config, backend)
         self._train, self._heldout = backend.scorer("train"), backend.scorer("heldout")
-        self._extract = self._heldout.features
+        self._extractors[""] = self._heldout.features
         self._styles = style.load()
-        self._real: dict[tuple[str, ...], np.ndarray] = {}
+        self._real: dict[tuple[str, tuple[str, ...]], np.ndarray] = {}
 
     @classmethod
     def model(cls, config: Config) -> str:
@@ -43,23 +41,11 @@ class EmojiMeasures(Measures):
         return digest(denoiser_weights(config.model.path))
 
     @classmethod
-    def features_name(cls, config: Config) -> str:
-        """An empty name: there is no choice of features."""
-        return ""
-
-    @classmethod
     def sampler(cls, config: Config) -> str:
         """Empty: the protocol and the weights say enough."""
         return ""
 
-    @classmethod
-    def are_shaped(cls, config: Config) -> bool:
-        """Whether the run's reward is shaped with the held-out scorer's features."""
-        return features.shape_reward(config, HELD_OUT, {})
-
-    def by_prompt(
-        self, images: np.ndarray, prompts: Sequence[str], seen: np.ndarray, base: np.ndarray
-    ) -> dict[str, np.ndarray]:
+    def by_prompt(self, images: np.ndarray, prompts: Sequence[str]) -> dict[str, np.ndarray]:
         """The measures of every model, the alignments and the number of styles: [P] each."""
         shape, flat = images.shape[:2], images.reshape(-1, *images.shape[2:])
         words = [text for text in prompts for _ in range(shape[1])]
@@ -74,15 +60,15 @@ class EmojiMeasures(Measures):
                 for name, values in scores.items()
             },
             "modes": fidelity.mode_count(styles, style.CLASSES),
-            **super().by_prompt(images, prompts, seen, base),
+            **super().by_prompt(images, prompts),
         }
 
-    def frechet(self, seen: np.ndarray, prompts: Sequence[str], base: np.ndarray) -> float:
-        """Frechet distance to the real emoji of the prompts."""
-        key = tuple(prompts)
+    def reference(self, name: str, prompts: Sequence[str], base: np.ndarray) -> np.ndarray:
+        """The features [M, F] of the real emoji of the prompts."""
+        key = name, tuple(prompts)
         if key not in self._real:
-            self._real[key] = self._flat_features(real_images(prompts))
-        return fidelity.frechet_distance(seen.reshape(-1, seen.shape[-1]), self._real[key])
+            self._real[key] = self.flat_features(real_images(prompts), name)
+        return self._real[key]
 
 
 def real_images(prompts: Sequence[str]) -> np.ndarray:

@@ -13,10 +13,11 @@ from common.backends import Backend, Policy, Scorer
 from common.config import Config
 from common.evaluation.emoji_measures import ALIGNMENT_SCALE
 from common.evaluation.families import measures_for
+from common.evaluation.records import HELD_OUT, in_features
 from common.learning.moving_average import MovingAverage
 from common.progress import OnProgress
 from common.prompts import Prompt
-from common.rewards import Features, RewardSuite, finite_mean
+from common.rewards import Features, RewardSuite, finite_mean, held_out
 from common.sampling.ode import sample_images
 from common.sampling.process import make_process
 
@@ -30,7 +31,12 @@ class Evaluation:
 
 
 class Evaluator:
-    """Samples a policy and scores the images with the training and the held-out scorer."""
+    """Samples a policy and measures the images.
+
+    With the run's reward, the embedded scorers where they can read the prompts, the held-out
+    rewards `evaluate.scorers`, and in each of `evaluate.features`. RewardNameError for what cannot
+    be made here.
+    """
 
     def __init__(
         self,
@@ -47,7 +53,12 @@ class Evaluator:
         self._prompts = list(prompts)[:limit]
         self._train, self._heldout = train, heldout
         settings = config.evaluate
-        self._features = Features(settings.features, backend, settings.features_options)
+        self._scorers = {
+            name: held_out.suite(name, backend, config.reward) for name in settings.scorers
+        }
+        self._features = {
+            name: Features(name, backend, settings.options_of(name)) for name in settings.features
+        }
 
     def __call__(
         self,
@@ -94,19 +105,17 @@ class Evaluator:
         flat = images.reshape(-1, *images.shape[2:])
         repeated = [prompt for prompt in self._prompts for _ in range(count)]
         words = [prompt.text for prompt in repeated]
-        scores = self._rewards.score(
-            flat,
-            words,
-            [prompt.metadata for prompt in repeated],
-            describe=lambda n: f"prompt '{words[n]}', evaluation image {n % count}",
-        )
+        scores = self._scores(self._rewards, flat, repeated)
         by_group = {name: values.reshape(prompts, count) for name, values in scores.items()}
         scored = measures_for(self._config.model.family).HAS_ALIGNMENT
         train, heldout = (
             _alignment(each, flat, words) if scored else np.full(len(flat), np.nan)
             for each in (self._train, self._heldout)
         )
-        distance = self._diversity(self._features, flat, prompts)
+        distance, *others = (
+            self._diversity(extract, flat, prompts) for extract in self._features.values()
+        )
+        more = zip([*self._features][1:], others, strict=True)
         total = self._rewards.reported(by_group)
         return {
             "reward": float(finite_mean(total)),
@@ -119,7 +128,26 @@ class Evaluator:
             "diversity_by_prompt": _listed(distance),
             "diversity_train": float(self._diversity(self._train.features, flat, prompts).mean()),
             "high_frequency": float(quality.high_frequency_energy(flat).mean()),
+            **{in_features("diversity", name): float(each.mean()) for name, each in more},
+            **{
+                HELD_OUT + name: float(finite_mean(self._scores(suite, flat, repeated)[name]))
+                for name, suite in self._scorers.items()
+            },
         }
+
+    @staticmethod
+    def _scores(
+        suite: RewardSuite, images: np.ndarray, prompts: Sequence[Prompt]
+    ) -> dict[str, np.ndarray]:
+        """The raw scores of uint8 [N, H, W, 3], the images of each prompt in a row: [N] by name."""
+        words = [prompt.text for prompt in prompts]
+        count = len(words) // max(len(set(words)), 1)
+        return suite.score(
+            images,
+            words,
+            [prompt.metadata for prompt in prompts],
+            describe=lambda n: f"prompt '{words[n]}', evaluation image {n % count}",
+        )
 
     @staticmethod
     def _diversity(

@@ -23,9 +23,10 @@ from common.backends import Backend
 from common.evaluation import cads, records
 from common.evaluation.cache import Cache
 from common.evaluation.families import measures_for
+from common.evaluation.measures import frechet
 from common.evaluation.records import Protocol, Record, RecordError, Split, Variant
 from common.prompts import PromptError, PromptSet, load as load_prompts, of_split
-from common.rewards import RewardError, RewardSuite, finite_mean, held_out
+from common.rewards import FEATURES, RewardError, RewardSuite, finite_mean, held_out
 from common.runs import checkpoint, files, lock
 from common.runs.directory import RunDirectory
 from common.sampling.ode import sample_images
@@ -50,20 +51,26 @@ def protocol(
     steps: int,
     seed: int,
     scorers: Sequence[str] = (),
+    features: Sequence[str] = (),
 ) -> Protocol:
     """The protocol of a run for one split: prompts and sampling settings.
 
     train: the run's own training prompts. validation, test: prompts of the run's source that
     belong to the split and that the run was never trained on. At most `prompts` of them
     (0 = all), the first by the SHA-256 of their text. scorers: held-out rewards; () takes those
-    of `evaluate.scorers`.
+    of `evaluate.scorers`. features: names of image features; () takes `evaluate.features`.
 
     Raises PromptError when there are none, RewardNameError for a scorer that is no reward or that
-    the run maximises, and ValueError when the model's files cannot be read.
+    the run maximises and for features that there are not, and ValueError when the model's files
+    cannot be read.
     """
-    heldout = tuple(dict.fromkeys(scorers or run.config.evaluate.scorers))
+    settings = run.config.evaluate
+    heldout = tuple(dict.fromkeys(scorers or settings.scorers))
     held_out.check_names(run.config.reward, heldout)
+    for name in features or settings.features:
+        FEATURES.check(name, settings.options_of(name))
     how = measures_for(run.config.model.family)
+    first, *more = how.feature_labels(run.config, features)
     chosen = _prompts(run, split, prompts)
     return Protocol(
         images=images,
@@ -72,9 +79,10 @@ def protocol(
         model=how.model(run.config),
         split=split,
         prompts=tuple(prompt.text for prompt in chosen),
-        features=how.features_name(run.config),
+        features=first,
         sampler=how.sampler(run.config),
         scorers=heldout,
+        more_features=tuple(more),
     )
 
 
@@ -144,7 +152,7 @@ class Measurer:
         self._rewards = RewardSuite(config.reward.terms, backend, config.reward)
         self._measures = measured_by(config, backend)
         self._heldout: dict[str, RewardSuite] = {}
-        self._compared: dict[Protocol, np.ndarray] = {}
+        self._compared: dict[Protocol, dict[str, np.ndarray]] = {}
 
     def weights(self, variant: Variant) -> tuple[str, dict[str, np.ndarray]]:
         """Digest and parameters of a variant's weights; the digest of the base is the model's.
@@ -166,29 +174,42 @@ class Measurer:
         parameters: Mapping[str, np.ndarray],
     ) -> Record:
         """One record; its picture is on disk by then. weights, parameters: from `weights`."""
+        self._prepare(how)
         base = self._compared_with(how)
         images = self._images(how, variant, weights, parameters, _name(variant, how))
-        features = self._measures.features(images)
         by_prompt = {
             **self._scores(how, images.reshape(-1, *images.shape[2:])),
-            **self._measures.by_prompt(images, how.prompts, features, base),
+            **self._measures.by_prompt(images, how.prompts),
         }
+        overall: dict[str, float] = {}
+        for suffix, name in how.feature_names.items():
+            seen = self._measures.features(images, name)
+            other = self._measures.reference(name, how.prompts, base[name])
+            overall[records.in_features(records.FRECHET, suffix)] = frechet(seen, other)
+            for measure, values in self._measures.in_features(seen, base[name]).items():
+                by_prompt[records.in_features(measure, suffix)] = values
         return Record(
             variant=variant,
             protocol=how,
             by_prompt={name: tuple(map(float, values)) for name, values in by_prompt.items()},
-            frechet=self._measures.frechet(features, how.prompts, base),
+            frechet=overall.pop(records.FRECHET),
             weights=weights,
             grid=self._save_picture(variant, how, images),
+            overall=overall,
         )
+
+    def _prepare(self, how: Protocol) -> None:
+        """Load what the images will be measured with: what is not there shows before the work."""
+        self._measures.prepare(tuple(how.feature_names.values()))
+        for name in how.scorers:
+            if name not in self._heldout:
+                reward = self._run.config.reward
+                self._heldout[name] = held_out.suite(name, self._backend, reward)
 
     def _scores(self, how: Protocol, flat: np.ndarray) -> dict[str, np.ndarray]:
         """What the run maximises, and each held-out reward: see `_mean`, by measure."""
         scores = {"reward": self._mean(self._rewards, how, flat, "reward")}
         for name in how.scorers:
-            if name not in self._heldout:
-                reward = self._run.config.reward
-                self._heldout[name] = held_out.suite(name, self._backend, reward)
             what = f"score by '{name}'"
             scores[records.HELD_OUT + name] = self._mean(self._heldout[name], how, flat, what)
         return scores
@@ -210,8 +231,8 @@ class Measurer:
             raise RewardError(f"no image of prompt '{text}' has a finite {what}")
         return total
 
-    def _compared_with(self, how: Protocol) -> np.ndarray:
-        """Features of the base model's images, [P, n, F].
+    def _compared_with(self, how: Protocol) -> dict[str, np.ndarray]:
+        """Features of the base model's images by their name, [P, n, F] each.
 
         These images have another seed than the images that are measured; so the base model itself
         can be measured like any other.
@@ -220,7 +241,9 @@ class Measurer:
             other = replace(how, seed=(how.seed + 1) % 2**63)
             name = f"to compare with, {how.split}"
             images = self._images(other, Variant(0), self._model, self._base, name)
-            self._compared[how] = self._measures.features(images)
+            self._compared[how] = {
+                name: self._measures.features(images, name) for name in how.feature_names.values()
+            }
         return self._compared[how]
 
     def _images(

@@ -8,6 +8,7 @@ from typing import Any
 
 from common.errors import RequestError
 from common.evaluation import records
+from common.evaluation.families import measures_for
 from common.evaluation.records import Protocol, Record, Split, Variant
 from common.runs import checkpoint
 from common.runs.directory import CONFIG, DIGESTS, RunDirectory
@@ -44,18 +45,19 @@ class Run:
         return self.directory.path
 
 
-def eval_command(path: Path, how: Protocol, variants: Iterable[Variant]) -> str:
+def eval_command(run: RunDirectory, how: Protocol, variants: Iterable[Variant]) -> str:
     """The command, or several joined by "&&", that measures exactly these variants of a run.
 
     The base model is measured along with the first.
     """
     by_sampling: dict[tuple[float, float, float], list[int]] = {}
+    features = _feature_names(run, how)
     for variant in sorted(variants):
         knobs = (variant.scale, variant.prompt_noise, variant.aig)
         by_sampling.setdefault(knobs, []).append(variant.update)
     commands = []
     for (scale, noise, aig), updates in by_sampling.items():
-        words = ["drift", "eval", str(path), "--split", how.split]
+        words = ["drift", "eval", str(run.path), "--split", how.split]
         for name, value in _SAMPLING_OPTIONS.items():
             given = len(how.prompts) if name == "prompts" else getattr(how, name)
             words += [f"--{name}", str(given)] if given != value else []
@@ -63,6 +65,8 @@ def eval_command(path: Path, how: Protocol, variants: Iterable[Variant]) -> str:
             words += ["--checkpoint", str(update) if update else "base"]
         for scorer in how.scorers:
             words += ["--scorer", scorer]
+        for name in features:
+            words += ["--feature", name]
         words += ["--scale", f"{scale!r}"] if scale != 1 else []
         words += ["--prompt-noise", f"{noise!r}"] if noise else []
         words += ["--aig", f"{aig!r}"] if aig else []
@@ -70,13 +74,21 @@ def eval_command(path: Path, how: Protocol, variants: Iterable[Variant]) -> str:
     return " && ".join(commands)
 
 
+def _feature_names(run: RunDirectory, how: Protocol) -> list[str]:
+    """The features of a protocol, for the command; [] where the run has them by default."""
+    measures = measures_for(run.config.model.family)
+    if measures.feature_labels(run.config) == (how.features, *how.more_features):
+        return []
+    return [name or measures.OWN_FEATURES for name in how.feature_names.values()]
+
+
 def read(
     paths: Iterable[Path], split: Split, until: int | None = None
 ) -> tuple[Protocol, list[Run]]:
     """The runs at these paths or in folders below them, and the protocol that they have in common.
 
-    Of several common protocols the one with the most images, then scorers, counts. until:
-    measurements after later updates are left out.
+    Of several common protocols the one with the most images, then scorers and features, counts.
+    until: measurements after later updates are left out.
 
     Raises StudyError for runs that cannot be compared, RunError and RecordError for damaged ones.
     """
@@ -142,7 +154,8 @@ def _run(directory: RunDirectory, everything: Mapping[Variant, Record], until: i
     if BASE not in measured:
         how = next(iter(measured.values())).protocol
         raise StudyError(
-            f"{path} has no measurement of the base model: run `{eval_command(path, how, [BASE])}`"
+            f"{path} has no measurement of the base model: run "
+            f"`{eval_command(directory, how, [BASE])}`"
         )
     if len(measured) == 1 < len(everything):
         raise StudyError(f"{path} has no measurement up to update {until}, only later ones")
@@ -175,13 +188,19 @@ def _common_protocol(measurements: Mapping[RunDirectory, ByProtocol]) -> Protoco
             difference = _difference(list(shared)[-1], list(other)[-1])
             raise StudyError(f"{first.path} and {directory.path} cannot be compared: {difference}")
         shared = left
-    protocol = max(shared, key=lambda how: (how.images * len(how.prompts), len(how.scorers)))
+    protocol = max(shared, key=_extent)
     if protocol.images < 2:
         raise StudyError(
             f"{first.path} was measured with 1 image of each prompt, which has no diversity: "
             "measure with at least 2"
         )
     return protocol
+
+
+def _extent(how: Protocol) -> tuple[int, int]:
+    """How much was measured: the images, then the axes."""
+    axes = len(how.scorers) + len(how.more_features) + bool(how.real)
+    return how.images * len(how.prompts), axes
 
 
 def _difference(one: Protocol, other: Protocol) -> str:
@@ -194,9 +213,13 @@ def _difference(one: Protocol, other: Protocol) -> str:
     before, after = getattr(one, name), getattr(other, name)
     if name == "model":
         return f"they have other base models ({before[:12]} and {after[:12]})"
-    if name == "scorers":
+    if name in ("scorers", "more_features"):
+        what = "held-out scorers" if name == "scorers" else "further features"
         ours, theirs = (", ".join(names) or "none" for names in (before, after))
-        return f"they were measured with the held-out scorers {ours} and {theirs}"
+        return f"they were measured with the {what} {ours} and {theirs}"
+    if name == "real":
+        ours, theirs = (digest[:12] or "none" for digest in (before, after))
+        return f"they were compared with other real images ({ours} and {theirs})"
     if name in records.OPTIONAL and not (before and after):
         return f"they were measured as models of other families ({name} {before or after!r})"
     if name == "prompts":

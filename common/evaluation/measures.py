@@ -34,17 +34,19 @@ _SAMPLER = {
 class Measures:
     """Measures of any model: diversity and fidelity in the features `evaluate.features`.
 
-    Raises RewardNameError for features that cannot be made here.
+    Features are named as in the configuration, and "" where the model has its own.
+    RewardNameError for features that cannot be made here, where they are first used.
     """
 
     HAS_ALIGNMENT: ClassVar[bool] = False
     """Whether the embedded scorers, which know emoji alone, say something of the images."""
 
+    OWN_FEATURES: ClassVar[str] = ""
+    """Registered name of the features that come first for this model; "" = the user chooses."""
+
     def __init__(self, config: Config, backend: Backend) -> None:
-        settings = config.evaluate
-        self._extract: Callable[[np.ndarray], np.ndarray] = Features(
-            settings.features, backend, settings.features_options
-        )
+        self._config, self._backend = config, backend
+        self._extractors: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
 
     @classmethod
     def model(cls, config: Config) -> str:
@@ -52,11 +54,17 @@ class Measures:
         return model_files.digest(config.model)
 
     @classmethod
-    def features_name(cls, config: Config) -> str:
-        """The name of the features with their options; never ""."""
-        options = config.evaluate.features_options
-        words = [f"{key} = {value}" for key, value in sorted(options.items())]
-        return " ".join([config.evaluate.features, *([f"({', '.join(words)})"] if words else [])])
+    def feature_labels(cls, config: Config, names: Sequence[str] = ()) -> tuple[str, ...]:
+        """The features that are measured in, with their options in words; at least one.
+
+        names: of features; () takes `evaluate.features`. The first is "" where the model has
+        features of its own, which then come first.
+        """
+        chosen = dict.fromkeys(names or config.evaluate.features)
+        labels = [features.label(name, config.evaluate.options_of(name)) for name in chosen]
+        if cls.OWN_FEATURES:
+            labels = ["", *(each for each in labels if each != cls.OWN_FEATURES)]
+        return tuple(labels)
 
     @classmethod
     def sampler(cls, config: Config) -> str:
@@ -72,52 +80,78 @@ class Measures:
         return ", ".join(words)
 
     @classmethod
-    def are_shaped(cls, config: Config) -> bool:
-        """Whether the run's reward is shaped with the features that its images are measured in."""
-        settings = config.evaluate
-        return features.shape_reward(config, settings.features, settings.features_options)
+    def shaped(cls, config: Config, names: Sequence[str]) -> tuple[str, ...]:
+        """Those of the features that a run's reward is shaped with; "" = the model's own."""
+        by_name = {name: name or cls.OWN_FEATURES for name in names}
+        return tuple(
+            name
+            for name, real in by_name.items()
+            if features.shape_reward(config, real, config.evaluate.options_of(real))
+        )
 
-    def features(self, images: np.ndarray) -> np.ndarray:
+    def prepare(self, names: Sequence[str]) -> None:
+        """Load these features. Raises RewardNameError for those that cannot be made here."""
+        for name in names:
+            self._extractor(name)
+
+    def features(self, images: np.ndarray, name: str) -> np.ndarray:
         """Features of uint8 [P, n, H, W, 3]: float64 [P, n, F]."""
         flat = images.reshape(-1, *images.shape[2:])
-        return self._flat_features(flat).reshape(*images.shape[:2], -1)
+        return self.flat_features(flat, name).reshape(*images.shape[:2], -1)
 
-    def by_prompt(
-        self, images: np.ndarray, prompts: Sequence[str], seen: np.ndarray, base: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        """Every measure but the reward: [P] each.
+    def flat_features(self, flat: np.ndarray, name: str) -> np.ndarray:
+        """Uint8 [N, H, W, 3] -> float64 [N, F], so many images at once that memory is bounded."""
+        extract, size = self._extractor(name), max(CHUNK // (flat.shape[1] * flat.shape[2]), 1)
+        parts = [extract(flat[start : start + size]) for start in range(0, len(flat), size)]
+        return np.concatenate(parts).astype(np.float64)
+
+    def by_prompt(self, images: np.ndarray, prompts: Sequence[str]) -> dict[str, np.ndarray]:
+        """The measures that need neither features nor a reward: [P] each.
 
         Args:
             images: uint8 [P, n, H, W, 3].
             prompts: P texts.
-            seen: features of the images, [P, n, F].
-            base: features of the base model's images, [P, n, F].
         """
-        distances = diversity.cosine_distances(seen)
-        k = min(NEIGHBOURS, images.shape[1] - 1)
         return {
-            "diversity": diversity.mean_pairwise(distances),
-            "vendi": diversity.vendi_of_distances(distances),
             "pixel_distance": np.array([_pixel_distance(each) for each in images]),
             "high_frequency": np.array(
                 [quality.high_frequency_energy(each).mean() for each in images]
             ),
+        }
+
+    @staticmethod
+    def in_features(seen: np.ndarray, base: np.ndarray) -> dict[str, np.ndarray]:
+        """The measures of IN_FEATURES, [P] each.
+
+        seen, base: features of the images and of the base model's images, [P, n, F].
+        """
+        distances = diversity.cosine_distances(seen)
+        k = min(NEIGHBOURS, seen.shape[1] - 1)
+        return {
+            "diversity": diversity.mean_pairwise(distances),
+            "vendi": diversity.vendi_of_distances(distances),
             "recall": fidelity.recall(base, seen, k),
             "coverage": fidelity.coverage(base, seen, k),
         }
 
-    def frechet(self, seen: np.ndarray, prompts: Sequence[str], base: np.ndarray) -> float:
-        """Frechet distance of the images' features [P, n, F] to those of the base model's images.
+    def reference(self, name: str, prompts: Sequence[str], base: np.ndarray) -> np.ndarray:
+        """The features [M, F] that the Frechet distance is to: of the base model's images.
 
         Both sets have the same size: the distance is biased upwards by few images, in both alike.
         """
-        return fidelity.frechet_distance(*(_flat(each) for each in (seen, base)))
+        return _flat(base)
 
-    def _flat_features(self, flat: np.ndarray) -> np.ndarray:
-        """Uint8 [N, H, W, 3] -> float64 [N, F], so many images at once that memory is bounded."""
-        size = max(CHUNK // (flat.shape[1] * flat.shape[2]), 1)
-        parts = [self._extract(flat[start : start + size]) for start in range(0, len(flat), size)]
-        return np.concatenate(parts).astype(np.float64)
+    def _extractor(self, name: str) -> Callable[[np.ndarray], np.ndarray]:
+        if name not in self._extractors:
+            real = name or self.OWN_FEATURES
+            options = self._config.evaluate.options_of(real)
+            self._extractors[name] = Features(real, self._backend, options)
+        return self._extractors[name]
+
+
+def frechet(seen: np.ndarray, other: np.ndarray) -> float:
+    """Frechet distance of the images' features [P, n, F] to other features [M, F]."""
+    return fidelity.frechet_distance(_flat(seen), other)
 
 
 def _pixel_distance(images: np.ndarray) -> float:

@@ -5,7 +5,7 @@
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,13 @@ GENERAL = (
 HELD_OUT = "heldout/"
 """Begins the name of a measure that is the score of a held-out reward."""
 
-OPTIONAL = ("features", "sampler", "scorers")
+IN_FEATURES = ("diversity", "vendi", "recall", "coverage")
+"""Measures that are made in each of the image features."""
+
+FRECHET, FRECHET_REAL = "frechet", "frechet_real"
+"""Measures of all images together, in each of the features; the second by `evaluate.real`."""
+
+OPTIONAL = ("features", "sampler", "scorers", "more_features", "real")
 """Fields of a protocol that are written only where they say something."""
 
 
@@ -98,7 +104,9 @@ class Protocol:
     base model's weights. prompts: of the split, in order. features: name of the image features
     that diversity and fidelity are measured in; "" = the emoji model's held-out ones. sampler: the
     settings beside these that determine the images, in words; "" = those of the emoji model.
-    scorers: held-out rewards that score the images.
+    scorers: held-out rewards that score the images. more_features: further features, in which the
+    same is measured under other names (see `in_features`). real: digest of the folder of real
+    images that they are compared with; "" = none. Features are in words, see `features.label`.
     """
 
     images: int
@@ -110,12 +118,31 @@ class Protocol:
     features: str = ""
     sampler: str = ""
     scorers: tuple[str, ...] = ()
+    more_features: tuple[str, ...] = ()
+    real: str = ""
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """The measures that every record under it has."""
+        """The measures of each prompt that every record under it has."""
         own = GENERAL if self.features else tuple(MEASURES)
-        return (*own, *(HELD_OUT + name for name in self.scorers))
+        more = (in_features(measure, each) for each in self.more_names for measure in IN_FEATURES)
+        return (*own, *more, *(HELD_OUT + name for name in self.scorers))
+
+    @property
+    def overall(self) -> tuple[str, ...]:
+        """The measures of all images together that every record under it has; `frechet` first."""
+        kinds = (FRECHET, FRECHET_REAL) if self.real else (FRECHET,)
+        return tuple(in_features(kind, each) for kind in kinds for each in ("", *self.more_names))
+
+    @property
+    def feature_names(self) -> dict[str, str]:
+        """The name of each of the features by what ends the names of its measures; "" first."""
+        return {"": feature_name(self.features), **{name: name for name in self.more_names}}
+
+    @property
+    def more_names(self) -> tuple[str, ...]:
+        """The names of the further features, without their options."""
+        return tuple(map(feature_name, self.more_features))
 
     def values(self) -> dict[str, Any]:
         """Its fields as JSON has them; those of OPTIONAL only where they are not empty."""
@@ -131,7 +158,8 @@ class Record:
     by_prompt: for each measure one value per prompt of the protocol. frechet: Frechet distance of
     the features to those of real images of the same prompts, or, where the model has none, to
     those of the base model's images. weights: digest of the sampled weights, the key of the cache.
-    grid: file of the picture beside the records.
+    grid: file of the picture beside the records. overall: the further measures of all images
+    together, see `Protocol.overall`.
     """
 
     variant: Variant
@@ -140,22 +168,43 @@ class Record:
     frechet: float
     weights: str
     grid: str | None = None
+    overall: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """The names of its measures, `frechet` not among them, in the order of MEASURES."""
+        """The names of its measures, first those of each prompt in the order of MEASURES."""
         known = [name for name in MEASURES if name in self.by_prompt]
-        return (*known, *sorted(self.by_prompt.keys() - MEASURES.keys()))
+        others = sorted(self.by_prompt.keys() - MEASURES.keys())
+        return (*known, *others, FRECHET, *sorted(self.overall))
 
     @property
     def alignment(self) -> str:
         """The measure of alignment that counts if none is chosen: see `default_alignment`."""
         return default_alignment(self.by_prompt)
 
+    def values(self, measure: str) -> tuple[float, ...]:
+        """A measure of each prompt; one of all images together is the same for each."""
+        if measure in self.by_prompt:
+            return tuple(self.by_prompt[measure])
+        whole = self.frechet if measure == FRECHET else self.overall[measure]
+        return (whole,) * len(self.protocol.prompts)
+
     def mean(self, measure: str) -> float:
         """Mean of a measure over the prompts."""
+        if measure not in self.by_prompt:
+            return self.values(measure)[0]
         values = self.by_prompt[measure]
         return sum(values) / len(values)
+
+
+def in_features(measure: str, name: str) -> str:
+    """The name of a measure in further features: "diversity/clip"; "" names the first ones."""
+    return f"{measure}/{name}" if name else measure
+
+
+def feature_name(label: str) -> str:
+    """The name of features that `features.label` has written with their options."""
+    return label.partition(" (")[0]
 
 
 def default_alignment(measures: Collection[str]) -> str:
@@ -181,18 +230,23 @@ def parse(line: bytes | str, where: str) -> Record:
         record = Record(
             variant=Variant(**values["variant"]),
             protocol=replace(
-                protocol, prompts=tuple(protocol.prompts), scorers=tuple(protocol.scorers)
+                protocol,
+                prompts=tuple(protocol.prompts),
+                scorers=tuple(protocol.scorers),
+                more_features=tuple(protocol.more_features),
             ),
             by_prompt={name: tuple(map(float, v)) for name, v in values["by_prompt"].items()},
             frechet=float(values["frechet"]),
             weights=str(values["weights"]),
             grid=values.get("grid"),
+            overall={name: float(v) for name, v in values.get("overall", {}).items()},
         )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise RecordError(f"{where}: not a record of `drift eval` ({reason})") from None
     prompts = len(record.protocol.prompts)
-    if missing := set(record.protocol.measures) - record.by_prompt.keys():
+    how, there = record.protocol, {FRECHET, *record.by_prompt, *record.overall}
+    if missing := {*how.measures, *how.overall} - there:
         raise RecordError(f"{where}: the measure '{min(missing)}' is missing; evaluate again")
     if wrong := [name for name, v in record.by_prompt.items() if len(v) != prompts]:
         raise RecordError(f"{where}: '{wrong[0]}' must have {prompts} values, one for each prompt")
@@ -217,4 +271,6 @@ def to_line(record: Record) -> str:
         "protocol": record.protocol.values(),
         "variant": record.variant.values(),
     }
+    if not record.overall:
+        del values["overall"]
     return json.dumps(values, allow_nan=False, sort_keys=True) + "\n"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from common import pictures
 from common.comparison.methods import Study
-from common.comparison.summary import DEGRADATION, MATCHED, Gain, Point, Summary, to_json
+from common.comparison.summary import MATCHED, Gain, Point, Summary, to_json
 from common.evaluation.measured_runs import BASE, Run
-from common.evaluation.records import FILE, Variant
+from common.evaluation.records import FILE, Variant, feature_name
 from common.report import front, words
 from common.runs import files
 
@@ -116,18 +116,39 @@ def _facts(summary: Summary) -> list[str]:
         f"{words.count(protocol.images, 'image')} of each",
         f"{words.count(len(summary.seeds), 'seed')}",
         f"{front.measure_name(summary.alignment)} against {front.measure_name(summary.diversity)}",
-        *([f"features {protocol.features}"] if protocol.features else []),
+        *_features(summary),
     ]
+
+
+def _features(summary: Summary) -> list[str]:
+    """The features that are measured in, those that shape a reward marked; [] without a choice."""
+    facts = []
+    for suffix, label in summary.protocol.labels.items():
+        shaped = [name for name, those in summary.shaping.items() if feature_name(label) in those]
+        mark = f" (shapes the reward of {' and '.join(shaped)})" if shaped else ""
+        head = "" if suffix else "features "
+        facts.append(f"{head}{label or 'of the held-out scorer'}{mark}")
+    known = any(summary.protocol.labels.values())
+    return [", ".join(facts)] if known else []
 
 
 def warning(summary: Summary) -> str:
     """What to know before the numbers are believed; "" where there is nothing."""
     if not summary.shaped:
         return ""
+    others = [
+        name
+        for name in filter(None, map(feature_name, summary.protocol.labels.values()))
+        if not any(name in those for those in summary.shaping.values())
+    ]
+    instead = (
+        f"Choose others: --diversity {' or '.join(others)}."
+        if others
+        else "Measure with other features (evaluate.features)."
+    )
     return (
         f"{' and '.join(summary.shaped)}: the reward is shaped with the features that diversity is "
-        "measured in here, so that its diversity is partly what it was trained on. Measure with "
-        "other features (evaluate.features)."
+        f"measured in here, so that its diversity is partly what it was trained on. {instead}"
     )
 
 
@@ -218,7 +239,7 @@ def tables(summary: Summary) -> list[Table]:
             f"against {summary.baseline}; below 0 is better",
             {
                 f"{front.measure_name(measure)} at {matched:.0%}": ("degradation", matched, measure)
-                for measure in DEGRADATION
+                for measure in summary.degradation
             },
         ),
     ]

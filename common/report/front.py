@@ -41,6 +41,7 @@ NAMES = {
     "modes": "modes",
     "high_frequency": "high-frequency energy",
     "frechet": "Fréchet distance",
+    "frechet_real": "Fréchet distance to real images",
     "recall": "recall",
     "coverage": "coverage",
 }
@@ -48,9 +49,11 @@ NAMES = {
 
 
 def measure_name(measure: str) -> str:
-    """The usual name of a measure."""
-    scorer = measure.removeprefix(HELD_OUT)
-    return NAMES[measure] if scorer == measure else f"{scorer}, held out"
+    """The usual name of a measure, and of its features where they are not the first ones."""
+    if measure.startswith(HELD_OUT):
+        return f"{measure.removeprefix(HELD_OUT)}, held out"
+    name, _, features = measure.partition("/")
+    return f"{NAMES[name]}, {features}" if features else NAMES[name]
 
 
 @dataclass(frozen=True)

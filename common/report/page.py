@@ -11,6 +11,7 @@ import numpy as np
 from common.audit import watch
 from common.config import Config, Table
 from common.evaluation.families import measures_for
+from common.evaluation.records import HELD_OUT
 from common.report import by_prompt, course, gallery, words
 from common.report.plots import RATIO_TOLERANCE, Records, column, plots
 from common.runs import files
@@ -185,7 +186,7 @@ def _headline(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None) -
     if base is None:
         return []
     lines = []
-    for key, name, meaning, relative in HEADLINE:
+    for key, name, meaning, relative in (*HEADLINE, *_further(base)):
         if key not in base:  # a measure of the emoji model
             continue
         before, after = column([base], key)[0], column([tuned or {}], key)[0]
@@ -201,6 +202,19 @@ def _headline(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None) -
                 share if math.isfinite(after) else "",
             )
         )
+    return lines
+
+
+def _further(base: Mapping[str, Any]) -> list[tuple[str, str, str, bool]]:
+    """Lines as in HEADLINE of the held-out rewards and of diversity in further features."""
+    lines = []
+    for key in base:
+        if key.startswith(HELD_OUT):
+            name = key.removeprefix(HELD_OUT)
+            lines.append((key, name, "a reward that is not trained on", False))
+        elif key.startswith("diversity/"):
+            name = key.removeprefix("diversity/")
+            lines.append((key, f"Diversity, {name}", "the same in other features", True))
     return lines
 
 

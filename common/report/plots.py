@@ -147,11 +147,28 @@ MECHANISMS = (
 
 def plots(metrics: Records, evaluations: Records) -> list[Plot]:
     """The plots for which the records have finite values, in the order of the page."""
-    drawn = [_panel(panel, metrics, evaluations) for panel in OUTCOMES]
+    outcomes = (*OUTCOMES, *_further(evaluations))
+    drawn = [_panel(panel, metrics, evaluations) for panel in outcomes]
     drawn.append(_plane(evaluations))
     drawn += [_panel(panel, metrics, evaluations) for panel in MECHANISMS]
     drawn.append(_time(metrics, evaluations))
     return [plot for plot in drawn if plot is not None]
+
+
+def _further(evaluations: Records) -> list[Panel]:
+    """A panel for each held-out reward, and for diversity in each of the further features."""
+    panels = []
+    for key in dict.fromkeys(key for row in evaluations for key in row):
+        kind, _, name = key.partition("/")
+        curve = Curve(key, name, evaluated=True)
+        place = f"{kind}-{len(panels)}"
+        if kind == "heldout":
+            caption = "Mean at evaluations of a reward that training does not maximise."
+            panels.append(Panel(place, name, caption, (curve,)))
+        elif kind == "diversity" and name and name != "group":
+            caption = "Mean cosine distance between images of the same prompt, at evaluations."
+            panels.append(Panel(place, f"Diversity, {name}", caption, (curve,)))
+    return panels
 
 
 def column(records: Records, key: str) -> np.ndarray:

@@ -78,20 +78,33 @@ def unit(values: np.ndarray) -> np.ndarray:
     return (values / np.where(norm > 0, norm, 1.0)).astype(np.float32)
 
 
+def label(name: str, options: Mapping[str, Any]) -> str:
+    """The name with its options in words: "clip (path = weights/clip)"."""
+    words = ", ".join(f"{key} = {value}" for key, value in sorted(options.items()))
+    return f"{name} ({words})" if words else name
+
+
 def shape_reward(config: Config, name: str, options: Mapping[str, Any]) -> bool:
     """Whether a run shapes its reward with the features of that name and those options."""
     shaping = config.drift.shaping
     if shaping.mode == "none" or shaping.weight == 0:
         return False
-    return (shaping.features, shaping.features_options) == (name, options)
+    return _target(shaping.features, shaping.features_options) == _target(name, options)
+
+
+def _target(name: str, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The registered name and the options of features that may have a name of the user's own."""
+    return options.get("reward", name), {k: v for k, v in options.items() if k != "reward"}
 
 
 def same(config: Config) -> str:
-    """A sentence when a run shapes and measures diversity with the same features; or ""."""
+    """A sentence when a run measures diversity only with the features of shaping; or ""."""
     measuring = config.evaluate
-    if not shape_reward(config, measuring.features, measuring.features_options):
-        return ""
+    for name in measuring.features:
+        if not shape_reward(config, name, measuring.options_of(name)):
+            return ""
     return (
-        f"drift.shaping.features and evaluate.features are both '{measuring.features}': the "
-        "diversity that is reported is the one that is trained on; choose others for one of them"
+        "drift.shaping.features and evaluate.features are both "
+        f"{' and '.join(map(repr, measuring.features))}: the diversity that is reported is the one "
+        "that is trained on; choose others for one of them"
     )

@@ -333,7 +333,8 @@ def check_names(config: Config) -> None:
     for name in evaluation.scorers:
         REWARDS.check(name)
     FEATURES.check(shaping.features, shaping.features_options)
-    FEATURES.check(evaluation.features, evaluation.features_options)
+    for name in evaluation.features:
+        FEATURES.check(name, evaluation.options_of(name))
 
 
 def create(name: str, backend: Backend, options: Mapping[str, Any] | None = None) -> NamedReward:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from common.choices import Reading, Split
-from common.comparison import methods, summary as summaries
+from common.comparison import methods
+from common.comparison.summarise import summarise
 from common.comparison.summary import Summary
 from common.errors import listed, preparing
 from common.report import comparison as pages
@@ -89,7 +90,7 @@ def compare(
         alignment: "alignment_heldout", "alignment_train", "reward" or a held-out scorer; None: the
             held-out one where it was measured, as of the emoji model, else the reward.
         diversity: "diversity", "vendi", "pixel_distance" or "modes", the last of
-            the emoji model only.
+            the emoji model only; or features, as "clip" for the mean distance, "vendi/clip".
         gain_shares: where diversity is compared: shares of the baseline's gain, in (0, 1].
         diversity_shares: where alignment is compared: shares of the base model's diversity.
         curve: "front" (the best points) or "path" (checkpoints in order).
@@ -119,7 +120,7 @@ def compare_runs(
     """What `compare` and the command share."""
     with preparing():
         study = methods.gather(paths, chosen.split, chosen.until)
-        summary = summaries.summarise(
+        summary = summarise(
             study,
             baseline or methods.plain(study).name,
             alignment=chosen.alignment,

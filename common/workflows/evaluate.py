@@ -55,6 +55,7 @@ def evaluate(
     prompt_noise: Sequence[float] = (0.0,),
     aig: Sequence[float] = (0.0,),
     scorers: Sequence[str] = (),
+    features: Sequence[str] = (),
     backend: str | None = None,
     cache: str | PathLike[str] | None = None,
     progress: bool = True,
@@ -77,6 +78,7 @@ def evaluate(
         prompt_noise: strengths of CADS at inference, in [0, 10].
         aig: exponents of annealed importance guidance, in [0, 100]; 0 is none.
         scorers: held-out rewards that score the images too; (): the run's `evaluate.scorers`.
+        features: image features that diversity is measured in; (): `evaluate.features`.
         backend: "mlx", "cuda", "cpu" or "auto"; None: the run's if it works here, else the best.
         cache: where runs share their base model's images; None: evaluation-cache beside the run.
         progress: show a line for each record; False prints nothing.
@@ -101,6 +103,7 @@ def evaluate(
         prompt_noise=prompt_noise,
         aig=aig,
         scorers=scorers,
+        features=features,
     )
     wanted = [str(which) for which in checkpoints]
     planned = plan(run_paths(runs), chosen, wanted, backend)
@@ -126,6 +129,7 @@ def plan(
                     steps=chosen.steps,
                     seed=chosen.seed,
                     scorers=chosen.scorers,
+                    features=chosen.features,
                 )
                 for split in dict.fromkeys(chosen.splits)
             ]
@@ -139,8 +143,10 @@ def measure_all(
     """Measure what is missing; the number of new records of each run."""
     counts = []
     for each in planned:
+        settings = each.run.config.evaluate
         scorers = {name for how in each.protocols for name in how.scorers}
-        named = scorers - {*each.run.config.evaluate.scorers}
+        features = {name for how in each.protocols for name in how.feature_names.values()}
+        named = scorers - {*settings.scorers} | features - {*settings.features}
         asked = [f"evaluate.scorers={name}" for name in sorted(named)]
         allowed = consent.required_for(each.run.path, asked, trust=trust)
         with _Progress(each, quiet=quiet) as progress, allowed:
@@ -164,13 +170,23 @@ def mean_rows(measurement: Measurement) -> list[dict[str, Any]]:
 
 
 def features_note(config: Config, how: Protocol) -> str:
-    """What diversity and fidelity are measured in, where there is a choice; "" where not."""
-    shaped = measures_for(config.model.family).are_shaped(config)
-    warning = ", which shape the reward that was trained on" if shaped else ""
-    if not how.features:
-        return f"diversity: in the held-out features{warning}" if shaped else ""
-    frechet = "Frechet: distance to the base model's images"
-    return f"diversity, recall, coverage: in the features {how.features}{warning}; {frechet}"
+    """What diversity and fidelity are measured in, where there is a choice; "" where not.
+
+    Features that shape the reward are marked, and a sentence says where there are no others.
+    """
+    names, measures = how.feature_names, measures_for(config.model.family)
+    shaping = measures.shaped(config, tuple(names.values()))
+    warning = ", which shape the reward that was trained on"
+    labels = [how.features or "of the held-out scorer", *how.more_features]
+    marked = [
+        f"{label}{warning if name in shaping else ''}"
+        for label, name in zip(labels, names.values(), strict=True)
+    ]
+    if not how.features and not how.more_features:
+        return f"diversity: in the held-out features{warning}" if shaping else ""
+    frechet = "; Frechet: distance to the base model's images" if how.features else ""
+    alone = "; no other features measure it" if len(shaping) == len(names) else ""
+    return f"diversity, recall, coverage: in the features {', '.join(marked)}{alone}{frechet}"
 
 
 def _variants(

@@ -4,7 +4,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError
 
-from common.choices import Diversity, Reading, Split
+from common.choices import Reading, Split
 from common.config import Table, errors, key
 from common.config.types import Positive
 from common.errors import RequestError
@@ -32,6 +32,9 @@ class EvaluateOptions(Table):
     scorers: tuple[str, ...] = key(
         (), "held-out rewards; () = the run's evaluate.scorers", strict=False
     )
+    features: tuple[str, ...] = key(
+        (), "image features; () = the run's evaluate.features", strict=False
+    )
 
 
 class SampleOptions(Table):
@@ -48,7 +51,7 @@ class CompareOptions(Table):
     split: Split = key("test", "which prompts count")
     until: Positive | None = key(None, "leave out what was measured after more updates")
     alignment: str | None = key(None, "which alignment counts; None = the held-out one")
-    diversity: Diversity = key("diversity", "which diversity counts")
+    diversity: str = key("diversity", "which diversity counts, or the features it is in")
     gain_shares: tuple[Share, ...] = key(
         (0.25, 0.5, 0.75, 0.9), "of the baseline's gain", strict=False, min_length=1
     )

@@ -133,7 +133,6 @@ def mean_row(record: Record) -> dict[str, Any]:
         "split": record.protocol.split,
         "prompts": len(record.protocol.prompts),
         **{name: record.mean(name) for name in record.measures},
-        "frechet": record.frechet,
         "grid": record.grid,
     }
 

@@ -15,7 +15,7 @@ from common.consent import Consent
 from common.console import RunDisplay, console, results, say
 from common.errors import RequestError, preparing
 from common.progress import NullObserver
-from common.rewards import check_names, hosts
+from common.rewards import check_names, held_out, hosts
 from common.runs import checkpoint, files
 from common.runs.directory import BEGAN, CONFIG, ENVIRONMENT, RunDirectory
 from common.trainer import Trainer
@@ -212,6 +212,7 @@ def _check_names(config: Config) -> None:
     """Refuse prompts, rewards and features that are not there before a library is loaded."""
     prompts.load(config.prompts)
     check_names(config)
+    held_out.check(config.reward, config.evaluate.scorers)
 
 
 def _backend(name: str) -> Backend:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from common.comparison import methods, summary as summaries
+from common.comparison import methods
+from common.comparison.summarise import summarise
 from common.evaluation.records import Variant
 from common.report import comparison
 
@@ -39,7 +40,7 @@ def page(tmp_path_factory):
             variants=[Variant(update) for update in (0, 10, 20, 40)],
         )  # fmt: skip
     study = methods.gather([folder], "test")
-    summary = summaries.summarise(study, "emoji-grpo", replicas=20)
+    summary = summarise(study, "emoji-grpo", replicas=20)
     return comparison.build(summary, study, folder / "out")[-1]
 
 

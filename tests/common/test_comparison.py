@@ -12,7 +12,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from common.comparison import methods, summary as summaries
-from common.comparison.summary import SummaryError, from_json, summarise, to_json
+from common.comparison.summarise import summarise
+from common.comparison.summary import SummaryError, from_json, to_json
 from common.evaluation.records import MEASURES, Variant
 from common.report import comparison, front
 from common.report.figure import LIGHT

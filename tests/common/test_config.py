@@ -143,6 +143,10 @@ def test_an_unknown_key_names_the_nearest(override, hint):
         ("reward.terms.jpeg=nan", "reward.terms.jpeg = nan: input should be a finite number"),
         ("reward.terms.jpeg=much", "reward.terms.jpeg = 'much': input should be a valid number"),
         ("reward.terms=3", "reward.terms = 3: input should be a valid dictionary"),
+        ("evaluate.features=[]", "evaluate.features = []: "),
+        ('evaluate.features=["clip", "clip"]', "evaluate.features: 'clip' is named twice"),
+        ("evaluate.features=3", "evaluate.features = 3: input should be a list"),
+        ("evaluate.features_options.clip.path=w", "features_options.clip: no such features; feat"),
     ],
 )
 def test_a_bad_value_is_reported_with_its_key(override, message):
@@ -154,6 +158,10 @@ def test_checks_that_span_two_keys():
     assert "gate = 'above_base' compares with a weighted sum" in refused(gate, combine)
     load("emoji", [gate])
     load("emoji", [combine])
+    several = 'evaluate.features=["clip", "lpips"]'
+    assert "evaluate: features_options.path: of which features? Write features_options.NAME" in (
+        refused(several, "evaluate.features_options.path=w")
+    )
     assert "drift.subset: rule = 'window' needs keep" in refused("drift.subset.rule=window")
     load("emoji", ["drift.subset.rule=window", "drift.subset.keep=24"])
     assert refused("drift.subset.keep=25") == (

@@ -109,6 +109,35 @@ def test_options_of_features_go_with_the_features(tmp_path, how, changes, option
     assert how(tmp_path, changes).drift.shaping.features_options == options
 
 
+@pytest.mark.parametrize("how", [as_file, as_words, as_python])
+@pytest.mark.parametrize(
+    ("changes", "features", "options"),
+    [
+        ({}, ("clip",), {"path": "w"}),
+        ({"evaluate.features": '["clip"]'}, ("clip",), {"path": "w"}),
+        ({"evaluate.features": '["lpips", "clip"]'}, ("lpips", "clip"), {"clip": {"path": "w"}}),
+        ({"evaluate.features": '["lpips", "dino"]'}, ("lpips", "dino"), {}),
+        (
+            {
+                "evaluate.features": '["clip", "a.b:c"]',
+                "evaluate.features_options.clip.device": '"cpu"',
+                "evaluate.features_options.a.b:c.batch_size": "3",
+            },
+            ("clip", "a.b:c"),
+            {"clip": {"path": "w", "device": "cpu"}, "a.b:c": {"batch_size": 3}},
+        ),
+    ],
+)
+def test_each_of_several_features_keeps_its_own_options(tmp_path, how, changes, features, options):
+    text = '[evaluate]\nfeatures = "clip"\nfeatures_options = {path = "w"}\n'
+    (tmp_path / "base.toml").write_text(text)
+    evaluate = how(tmp_path, changes).evaluate
+    assert (evaluate.features, evaluate.features_options) == (features, options)
+    assert evaluate.options_of("clip").get("path") == ("w" if "clip" in features else None)
+    again = config.parse(config.to_tables(how(tmp_path, changes)))
+    assert again.evaluate == evaluate
+
+
 def test_a_table_changes_the_keys_that_it_has(tmp_path):
     (tmp_path / "base.toml").write_text("[rollout]\nsteps = 7\ngroup_size = 6\n")
     for how in (as_file, as_words, as_python):

@@ -1,5 +1,6 @@
 """A report at any time: how the run goes, its time, its prompts, and the command that makes it."""
 
+import json
 import shlex
 
 import pytest
@@ -100,3 +101,17 @@ def test_the_emoji_scorer_says_nothing_of_other_models(tmp_path):
     page = Page(render(run))
     assert "lignment" not in page.text.partition("Configuration")[0]
     assert "Reward what training maximises 5.42 5.97" in page.text
+
+
+def test_held_out_rewards_and_further_features_have_lines_and_curves(tmp_path):
+    run = make_run(tmp_path / "run", **ENDS_ONLY)
+    file = run.path / "evaluations.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for number, row in enumerate(rows):
+        row |= {"heldout/ocr": 0.25 + 0.5 * number, "diversity/clip": 0.5 - 0.1 * number}
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shown = Page(render(run))
+    assert "ocr a reward that is not trained on 0.250 0.750 +0.500" in shown.text
+    assert "Diversity, clip the same in other features 0.500 0.400 −0.100 80% of base" in shown.text
+    drawn = [figure["id"] for figure in shown.all("figure") if figure.get("class") == "plot"]
+    assert {"plot-heldout-0", "plot-diversity-1"} <= {*drawn}

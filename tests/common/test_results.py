@@ -9,7 +9,8 @@ from click.testing import CliRunner
 
 from common import config as configuration
 from common.comparison.methods import gather
-from common.comparison.summary import from_json, summarise, to_json
+from common.comparison.summarise import summarise
+from common.comparison.summary import from_json, to_json
 from scripts import make_results, run_study
 from tests.common.synthetic_study import better_curve, make_run
 

@@ -203,6 +203,12 @@ def test_a_function_of_ones_own_is_made_unit_length(own):
             False,
         ),
         (("evaluate.features=embedded", "drift.shaping.mode=none"), False),
+        (('evaluate.features=["embedded", "clip"]',), False),
+        (
+            ("drift.shaping.features=clip", "evaluate.features=mine",
+             "evaluate.features_options.reward=clip"),
+            True,
+        ),
     ],
 )  # fmt: skip
 def test_what_shapes_must_not_measure(changes, warns):

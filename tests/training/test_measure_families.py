@@ -11,10 +11,13 @@ from click.testing import CliRunner
 from common import backends, pictures
 from common.algorithm import diversity, fidelity
 from common.cli import drift as command
-from common.comparison.summary import from_json
+from common.comparison import methods
+from common.comparison.summarise import summarise
+from common.comparison.summary import from_json, to_json
 from common.evaluation import measure, model_files, records
-from common.evaluation.records import GENERAL, Variant
+from common.evaluation.records import GENERAL, IN_FEATURES, Variant
 from common.progress import NullObserver
+from common.report import comparison, front
 from common.rewards import Features
 from common.runs import checkpoint as checkpoints
 from common.runs.directory import RunDirectory
@@ -141,7 +144,8 @@ def runs(config, tmp_path_factory):
             stop = threading.Event()
             trainer = Trainer(settings, backend, run, observer=NullObserver(), stop=stop)
         assert trainer.run()
-    words = (*HOW, "--scorer", "jpeg_incompressibility")
+    features = ("--feature", "embedded_heldout", "--feature", "embedded")
+    words = (*HOW, "--scorer", "jpeg_incompressibility", *features)
     result = drift("eval", folder / "flow_grpo", folder / "drift", *words)
     assert result.exit_code == 0, result.output
     return folder, result.output
@@ -162,6 +166,24 @@ def test_the_table_has_the_measures_of_the_model(runs):
     assert "measured update 1 on train prompts: reward " in output
 
 
+def test_each_of_the_features_has_a_table_and_those_that_shape_are_marked(runs):
+    folder, output = runs
+    lines = output.splitlines()
+    places = [n for n, line in enumerate(lines) if line == "in the features embedded:"]
+    assert len(places) == 2
+    head = lines[places[0] + 2].split()
+    assert head == ["update", "diversity", "of", "base", "Vendi", "Frechet", "recall", "coverage"]
+    shaped = next(line for line in lines if "which shape the reward" in line)
+    assert "embedded_heldout, which shape the reward that was trained on, embedded;" in shaped
+    assert "no other features" not in shaped
+    (first, *_) = records.load(RunDirectory.open(folder / "drift"))
+    assert first.protocol.more_features == ("embedded",)
+    assert first.overall.keys() == {"frechet/embedded"}
+    assert first.mean("diversity/embedded") != first.mean("diversity")
+    shown = f"{first.overall['frechet/embedded']:.3f}"
+    assert shown in lines[places[0] + 3].split() + lines[places[1] + 3].split()
+
+
 def test_they_are_compared_on_a_page(runs, tmp_path):
     folder, _ = runs
     words = ("--split", "train", "--replicas", 100, "--out", tmp_path / "out")
@@ -171,12 +193,17 @@ def test_they_are_compared_on_a_page(runs, tmp_path):
     assert (summary.alignment, summary.diversity) == ("reward", "diversity")
     assert summary.baseline == "flow_grpo"
     assert summary.shaped == ["drift"]
-    assert summary.base.keys() == {*GENERAL, "frechet", "heldout/jpeg_incompressibility"}
+    assert summary.shaping == {"drift": ["embedded_heldout"]}
+    more = {f"{name}/embedded" for name in (*IN_FEATURES, "frechet")}
+    heldout = "heldout/jpeg_incompressibility"
+    assert summary.base.keys() == {*GENERAL, "frechet", heldout, *more}
     assert summary.protocol.features == "embedded_heldout"
     page = (tmp_path / "out" / "compare.html").read_text()
     for text in (
         "reward against diversity",
-        "features embedded_heldout",
+        "features embedded_heldout (shapes the reward of drift), embedded<",
+        "Fréchet distance, embedded at 75%",
+        "--diversity embedded.",
         "a red fox",
         "drift: the",
     ):
@@ -194,6 +221,24 @@ def test_a_held_out_scorer_is_an_axis_of_its_own(runs, tmp_path):
     assert summary.protocol.scorers == ["jpeg_incompressibility"]
     page = (tmp_path / "out" / "compare.html").read_text()
     assert "jpeg_incompressibility, held out against diversity" in page
+
+
+@pytest.mark.parametrize(
+    ("name", "axis", "shaped"),
+    [
+        ("embedded", "diversity/embedded", []),
+        ("vendi/embedded", "vendi/embedded", []),
+        ("embedded_heldout", "diversity", ["drift"]),
+        ("pixel_distance", "pixel_distance", []),
+    ],
+)
+def test_diversity_in_any_of_the_features_is_an_axis(runs, name, axis, shaped):
+    study = methods.gather([runs[0]], "train")
+    summary = summarise(study, "flow_grpo", diversity=name, replicas=100)
+    assert (summary.diversity, summary.shaped) == (axis, shaped)
+    assert summary.origin[1] == summary.base[axis]
+    assert from_json(to_json(summary)) == summary
+    assert f" against {front.measure_name(axis)}" in comparison.render(summary, [])
 
 
 @pytest.mark.parametrize(
@@ -224,6 +269,7 @@ def test_a_scorer_that_cannot_be_held_out_is_one_line(runs, scorer, expected):
             ("--diversity", "modes"),
             "the runs were not measured with modes; there are diversity, ve",
         ),
+        (("--diversity", "clip"), "pixel_distance, embedded_heldout, diversity/embedded"),
     ],
 )
 def test_an_axis_that_was_not_measured_is_one_line(runs, tmp_path, words, expected):
@@ -241,6 +287,13 @@ def test_an_axis_that_was_not_measured_is_one_line(runs, tmp_path, words, expect
         ('"model": "', '"model": "f', "they have other base models ("),
         ('"scorers": ["', '"scorers": ["imagenet", "', "the measure 'heldout/imagenet' is missing"),
         ('"features": "embedded_heldout", ', "", "the measure 'alignment_heldout' is missing"),
+        (
+            '["embedded"]',
+            '["embedded (path = x)"]',
+            "further features embedded and embedded (path = x)",
+        ),
+        ('["embedded"]', '["embedded", "clip"]', "' is missing; evaluate again"),
+        ('"overall": {', '"whole": {', "the measure 'frechet/embedded' is missing"),
     ],
 )
 def test_other_measurements_are_never_compared(runs, tmp_path, old, new, expected):

@@ -1,0 +1,220 @@
+"""Methods of a study compared with one of them: the summary that tables and plots are made from."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from common import random
+from common.algorithm import pareto
+from common.algorithm.pareto import ALIGNMENT, DIVERSITY, Interval
+from common.comparison import gains
+from common.comparison.gains import Curves, Levels, Name, Reading, Sample
+from common.comparison.methods import Method, Strength, Study, settings
+from common.comparison.summary import (
+    FORMAT,
+    Gain,
+    MethodSummary,
+    Point,
+    Protocol,
+    RunSummary,
+    StrengthSummary,
+    Summary,
+)
+from common.evaluation.records import IN_FEATURES
+from common.random import Key, Purpose
+
+DIGITS = 6
+"""Significant digits that are stored."""
+
+NO_GAIN = "the baseline gained nothing over the base model"
+
+
+def summarise(
+    study: Study,
+    baseline: str,
+    *,
+    alignment: str | None = None,
+    diversity: str = "diversity",
+    gain_shares: Sequence[float] = (0.25, 0.5, 0.75, 0.9),
+    diversity_shares: Sequence[float] = (0.8, 0.6),
+    reading: Reading = "front",
+    confidence: float = 0.95,
+    replicas: int = 2000,
+) -> Summary:
+    """Compare the methods of a study with one of them; StudyError without it or without an axis.
+
+    Args:
+        study: the measured methods.
+        baseline: name of the method to compare the others with.
+        alignment: the measure of alignment, see `Study.alignment`.
+        diversity: the measure of diversity, see `Study.diversity`.
+        gain_shares: of the baseline's gain in alignment.
+        diversity_shares: of the base model's diversity.
+        reading: how levels are read from points; see `common.comparison.gains`.
+        confidence: coverage of the intervals.
+        replicas: of the bootstrap.
+    """
+    first = study.method(baseline)
+    axis, spread = study.alignment(alignment), study.diversity(diversity)
+    methods = [first, *(method for method in study.methods if method is not first)]
+    degradation = ("high_frequency", *study.protocol.overall)
+    levels = Levels(tuple(gain_shares), tuple(diversity_shares), degradation)
+    measures = (axis, spread, *degradation)
+    samples = {m.name: Sample(m.values(measures), m.curves()) for m in methods}
+    config = first.strengths[0].config
+    reference = settings(config)
+    return Summary(
+        format=FORMAT,
+        protocol=Protocol.model_validate(study.protocol.values()),
+        reward=config.reward.terms,
+        seeds=list(study.seeds),
+        alignment=axis,
+        diversity=spread,
+        reading=reading,
+        confidence=confidence,
+        replicas=replicas,
+        gain_shares=list(gain_shares),
+        diversity_shares=list(diversity_shares),
+        baseline=baseline,
+        base=_means(first)[0],
+        methods=[_method(m, samples[m.name].values, reference) for m in methods],
+        gains=_gains(samples, baseline, levels, reading, confidence, replicas),
+        settings=reference,
+        **_shaping(study, methods, spread),
+    )
+
+
+def _shaping(study: Study, methods: Sequence[Method], spread: str) -> dict[str, Any]:
+    """`shaped` and `shaping` of a summary, those that are not empty. spread: the diversity axis."""
+    by_method = {m.name: names for m in methods if (names := m.shaped(study.protocol))}
+    measure, _, suffix = spread.partition("/")
+    counts = measure in IN_FEATURES
+    parts: dict[str, Any] = {
+        "shaped": [name for name, names in by_method.items() if counts and suffix in names],
+        "shaping": {name: list(names.values()) for name, names in by_method.items()},
+    }
+    return {key: value for key, value in parts.items() if value}
+
+
+# --- methods and points ---------------------------------------------------------------------------
+
+
+def _means(method: Method) -> list[dict[str, float]]:
+    """Every measure's mean over seeds and prompts, for each point."""
+    names = method.measures
+    means = method.values(names).mean(axis=(0, 1))
+    return [dict(zip(names, map(_rounded, point), strict=True)) for point in means]
+
+
+def _method(method: Method, values: np.ndarray, reference: Mapping[str, Any]) -> MethodSummary:
+    mean, by_seed, means = values.mean(axis=(0, 1)), values.mean(axis=1), _means(method)
+    on_front = {tuple(point) for point in pareto.front(mean)[:, :2].tolist()}
+    points = []
+    for number, (strength, curve) in enumerate(zip(method.strengths, method.curves(), strict=True)):
+        for variant, i in list(zip(strength.variants, curve, strict=True))[1:]:
+            points.append(
+                Point(
+                    strength=number,
+                    update=variant.update,
+                    scale=variant.scale,
+                    prompt_noise=variant.prompt_noise,
+                    **({"aig": variant.aig} if variant.aig else {}),
+                    measures=means[i],
+                    by_seed={
+                        "alignment": [_rounded(x) for x in by_seed[:, i, ALIGNMENT]],
+                        "diversity": [_rounded(x) for x in by_seed[:, i, DIVERSITY]],
+                    },
+                    front=tuple(mean[i, :2].tolist()) in on_front,
+                )
+            )
+    strengths = [_strength(strength, reference) for strength in method.strengths]
+    return MethodSummary(name=method.name, strengths=strengths, points=points)
+
+
+def _strength(strength: Strength, reference: Mapping[str, Any]) -> StrengthSummary:
+    own = settings(strength.config)
+    keys = sorted(
+        key for key in own.keys() | reference.keys() if own.get(key) != reference.get(key)
+    )
+    runs = [
+        RunSummary(
+            name=run.path.resolve().name,
+            seed=run.seed,
+            backend=run.directory.config.run.backend,
+            updates=run.directory.config.run.updates,
+        )
+        for run in strength.runs
+    ]
+    return StrengthSummary(
+        label=strength.label, changes={key: own.get(key) for key in keys}, runs=runs
+    )
+
+
+# --- gains ----------------------------------------------------------------------------------------
+
+
+def _gains(
+    samples: Mapping[str, Sample],
+    baseline: str,
+    levels: Levels,
+    reading: Reading,
+    confidence: float,
+    replicas: int,
+) -> list[Gain]:
+    """Every statistic of every method, with its interval and the two values behind it."""
+    seeds, prompts = samples[baseline].values.shape[:2]
+    draws = random.uniform(Key(0, Purpose.BOOTSTRAP), (replicas, seeds + prompts))
+    intervals = gains.compare(
+        samples, baseline, draws, levels=levels, reading=reading, confidence=confidence
+    )
+    curves = {
+        name: Curves.from_means(sample.values.mean(axis=(0, 1)), sample.curves, reading)
+        for name, sample in samples.items()
+    }
+    return [_gain(name, interval, curves, baseline, levels) for name, interval in intervals.items()]
+
+
+def _gain(
+    name: Name, interval: Interval, curves: Mapping[str, Curves], baseline: str, levels: Levels
+) -> Gain:
+    ours, theirs = curves[name.method], curves[baseline]
+    base = theirs.points[0]
+    numbers: dict[str, float | None] = interval._asdict()
+    why = None
+    if name.share is not None:
+        at_alignment = name.statistic in ("diversity", "degradation")
+        axis = ALIGNMENT if at_alignment else DIVERSITY
+        level = (
+            gains.alignment_level(theirs.points, name.share)
+            if at_alignment
+            else float(name.share * base[DIVERSITY])
+        )
+        column = 1 - axis if name.measure is None else 2 + levels.degradation.index(name.measure)
+        points = {"value": ours.at(level, axis), "baseline": theirs.at(level, axis)}
+        numbers |= {"level": level} | {
+            key: None if point is None else float(point[column]) for key, point in points.items()
+        }
+        if interval.estimate is None:
+            why = _why(ours, theirs, level, axis)
+    elif interval.estimate is None:
+        why = NO_GAIN
+    rounded = {key: None if value is None else _rounded(value) for key, value in numbers.items()}
+    return Gain.model_validate(name._asdict() | rounded | {"why": why})
+
+
+def _why(ours: Curves, theirs: Curves, level: float | None, axis: int) -> str:
+    """Why there is no ratio at a level, in words."""
+    if level is None:
+        return NO_GAIN
+    for subject, curves in (("", ours), ("the baseline ", theirs)):
+        if curves.at(level, axis) is None:
+            what = ("aligned", "diverse")[axis]
+            above = min(line[:, axis].min() for line in curves.lines) > level
+            return f"{subject}{'stays more' if above else 'is never as'} {what}"
+    return f"{NO_GAIN} there"
+
+
+def _rounded(value: float) -> float:
+    """Rounded to DIGITS significant digits."""
+    return float(f"{value:.{DIGITS}g}")
