@@ -137,7 +137,7 @@ class Study:
         there, how = self.methods[0].measures, self.protocol
         known = {each: each for each in DIVERSITIES if each in there}
         for suffix, features in how.feature_names.items():
-            for measure in set(DIVERSITIES) & set(IN_FEATURES):
+            for measure in (each for each in DIVERSITIES if each in IN_FEATURES):
                 known.setdefault(in_features(measure, suffix), in_features(measure, suffix))
             known.setdefault(features, in_features("diversity", suffix))
         return _measured(name, known)
