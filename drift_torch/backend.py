@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from common import backends, imports
 from common.arrays import check_shapes
@@ -26,7 +27,7 @@ from drift_torch.policy import Tuned
 
 __all__ = ["AdamW", "Backend", "cpu", "cuda"]
 
-MOMENTS = {"first": "exp_avg", "second": "exp_avg_sq"}
+MOMENTS = ("first", "second")
 POLICIES = {
     "sd15": "drift_torch.sd15:SD15Policy",
     "sd3": "drift_torch.sd3:SD3Policy",
@@ -230,19 +231,18 @@ class Backend:
 
 
 class AdamW:
-    """torch.optim.AdamW behind a gradient clip; fulfils `common.backends.Optimizer`."""
+    """AdamW behind a gradient clip; fulfils `common.backends.Optimizer`.
+
+    PyTorch's function, not `torch.optim.AdamW`: making one imports the compiler, which takes 2 s.
+    """
 
     def __init__(self, policy: protocols.Policy, settings: OptimizerConfig):
         self._parameters = lora.trainable(_module(policy))
-        self._max_norm = settings.max_grad_norm
-        self._optimizer = torch.optim.AdamW(
-            self._parameters.values(),
-            lr=settings.learning_rate,
-            betas=(settings.beta1, settings.beta2),
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-        )
+        self._settings = settings
+        self._step = 0
+        self._moments: dict[str, dict[str, Tensor]] = {}  # empty before the first step
 
+    @torch.no_grad()
     def step(self, gradients: Parameters) -> float:
         """Scale gradients by min(1, max_norm / (norm + 1e-6)), update, return the norm.
 
@@ -252,22 +252,32 @@ class AdamW:
         norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(v) for v in values]))
         if not torch.isfinite(norm):
             raise NotFiniteError(f"the gradient norm is {float(norm)}; nothing was updated")
-        scale = torch.clamp(self._max_norm / (norm + 1e-6), max=1.0)
-        for parameter, value in zip(self._parameters.values(), values, strict=True):
-            parameter.grad = value * scale
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        settings = self._settings
+        scale = torch.clamp(settings.max_grad_norm / (norm + 1e-6), max=1.0)
+        moments = self._moments = self._moments or self._zeros()
+        adamw(
+            list(self._parameters.values()),
+            [value * scale for value in values],
+            *(list(moments[moment].values()) for moment in MOMENTS),
+            max_exp_avg_sqs=[],
+            state_steps=[torch.tensor(float(self._step)) for _ in values],
+            amsgrad=False,
+            maximize=False,
+            lr=settings.learning_rate,
+            beta1=settings.beta1,
+            beta2=settings.beta2,
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+        )
+        self._step += 1
         return float(norm)
 
     def state(self) -> dict[str, np.ndarray]:
         """`step` (int64 scalar), `first/<name>` and `second/<name>` (moments), on the host."""
-        states = self._optimizer.state
-        steps = [int(states[p]["step"]) for p in self._parameters.values() if p in states]
-        state = {"step": np.array(steps[0] if steps else 0, dtype=np.int64)}
-        for moment, key in MOMENTS.items():
-            for name, parameter in self._parameters.items():
-                array = states[parameter][key] if steps else torch.zeros_like(parameter)
-                state[f"{moment}/{name}"] = np.array(array.detach().cpu().numpy())
+        state = {"step": np.array(self._step, dtype=np.int64)}
+        for moment, arrays in (self._moments or self._zeros()).items():
+            for name, array in arrays.items():
+                state[f"{moment}/{name}"] = np.array(array.cpu().numpy())
         return state
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
@@ -275,11 +285,20 @@ class AdamW:
         shapes = {name: tuple(p.shape) for name, p in self._parameters.items()}
         expected = {f"{m}/{name}": shape for m in MOMENTS for name, shape in shapes.items()}
         check_shapes(state, {"step": ()} | expected, "optimizer state")
-        for name, parameter in self._parameters.items():
-            restored: dict[str, Tensor] = {"step": torch.tensor(float(state["step"]))}
-            for moment, key in MOMENTS.items():
-                restored[key] = torch.tensor(state[f"{moment}/{name}"]).to(parameter)
-            self._optimizer.state[parameter] = restored
+        self._step = int(state["step"])
+        self._moments = {
+            moment: {
+                name: torch.tensor(state[f"{moment}/{name}"]).to(parameter.detach())
+                for name, parameter in self._parameters.items()
+            }
+            for moment in MOMENTS
+        }
+
+    def _zeros(self) -> dict[str, dict[str, Tensor]]:
+        return {
+            moment: {name: torch.zeros_like(p) for name, p in self._parameters.items()}
+            for moment in MOMENTS
+        }
 
 
 def _gradients(value: Tensor, parameters: list[nn.Parameter], *, half: bool) -> list[Tensor]:
@@ -338,6 +357,7 @@ def _exact() -> None:
     torch.backends.cudnn.allow_tf32 = False
     # cuBLAS reads it when its first handle is made; without it deterministic products fail.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
+    # Not `use_deterministic_algorithms`, which imports the compiler (2 s): see `Tuned._compile`.
+    torch.set_deterministic_debug_mode("error")
     # Filling new memory with NaN helps debugging only, and costs time.
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010

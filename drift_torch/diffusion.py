@@ -76,7 +76,7 @@ class DiffusersPolicy(Tuned, ABC):
         self._tune(denoiser, adapter, seed=seed, linear=MixedLoRALinear)
         self._checkpoint_gradients(model.gradient_checkpointing)
         if model.compile:
-            denoiser.compile()
+            self._compile()
         self.latent_shape = self._latent_shape()
         self._embeddings = prompt_cache.EncodedPrompts()
         self._null: Conditioning | None = None

@@ -111,7 +111,7 @@ class EmbeddedPolicy(Tuned, embedded.EmbeddedPolicy):
         _load(module, weights, f"weights {model.path or 'denoiser'}")
         self._tune(module.to(device, dtype), adapter, seed=seed, frozen=config.frozen)
         if model.compile:
-            module.compile()
+            self._compile()
 
     def predict(
         self, x: Tensor, time: Tensor, conditioning: Conditioning, *, constant: bool = False

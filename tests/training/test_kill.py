@@ -3,7 +3,7 @@
 The kill comes from inside, at a chosen call, so that the same moments are hit every time: in the
 middle of an update, and at the n-th time that something is made durable on disk, which walks
 through appending a line, writing the files of a checkpoint, and renaming it into place. Every run
-is `drift run` in a process of its own, and one on the CPU can load nothing of MLX.
+is `drift run` in a process of its own; one on the CPU can load nothing of MLX or a compiler.
 """
 
 import signal
@@ -21,6 +21,7 @@ import os, signal, sys
 where, count, backend = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 if backend == "cpu":  # PyTorch multiplies with its own library where MLX has not loaded another
     sys.modules["drift_mlx"] = sys.modules["mlx"] = None
+    sys.modules["torch._dynamo"] = None  # what is not compiled does not wait for the compiler
 seen = 0
 
 def fatal(function):
