@@ -131,10 +131,12 @@ class Backend:
         return full_size.policy(model, adapter)
 
     def estimate(self, policy: protocols.Policy, config: Config, prompt: str) -> dict[str, int]:
-        """Bytes at the peak of each stage of an update, from shapes; {} for the emoji model."""
+        """Bytes at the peak of each stage of an update, from shapes; {} for other classes."""
         from drift_mlx import estimate
         from drift_mlx.diffusion import DiffusersPolicy
 
+        if isinstance(policy, EmbeddedPolicy):
+            return estimate.embedded_stages(policy, config, on_cpu=not self.gpu)
         if not isinstance(policy, DiffusersPolicy):
             return {}
         return estimate.stages(policy, config, on_cpu=not self.gpu)

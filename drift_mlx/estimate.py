@@ -20,12 +20,15 @@ import numpy as np
 from mlx import nn
 from mlx.utils import tree_flatten
 
+from common.backends import Conditioning
 from common.config import Config
 from common.sampling.process import make_process
+from drift_mlx import lora
+from drift_mlx.embedded import Block
 from drift_mlx.networks import layers
 from drift_mlx.networks.blocks import Blocks
 
-__all__ = ["Tally", "counted", "decoding", "nbytes", "stages", "weight_nbytes"]
+__all__ = ["Tally", "counted", "decoding", "embedded_stages", "nbytes", "stages", "weight_nbytes"]
 
 KEPT = 1.7
 """Bytes in memory in a backward pass, per byte of the layers' results. Measured on a CPU on
@@ -37,6 +40,9 @@ RECOMPUTED = 4.5
 LIVE = 6.0
 """The most that a forward pass holds at once besides workspace, per byte of its largest result:
 1.2 to 5.7."""
+
+ELEMENTWISE = 10.0
+"""Bytes of the elementwise results in a block of the emoji model, per byte of what enters it."""
 
 FUSED = (64, 80, 128)
 """Widths of a head whose attention Metal computes without keeping its scores."""
@@ -115,6 +121,18 @@ class _CountedLayer(nn.Module):
         return result
 
 
+class _CountedMergedLinear(_CountedLayer, lora.LoRALinear):
+    def __call__(self, x: mx.array) -> mx.array:  # type: ignore[override]
+        merged = self.base.weight.nbytes
+        self.tally.add(merged, fused=True)
+        self.tally.need(2 * merged)
+        return super().__call__(x)
+
+
+class _CountedByItsBase(nn.Module):
+    """Mixin of an adapted layer whose own linear is counted."""
+
+
 class _CountedConv2d(_CountedLayer, layers.Conv2d):
     def __call__(self, x: mx.array) -> mx.array:  # type: ignore[override]
         result = super().__call__(x)
@@ -139,6 +157,25 @@ class _CountedBlocks(Blocks):
             return block(*arrays)
 
 
+class _CountedEmojiBlock(Block):
+    """A block of the emoji model, which calls attention as a function."""
+
+    tally: Tally
+
+    def __call__(self, h: mx.array, modulation: mx.array) -> mx.array:
+        with self.tally.block(h):
+            self.tally.add(round(ELEMENTWISE * h.nbytes), fused=True)
+            self.tally.need(2 * ELEMENTWISE * h.nbytes)
+            return super().__call__(h, modulation)
+
+    def attention(self, h: mx.array) -> mx.array:
+        batch, length, _ = h.shape
+        scores = h.itemsize * batch * self.heads * length**2
+        self.tally.add(scores, fused=True)
+        self.tally.need(scores)
+        return super().attention(h)
+
+
 COUNTED: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: _CountedLayer,
     nn.QuantizedLinear: _CountedLayer,
@@ -148,6 +185,9 @@ COUNTED: dict[type[nn.Module], type[nn.Module]] = {
     layers.Conv2d: _CountedConv2d,
     layers.Attention: _CountedAttention,
     Blocks: _CountedBlocks,
+    Block: _CountedEmojiBlock,
+    lora.MixedLoRALinear: _CountedByItsBase,
+    lora.LoRALinear: _CountedMergedLinear,
 }
 """Class of a module -> the mixin that reports its results to a tally."""
 
@@ -173,28 +213,47 @@ def stages(policy: Any, config: Config, *, on_cpu: bool) -> dict[str, int]:
     policy: one over a diffusers folder; none of its weights is read from disk. on_cpu: on a CPU,
     else on Metal.
     """
-    model, rollout, settings = config.model, config.rollout, config.objective
-    trained = nbytes(policy.module.trainable_parameters())
-    weights = nbytes(policy.module.parameters())
-    if policy._base is not None:
-        weights += nbytes(policy._base.parameters())
     encoders = sum(part.size for part in policy._encoders.values())
-    always = weights + 2 * trained + (0 if model.offload else encoders + policy._vae.size)
-    brought = model.offload
+    offload = config.model.offload
+    beside = 0 if offload else encoders + policy._vae.size
+    always = _tuned_nbytes(policy) + beside
+    vae = decoding(policy, config, on_cpu=on_cpu)
+    rollout, update = _denoising(policy, config, on_cpu=on_cpu, shaped=policy.shaped)
+    peaks = {
+        "encoding": encoders if offload else 0,
+        "rollout": rollout,
+        "decoding": (policy._vae.size if offload else 0) + vae,
+        "update": update,
+    }
+    return {stage: round(always + size) for stage, size in peaks.items()}
+
+
+def embedded_stages(policy: Any, config: Config, *, on_cpu: bool) -> dict[str, int]:
+    """The same of the emoji model, which has no encoders and no VAE."""
+    always = _tuned_nbytes(policy)
+    rollout, update = _denoising(policy, config, on_cpu=on_cpu, shaped=policy.null)
+    return {"rollout": round(always + rollout), "update": round(always + update)}
+
+
+def _tuned_nbytes(policy: Any) -> int:
+    """Bytes of the denoiser, of the copy of it before tuning, and of AdamW's two moments."""
+    base = 0 if policy._base is None else nbytes(policy._base.parameters())
+    trained = nbytes(policy.module.trainable_parameters())
+    return nbytes(policy.module.parameters()) + base + 2 * trained
+
+
+def _denoising(
+    policy: Any, config: Config, *, on_cpu: bool, shaped: Callable[[int], Conditioning]
+) -> tuple[float, float]:
+    """What a rollout's step, and a micro-batch of an update, need besides the weights."""
+    rollout, settings = config.rollout, config.objective
+    sampled = _tally(policy, rollout.batch_size, on_cpu, shaped)
     branches = 1 if make_process(policy, rollout).guidance == 1.0 else 2
-    trained_on = _tally(policy, settings.micro_batch, on_cpu)
-    kept = trained_on.training(checkpointing=model.gradient_checkpointing)
+    trained_on = _tally(policy, settings.micro_batch, on_cpu, shaped)
+    kept = trained_on.training(checkpointing=config.model.gradient_checkpointing)
     if rollout.guidance_gradient == "both":
         kept *= branches
-    peaks = {
-        "encoding": always + (encoders if brought else 0),
-        "rollout": always + _tally(policy, rollout.batch_size, on_cpu).inference(),
-        "decoding": always
-        + (policy._vae.size if brought else 0)
-        + decoding(policy, config, on_cpu=on_cpu),
-        "update": always + trained + kept,
-    }
-    return {stage: round(size) for stage, size in peaks.items()}
+    return sampled.inference(), nbytes(policy.module.trainable_parameters()) + kept
 
 
 def weight_nbytes(policy: Any) -> int:
@@ -212,12 +271,13 @@ def nbytes(tree: Any) -> int:
     return sum({id(array): array.nbytes for _, array in flat}.values())
 
 
-def _tally(policy: Any, batch: int, on_cpu: bool) -> Tally:
+def _tally(policy: Any, batch: int, on_cpu: bool, shaped: Callable[[int], Conditioning]) -> Tally:
     tally = Tally(on_cpu)
     x = mx.zeros((batch, *policy.latent_shape))
     time = policy.embed_time(np.zeros(batch))
+    conditioning = shaped(batch)
     with policy.denoising_with(counted(policy.module, tally)):
-        policy._forward(x.astype(policy.dtype), time, policy.shaped(batch))
+        policy._forward(x.astype(conditioning.tokens.dtype), time, conditioning)
     return tally
 
 

@@ -47,6 +47,12 @@ MODULES = {
     "mlx": "mlx.core",
 }
 
+LONGEST = (
+    "test_gpu_bench.py", "test_trainer.py", "test_kill.py", "test_parity.py", "test_pipelines.py",
+    "test_variants.py", "test_hand_over.py", "test_signals.py", "test_recipes.py",
+)  # fmt: skip
+"""Of the test files, in seconds."""
+
 settings.register_profile("drift", derandomize=True, deadline=None)
 settings.load_profile("drift")
 
@@ -70,6 +76,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         ctypes.CDLL(drift_mlx.OPENBLAS)
     except OSError:
         print("OpenBLAS is missing, so the tests of MLX are slow: apt install libopenblas0-pthread")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest begin: a worker that begins one late would end alone."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else 99)
 
 
 def pytest_collection_finish() -> None:

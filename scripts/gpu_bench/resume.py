@@ -24,7 +24,7 @@ PATIENCE = 60.0
 
 def resume(context: Context) -> dict[str, Any]:
     """The emoji recipe: one run in one go, one killed after its second checkpoint."""
-    updates, group = context.pick((8, 24), (4, 8), (4, 4))
+    updates, group = context.pick((8, 24), (4, 8), (3, 4))
     changes = [*SMALL, f"run.updates={updates}", f"rollout.group_size={group}"]
     whole, killed = context.folder / "whole", context.folder / "killed"
     _end(_begin(context, whole, changes))

@@ -128,6 +128,43 @@ def test_the_workspace_is_that_of_the_device():
     assert found[False] == pytest.approx(1 + 2 * 64 / 36)
 
 
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_the_emoji_model_takes_about_what_is_estimated(kind):
+    settings = configuration.load(
+        "emoji-grpo",
+        [f"adapter.kind={kind}", "rollout.batch_size=16", "objective.micro_batch=16"],
+    )
+    backend = backends.load("mlx")
+    policy = backend.policy(settings.model, settings.adapter, seed=0)
+    peaks = backend.estimate(policy, settings, "owl")
+    assert list(peaks) == ["rollout", "update"]
+    x, time = mx.zeros((16, *policy.latent_shape)), policy.embed_time(np.zeros(16))
+    conditioning = policy.encode(["owl"] * 16)
+
+    def loss(trained):
+        policy.module.update(tree_unflatten(list(trained.items())))
+        return mx.square(policy.predict(x, time, conditioning)).mean()
+
+    trained = dict(lora.trainable(policy.module))
+    mx.eval(x, time, conditioning.tokens, policy.module.parameters())
+    # Two moments and the sum of earlier gradients are in the estimate, and not in the measurement.
+    beside = {"rollout": 2 * estimate.nbytes(trained), "update": 3 * estimate.nbytes(trained)}
+    if policy._base is not None:  # it shares its arrays until tuning replaces them
+        beside = {stage: size + estimate.nbytes(trained) for stage, size in beside.items()}
+    weights = estimate.nbytes(policy.module.parameters())
+    for stage, work in (
+        ("rollout", lambda: mx.eval(policy.predict(x, time, conditioning, constant=True))),
+        ("update", lambda: mx.eval(mx.grad(loss)(trained))),
+    ):
+        mx.clear_cache()
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        work()
+        own = mx.get_peak_memory() - before
+        assert 0.5 < (peaks[stage] - weights - beside[stage]) / own < 2
+        policy.module.update(tree_unflatten(list(trained.items())))
+
+
 def config(checkpoint, *changes):
     own = [f"model.path={checkpoint('sd3', newer=True)}", "model.family=sd3", *changes]
     return configuration.load("emoji-grpo", ["model.max_tokens=20", *own])

@@ -95,11 +95,12 @@ def train(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def final_bytes():
-    """Bytes of the trained parameters of a run's newest checkpoint."""
+    """Bytes of the trained parameters of a run's newest checkpoint, or of that of an update."""
 
-    def read(directory):
+    def read(directory, update=None):
         newest = max(path for path in directory.checkpoints.iterdir() if path.name.isdigit())
-        (file,) = [*newest.glob("adapter_model.safetensors"), *newest.glob("model.safetensors")]
+        where = newest if update is None else directory.checkpoints / f"{update:06d}"
+        (file,) = [*where.glob("adapter_model.safetensors"), *where.glob("model.safetensors")]
         return file.read_bytes()
 
     return read

@@ -19,10 +19,10 @@ DRIFT_OFF = ("drift.noise.strength=0.0", "drift.shaping.weight=0.0", "drift.subs
 
 
 @pytest.fixture(scope="module")
-def baseline(backend, tiny, train, final_bytes):
-    """Final bytes of plain GRPO on this backend."""
+def baseline(backend, tiny, train):
+    """The directory of two updates of plain GRPO on this backend."""
     directory, _, _ = train(tiny(*DRIFT_OFF, "drift.shaping.mode=none"), backend)
-    return final_bytes(directory)
+    return directory
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,8 @@ def baseline(backend, tiny, train, final_bytes):
 )
 def test_ratio_is_one_before_the_first_optimizer_step(backend, tiny, train, changes):
     # Micro-batches that differ from the rollout's batches, so that batching is put to the test too.
-    _, record, _ = train(tiny("objective.micro_batch=5", *changes), backend)
+    few = ("objective.micro_batch=5", "evaluate.prompts=1")
+    _, record, _ = train(tiny(*few, *changes), backend)
     assert len(record.updates) == 2
     for row in record.updates:
         assert 0 <= row["objective/ratio_mean"] <= row["objective/ratio_max"] < 1e-6
@@ -83,7 +84,7 @@ def test_an_update_without_an_advantage_takes_a_step_only_where_zeros_are_kept(
     code = "def score(images, prompts, metadata): return [1.0] * len(images)"
     (tmp_path / "level_reward.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
-    changes = ("run.updates=1", f"objective.zero_advantage={zeros}")
+    changes = ("run.updates=1", "evaluate.prompts=1", f"objective.zero_advantage={zeros}")
     config = tiny("reward.terms={'level_reward:score' = 1.0}", *changes)
     with pytest.warns(UserWarning, match="no optimizer step") if zeros == "drop" else nullcontext():
         directory, _, finished = train(config, backend)
@@ -105,8 +106,8 @@ def test_an_update_without_an_advantage_takes_a_step_only_where_zeros_are_kept(
 def test_a_mechanism_without_effect_is_the_baseline_bit_for_bit(
     backend, tiny, train, final_bytes, baseline, off
 ):
-    variant, _, _ = train(tiny(*DRIFT_OFF, *off), backend)
-    assert final_bytes(variant) == baseline
+    variant, _, _ = train(tiny(*DRIFT_OFF, *off, "evaluate.prompts=1"), backend)
+    assert final_bytes(variant) == final_bytes(baseline)
 
 
 @pytest.mark.parametrize(
@@ -115,11 +116,11 @@ def test_a_mechanism_without_effect_is_the_baseline_bit_for_bit(
         ("drift.shaping.weight=0.7",),
         ("drift.shaping.weight=0.7", "drift.shaping.mode=per_step"),
         ("drift.shaping.weight=0.7", "drift.shaping.mode=multiplicative"),
-        ("drift.shaping.weight=0.7", "drift.shaping.gate=above_base"),
+        ("drift.shaping.weight=0.7", "drift.shaping.gate=above_base", "evaluate.prompts=0"),
         ("drift.subset.rule=window", "drift.subset.keep=3"),
         ("drift.subset.rule=random", "drift.subset.keep=3"),
         ("drift.noise.strength=0.5",),
-        ("objective.kl_weight=0.5",),
+        ("objective.kl_weight=0.5", "run.updates=2"),  # the first starts at the reference
         (
             "reward.combine=group_zscore",
             "reward.terms={embedded=10.0, jpeg_compressibility=1.0}",
@@ -127,14 +128,18 @@ def test_a_mechanism_without_effect_is_the_baseline_bit_for_bit(
     ],
 )
 def test_each_mechanism_changes_the_update(backend, tiny, train, final_bytes, baseline, on):
-    variant, record, _ = train(tiny(*DRIFT_OFF, *on), backend)
-    assert final_bytes(variant) != baseline
+    few = ("evaluate.prompts=1", "run.updates=1")
+    variant, record, _ = train(tiny(*DRIFT_OFF, *few, *on), backend)
+    assert final_bytes(variant) != final_bytes(baseline, update=len(record.updates))
     assert np.isfinite(record.updates[-1]["objective/loss"])
 
 
 def test_batching_changes_nothing_but_rounding(backend, tiny, train, final_bytes):
     # Weighed advantages do not sum to 0, and so the loss is a number worth comparing.
-    changes = ("run.updates=1", "drift.shaping.mode=multiplicative", "drift.shaping.weight=1.0")
+    changes = (
+        *("run.updates=1", "evaluate.prompts=1"),
+        *("drift.shaping.mode=multiplicative", "drift.shaping.weight=1.0"),
+    )
     whole, first, _ = train(tiny(*changes), backend)
     smaller = ("rollout.batch_size=3", "objective.micro_batch=5")
     pieces, second, _ = train(tiny(*changes, *smaller), backend)
@@ -200,7 +205,7 @@ def test_a_dropped_sample_is_counted_and_a_failing_reward_stops_the_run(
         "    return scores\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    changes = ("run.updates=1", "reward.terms.flaky_reward:some=1.0")
+    changes = ("run.updates=1", "evaluate.prompts=1", "reward.terms.flaky_reward:some=1.0")
     _, record, _ = train(tiny(*changes, "reward.on_error=drop"), backend)
     assert record.updates[0]["group/invalid"] == 2
     with pytest.raises(RewardError, match=r"flaky_reward:some.*rose|flaky_reward:some.*owl"):
