@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from common.rewards import register_reward
     from common.runs.directory import RunDirectory
     from common.trainer import Trainer
+    from common.workflows.attainable import attainable
     from common.workflows.compare import Comparison, compare
     from common.workflows.evaluate import evaluate
     from common.workflows.images import Images
@@ -52,6 +53,7 @@ __all__ = [
     "RunDirectory",
     "Scorer",
     "Trainer",
+    "attainable",
     "compare",
     "evaluate",
     "load_backend",
@@ -79,6 +81,7 @@ _PLACES = {
     "RunDirectory": "common.runs.directory:RunDirectory",
     "Scorer": "common.backends:Scorer",
     "Trainer": "common.trainer:Trainer",
+    "attainable": "common.workflows.attainable:attainable",
     "compare": "common.workflows.compare:compare",
     "evaluate": "common.workflows.evaluate:evaluate",
     "load_backend": "common.backends:load",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from common.choices import SPLITS
+from common.commands import attainable as attainable_command
 from common.commands.trust import trust_option
 from common.errors import RequestError
 
@@ -117,11 +118,6 @@ COLUMNS = {
     help="Image features to measure diversity in; more than once.  [default: evaluate.features]",
 )
 @click.option(
-    "--real",
-    metavar="DIR",
-    help="Folder of real images to measure the Frechet distance to.  [default: evaluate.real]",
-)
-@click.option(
     "--backend",
     metavar="auto|mlx|cuda|cpu",
     help="Where to compute; auto: the best here.  [default: the run's if it works here, else auto]",
@@ -132,9 +128,29 @@ COLUMNS = {
     metavar="DIR",
     help="Folder of base model images that runs share.  [default: evaluation-cache beside RUN]",
 )
+@click.option(
+    "--attainable",
+    is_flag=True,
+    help="Instead of checkpoints: how much diversity can be had at most, at equal reward.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="With --attainable: images of each prompt, a multiple of 16.",
+)
+@click.option(
+    "--ratio",
+    type=float,
+    metavar="C",
+    help="With --attainable: how much more likely an image may become.  [default: samples/8]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 @trust_option
+@click.pass_context
 def evaluate(
+    context: click.Context,
     directories: tuple[Path, ...],
     splits: tuple["Split", ...],
     prompts: int,
@@ -147,9 +163,11 @@ def evaluate(
     exponents: tuple[float, ...],
     scorers: tuple[str, ...],
     features: tuple[str, ...],
-    real: str | None,
     backend: str | None,
     cache: Path | None,
+    attainable: bool,
+    samples: int,
+    ratio: float | None,
     as_json: bool,
     trust: bool,
 ) -> None:
@@ -160,9 +178,29 @@ def evaluate(
     Every run gets the same initial noise. The results go to RUN/evaluation: one JSON line and one
     picture for each checkpoint and split. The same command again measures only what is missing. A
     run may still be training: only its complete checkpoints are read.
+
+    With --attainable: both fronts of the base model's images, the most diversity at equal reward
+    that KL regularisation and that any method can have, go to RUN/evaluation/attainable.json.
     """
     from common.workflows import evaluate as workflow, options
 
+    attainable_command.refuse_without_effect(context, attainable=attainable)
+    if attainable:
+        how = options.checked(
+            options.AttainableOptions,
+            splits=splits,
+            prompts=prompts,
+            samples=samples,
+            ratio=ratio,
+            steps=steps,
+            seed=seed,
+            scorers=scorers,
+            features=features,
+        )
+        attainable_command.run(
+            dict.fromkeys(directories), how, backend, cache, as_json=as_json, trust=trust
+        )
+        return
     _check_finite("--scale", scales)
     _check_finite("--prompt-noise", strengths)
     _check_finite("--aig", exponents)
@@ -178,7 +216,6 @@ def evaluate(
         aig=exponents,
         scorers=scorers,
         features=features,
-        real=real,
     )
     planned = workflow.plan(dict.fromkeys(directories), chosen, wanted, backend)
     counts = workflow.measure_all(planned, cache, quiet=as_json, trust=trust)

@@ -45,20 +45,21 @@ class EmojiMeasures(Measures):
         """Empty: the protocol and the weights say enough."""
         return ""
 
+    def alignments(self, images: np.ndarray, prompts: Sequence[str]) -> dict[str, np.ndarray]:
+        """10 x cosine by both embedded scorers: [N] each."""
+        return {
+            "alignment_train": ALIGNMENT_SCALE * self._train.score(images, prompts),
+            "alignment_heldout": ALIGNMENT_SCALE * self._heldout.score(images, prompts),
+        }
+
     def by_prompt(self, images: np.ndarray, prompts: Sequence[str]) -> dict[str, np.ndarray]:
         """The measures of every model, the alignments and the number of styles: [P] each."""
         shape, flat = images.shape[:2], images.reshape(-1, *images.shape[2:])
         words = [text for text in prompts for _ in range(shape[1])]
-        scores = {
-            "alignment_train": self._train.score(flat, words),
-            "alignment_heldout": self._heldout.score(flat, words),
-        }
+        scores = self.alignments(flat, words)
         styles = self._styles.labels(flat).reshape(shape)
         return {
-            **{
-                name: (ALIGNMENT_SCALE * values).reshape(shape).mean(axis=1)
-                for name, values in scores.items()
-            },
+            **{name: values.reshape(shape).mean(axis=1) for name, values in scores.items()},
             "modes": fidelity.mode_count(styles, style.CLASSES),
             **super().by_prompt(images, prompts),
         }

@@ -105,6 +105,15 @@ class Measures:
         parts = [extract(flat[start : start + size]) for start in range(0, len(flat), size)]
         return np.concatenate(parts).astype(np.float64)
 
+    def alignments(self, images: np.ndarray, prompts: Sequence[str]) -> dict[str, np.ndarray]:
+        """The alignment of each image by the model's own scorers, [N] by measure.
+
+        Args:
+            images: uint8 [N, H, W, 3].
+            prompts: the text of each image.
+        """
+        return {}
+
     def by_prompt(self, images: np.ndarray, prompts: Sequence[str]) -> dict[str, np.ndarray]:
         """The measures that need neither features nor a reward: [P] each.
 

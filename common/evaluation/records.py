@@ -135,6 +135,11 @@ class Protocol:
         return tuple(in_features(kind, each) for kind in kinds for each in ("", *self.more_names))
 
     @property
+    def feature_labels(self) -> tuple[str, ...]:
+        """Each of the features in words, in the order of `feature_names`."""
+        return (self.features, *self.more_features)
+
+    @property
     def feature_names(self) -> dict[str, str]:
         """The name of each of the features by what ends the names of its measures; "" first."""
         return {"": feature_name(self.features), **{name: name for name in self.more_names}}

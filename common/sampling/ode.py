@@ -23,6 +23,7 @@ def sample_images(
     *,
     seed: int,
     batch_size: int,
+    first: int = 0,
     perturb: Perturb | None = None,
     tuned_shares: Sequence[float] | None = None,
     on_progress: OnProgress | None = None,
@@ -40,6 +41,7 @@ def sample_images(
         count: images of each prompt.
         seed: of the initial noise.
         batch_size: images in one forward pass.
+        first: number of the first image of each prompt: those before it are not drawn.
         perturb: changes the conditioning of each step; None leaves the prompts clean.
         tuned_shares: the share of the tuned model at each step, [T] in [0, 1]; the rest is the
             model before tuning. None is 1 at every step.
@@ -48,7 +50,7 @@ def sample_images(
     keys = [
         Key(seed, Purpose.EVALUATION, prompt=random.address(text), sample=sample)
         for text in prompts
-        for sample in range(count)
+        for sample in range(first, first + count)
     ]
     images = []
     report = on_progress or (lambda done, total: None)

@@ -4,7 +4,7 @@ import itertools
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,7 +19,6 @@ from common.console import clock, console, part_words, say
 from common.errors import RequestError, existing, preparing
 from common.evaluation import measure
 from common.evaluation.families import measures_for
-from common.evaluation.foreign import RealImages
 from common.evaluation.records import Protocol, Record, Variant, load
 from common.progress import Part
 from common.runs import checkpoint
@@ -41,7 +40,6 @@ class Measurement:
     protocols: list[Protocol]
     variants: list[Variant]
     backend: Backend
-    real: RealImages | None = None
 
 
 def evaluate(
@@ -58,7 +56,6 @@ def evaluate(
     aig: Sequence[float] = (0.0,),
     scorers: Sequence[str] = (),
     features: Sequence[str] = (),
-    real: str | PathLike[str] | None = None,
     backend: str | None = None,
     cache: str | PathLike[str] | None = None,
     progress: bool = True,
@@ -82,7 +79,6 @@ def evaluate(
         aig: exponents of annealed importance guidance, in [0, 100]; 0 is none.
         scorers: held-out rewards that score the images too; (): the run's `evaluate.scorers`.
         features: image features that diversity is measured in; (): `evaluate.features`.
-        real: a folder of real images to measure the Frechet distance to; None: `evaluate.real`.
         backend: "mlx", "cuda", "cpu" or "auto"; None: the run's if it works here, else the best.
         cache: where runs share their base model's images; None: evaluation-cache beside the run.
         progress: show a line for each record; False prints nothing.
@@ -108,7 +104,6 @@ def evaluate(
         aig=aig,
         scorers=scorers,
         features=features,
-        real=None if real is None else fspath(real),
     )
     wanted = [str(which) for which in checkpoints]
     planned = plan(run_paths(runs), chosen, wanted, backend)
@@ -121,11 +116,10 @@ def plan(
     paths: Iterable[Path], chosen: EvaluateOptions, wanted: Sequence[str], backend: str | None
 ) -> list[Measurement]:
     """What to measure of each run; wanted: checkpoints as "N", "base", "latest". RequestError."""
-    planned, opened = [], {}
+    planned = []
     with preparing():
         for path in paths:
             run, variants = _variants(path, wanted, chosen)
-            real = _real_images(chosen.real or run.config.evaluate.real, opened)
             protocols = [
                 measure.protocol(
                     run,
@@ -136,20 +130,11 @@ def plan(
                     seed=chosen.seed,
                     scorers=chosen.scorers,
                     features=chosen.features,
-                    real=real,
                 )
                 for split in dict.fromkeys(chosen.splits)
             ]
-            engine = choose_backend(backend, run)
-            planned.append(Measurement(run, protocols, variants, engine, real))
+            planned.append(Measurement(run, protocols, variants, choose_backend(backend, run)))
     return planned
-
-
-def _real_images(name: str | None, opened: dict[str, RealImages]) -> RealImages | None:
-    """The real images of a folder, if there is one; opened: those that other runs have too."""
-    if name is not None and name not in opened:
-        opened[name] = RealImages.open(name)
-    return None if name is None else opened[name]
 
 
 def measure_all(
@@ -173,7 +158,6 @@ def measure_all(
                 cache=cache or each.run.path.absolute().parent / measure.CACHE,
                 on_record=progress.measured,
                 on_images=progress.sampled,
-                real=each.real,
             )
         counts.append(progress.new)
     return counts
@@ -198,10 +182,9 @@ def features_note(config: Config, how: Protocol) -> str:
         f"{label}{warning if name in shaping else ''}"
         for label, name in zip(labels, names.values(), strict=True)
     ]
-    if not how.features and not how.more_features and not how.real:
+    if not how.features and not how.more_features:
         return f"diversity: in the held-out features{warning}" if shaping else ""
     frechet = "; Frechet: distance to the base model's images" if how.features else ""
-    frechet += f"; to real: that to {how.real.split()[0]} real images" if how.real else ""
     alone = "; no other features measure it" if len(shaping) == len(names) else ""
     return f"diversity, recall, coverage: in the features {', '.join(marked)}{alone}{frechet}"
 

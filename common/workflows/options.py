@@ -35,7 +35,25 @@ class EvaluateOptions(Table):
     features: tuple[str, ...] = key(
         (), "image features; () = the run's evaluate.features", strict=False
     )
-    real: str | None = key(None, "a folder of real images; None = the run's evaluate.real")
+
+
+class AttainableOptions(Table):
+    """Options of `drift.attainable` and `drift eval --attainable`."""
+
+    splits: tuple[Split, ...] = key(("train", "test"), "which prompts", strict=False)
+    prompts: Annotated[int, Field(ge=0)] = key(24, "of each split, at most; 0 = all")
+    samples: Positive = key(256, "N, images of each prompt")
+    ratio: Annotated[float, Field(gt=1.0, allow_inf_nan=False)] | None = key(
+        None, "c, how much more likely an image may become; None = N/8"
+    )
+    steps: Positive = key(20, "of the ODE")
+    seed: Seed = key(0, "of the initial noise")
+    scorers: tuple[str, ...] = key(
+        (), "held-out rewards; () = the run's evaluate.scorers", strict=False
+    )
+    features: tuple[str, ...] = key(
+        (), "image features; () = the run's evaluate.features", strict=False
+    )
 
 
 class SampleOptions(Table):

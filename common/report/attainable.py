@@ -1,0 +1,102 @@
+"""What the attainable fronts say, in words and numbers: for a terminal and for pages."""
+
+from typing import Any
+
+from common.evaluation.attainable_records import SHARES, AxisLevels, Solved
+from common.report import words
+from common.report.front import measure_name
+
+NOTHING = "nothing to win here with this model, reward and feature"
+
+
+def in_features(label: str) -> str:
+    """The features in words, for the end of a phrase; "" for the model's own."""
+    return f", in the features {label}" if label else ""
+
+
+def sentence(front: Solved, axis: str) -> str:
+    """How much there is to win on an axis, in one sentence without its full stop."""
+    levels = front.axes[axis]
+    name = measure_name(axis)
+    if not levels.level:
+        return f"{NOTHING}: no weights raise {name} above the base model's"
+    clear = [share for share in SHARES if levels.clear(levels.at(share))]
+    if not clear:
+        return (
+            f"{NOTHING}: within its interval the best front has no more diversity at equal {name} "
+            "than the KL front"
+        )
+    share = max(clear, key=lambda share: levels.gain.value[levels.at(share)] or 0.0)
+    gain = _percent(levels.gain.value, levels.at(share))
+    return (
+        f"how much there is to win: at equal {name} up to {gain} diversity "
+        f"({_interval(levels, share)}) over the best that KL regularisation gives, at {share:.0%} "
+        f"of the range of {name}"
+    )
+
+
+def basis(front: Solved) -> str:
+    """N, c and the intervals, which every table and plot of a front names."""
+    left_out = f", {front.left_out} of them left out" if front.left_out else ""
+    return (
+        f"N = {front.samples} images of each prompt{left_out}, none more than c = {front.ratio:g} "
+        f"times as likely as under the base model; {front.confidence:.0%} intervals over images"
+    )
+
+
+def rows(front: Solved, axis: str) -> list[dict[str, str]]:
+    """The table of a terminal: a row for each of SHARES; [] where there are no levels."""
+    levels = front.axes[axis]
+    name = measure_name(axis)
+    return [
+        {
+            "of the range": f"{share:.0%}",
+            name: _number(levels.level, n),
+            "KL diversity": _number(levels.kl.value, n, 3),
+            "best diversity": _number(levels.best.value, n, 3),
+            "gain": _percent(levels.gain.value, n) if levels.clear(n) else "within intervals",
+            "interval": _interval(levels, share),
+            "from halves": _percent(levels.halves, n),
+        }
+        for share in SHARES
+        if levels.level and (n := levels.at(share)) >= 0
+    ]
+
+
+def numbers(front: Solved, axis: str) -> list[dict[str, Any]]:
+    """The same as numbers, None where there is none."""
+    levels = front.axes[axis]
+    return [
+        {
+            "share": share,
+            "level": levels.level[n],
+            "kl": levels.kl.value[n],
+            "best": levels.best.value[n],
+            "gain": levels.gain.value[n],
+            "low": levels.gain.low[n],
+            "high": levels.gain.high[n],
+            "halves": levels.halves[n],
+            "clear": levels.clear(n),
+        }
+        for share in SHARES
+        if levels.level and (n := levels.at(share)) >= 0
+    ]
+
+
+def _interval(levels: AxisLevels, share: float) -> str:
+    n = levels.at(share)
+    return f"{_percent(levels.gain.low, n)} to {_percent(levels.gain.high, n)}"
+
+
+def _percent(values: list[float | None], number: int) -> str:
+    value = values[number]
+    return "-" if value is None else words.percent(value)
+
+
+def _number(
+    values: list[float] | list[float | None], number: int, places: int | None = None
+) -> str:
+    value = values[number]
+    if value is None:
+        return "-"
+    return words.number(value, words.places(value) if places is None else places)
