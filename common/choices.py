@@ -8,11 +8,13 @@ __all__ = [
     "PROGRAMS",
     "READINGS",
     "SPLITS",
+    "STANDING",
     "Alignment",
     "Diversity",
     "Program",
     "Reading",
     "Split",
+    "Standing",
 ]
 
 Split = Literal["train", "validation", "test"]
@@ -34,6 +36,11 @@ Diversity = Literal["diversity", "vendi", "pixel_distance", "modes"]
 """The measure of diversity that methods are compared by, in the first features."""
 
 DIVERSITIES: tuple[Diversity, ...] = get_args(Diversity)
+
+Standing = Literal["scale", "aig", "cads"]
+"""A standing baseline at inference: see `common.comparison.standing`."""
+
+STANDING: tuple[Standing, ...] = get_args(Standing)
 
 Program = Literal["diffusers", "comfyui", "kohya"]
 """What an adapter is exported for; kohya: sd-scripts and the programs that read its files."""

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from common.choices import ALIGNMENTS, DIVERSITIES, READINGS, SPLITS
+from common.choices import ALIGNMENTS, DIVERSITIES, READINGS, SPLITS, STANDING, Standing
+from common.commands.trust import trust_option
+from common.errors import RequestError
 
 if TYPE_CHECKING:
     from common.comparison.gains import Reading
@@ -31,6 +33,23 @@ class Shares(click.ParamType):
         if not shares or not all(0 < share <= 1 for share in shares):
             self.fail(f"'{value}': write shares above 0 and up to 1, as 0.25,0.5", param, ctx)
         return shares
+
+
+class Baselines(click.ParamType):
+    """Standing baselines with commas between them."""
+
+    name = "baselines"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Standing, ...]:
+        """The names of a text such as scale,aig; a tuple is returned unchanged."""
+        if isinstance(value, tuple):
+            return value
+        named = {part.strip() for part in str(value).split(",")}
+        if named - {*STANDING}:
+            self.fail(f"'{value}': write some of {','.join(STANDING)}", param, ctx)
+        return tuple(name for name in STANDING if name in named)
 
 
 @click.command(short_help="Compare measured runs: fronts, and gains over a baseline.")
@@ -87,6 +106,21 @@ class Shares(click.ParamType):
     help="front: the best points; path: checkpoints in order, up to the first that gets there.",
 )
 @click.option(
+    "--with",
+    "standing",
+    type=Baselines(),
+    default=(),
+    metavar=",".join(STANDING),
+    help="Baselines at inference that are measured first for the last checkpoint of every RUN, as "
+    "far as they were not: a smaller adapter, AIG, CADS.  [default: measure nothing]",
+)
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder of images that runs share, for --with.  [default: evaluation-cache beside RUN]",
+)
+@click.option(
     "--replicas",
     type=click.IntRange(min=100),
     default=2000,
@@ -102,6 +136,7 @@ class Shares(click.ParamType):
     help="Where compare.json, front.png, front.svg and compare.html go.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what goes to compare.json.")
+@trust_option
 def compare(
     paths: tuple[Path, ...],
     baseline: str | None,
@@ -112,21 +147,25 @@ def compare(
     gain_shares: tuple[float, ...],
     diversity_shares: tuple[float, ...],
     reading: "Reading",
+    standing: tuple[Standing, ...],
+    cache: Path | None,
     replicas: int,
     out: Path,
     as_json: bool,
+    trust: bool,
 ) -> None:
     """Compare runs that `drift eval` has measured; RUN may be a folder that holds runs.
 
     Runs of one recipe are a method: its configurations are strengths, its seeds repetitions. Each
     method is compared with the baseline at equal alignment and at equal diversity; intervals are
     at 95 %, over seeds and prompts. A level that a method does not reach is never extrapolated.
+    Nothing is measured, but for the baselines that --with names.
     """
     from common.comparison import summary as summaries
     from common.console import console, say
     from common.report import comparison
     from common.workflows import options
-    from common.workflows.compare import compare_runs
+    from common.workflows.compare import compare_runs, measure_standing
 
     chosen = options.checked(
         options.CompareOptions,
@@ -137,8 +176,12 @@ def compare(
         gain_shares=gain_shares,
         diversity_shares=diversity_shares,
         curve=reading,
+        standing=standing,
         replicas=replicas,
     )
+    if cache is not None and not standing:
+        raise RequestError("--cache is for what --with measures; without it nothing is measured")
+    measure_standing(paths, baseline, chosen, cache, quiet=as_json, trust=trust)
     with console.status("comparing"):
         done = compare_runs(paths, baseline, chosen, out)
     if as_json:
@@ -147,6 +190,8 @@ def compare(
     _show(comparison.tables(done.summary))
     if warning := comparison.warning(done.summary):
         say(f"{warning}\n")
+    if lacking := comparison.lacking(done.summary):
+        say(f"{lacking}\n")
     if len(done.summary.seeds) == 1:
         say("one seed: no intervals, because the spread between runs is unknown\n")
     for path in reversed(done.files):

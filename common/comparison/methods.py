@@ -160,7 +160,11 @@ def gather(paths: Iterable[Path], split: Split, until: int | None = None) -> Stu
     Raises StudyError for runs that cannot be compared, RunError and RecordError for damaged ones;
     see `measured_runs.read`.
     """
-    protocol, runs = measured_runs.read(paths, split, until)
+    return sort(*measured_runs.read(paths, split, until))
+
+
+def sort(protocol: Protocol, runs: Sequence[Run]) -> Study:
+    """The methods of runs that `measured_runs.read` gave. StudyError as for `gather`."""
     by_name: dict[str, list[tuple[list[Run], Family]]] = {}
     for same in _same_configuration(runs):
         for family in _families(same):

@@ -8,7 +8,7 @@ import numpy as np
 from common import random
 from common.algorithm import pareto
 from common.algorithm.pareto import ALIGNMENT, DIVERSITY, Interval
-from common.comparison import gains
+from common.comparison import gains, standing
 from common.comparison.gains import Curves, Levels, Name, Reading, Sample
 from common.comparison.methods import Method, Strength, Study, settings
 from common.comparison.summary import (
@@ -81,18 +81,19 @@ def summarise(
         methods=[_method(m, samples[m.name].values, reference) for m in methods],
         gains=_gains(samples, baseline, levels, reading, confidence, replicas),
         settings=reference,
-        **_shaping(study, methods, spread),
+        **_notes(study, methods, spread),
     )
 
 
-def _shaping(study: Study, methods: Sequence[Method], spread: str) -> dict[str, Any]:
-    """`shaped` and `shaping` of a summary, those that are not empty. spread: the diversity axis."""
+def _notes(study: Study, methods: Sequence[Method], spread: str) -> dict[str, Any]:
+    """`shaped`, `shaping`, `unmeasured`: those that are not empty. spread: the diversity axis."""
     by_method = {m.name: names for m in methods if (names := m.shaped(study.protocol))}
     measure, _, suffix = spread.partition("/")
     counts = measure in IN_FEATURES
     parts: dict[str, Any] = {
         "shaped": [name for name, names in by_method.items() if counts and suffix in names],
         "shaping": {name: list(names.values()) for name, names in by_method.items()},
+        "unmeasured": standing.unmeasured(methods),
     }
     return {key: value for key, value in parts.items() if value}
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from common.choices import Standing
 from common.comparison.gains import Reading
 from common.errors import RequestError
 from common.evaluation.records import FRECHET, FRECHET_REAL, MEASURES, Split, feature_name
@@ -126,7 +127,8 @@ class Summary(Part):
     base: every measure of the model before tuning. settings: of the baseline (its first
     strength), by dotted key; other configurations list only their changes. shaped: the methods
     whose reward is shaped with the features that diversity is measured in. shaping: for each of
-    them and of the others so shaped, the names of all such features.
+    them and of the others so shaped, the names of all such features. unmeasured: the standing
+    baselines that a method lacks, by its name.
     """
 
     format: Literal[1] = FORMAT
@@ -147,6 +149,7 @@ class Summary(Part):
     settings: dict[str, Any]
     shaped: list[str] = []
     shaping: dict[str, list[str]] = {}
+    unmeasured: dict[str, list[Standing]] = {}
 
     @property
     def degradation(self) -> tuple[str, ...]:

@@ -51,7 +51,7 @@ def eval_command(run: RunDirectory, how: Protocol, variants: Iterable[Variant]) 
     The base model is measured along with the first.
     """
     by_sampling: dict[tuple[float, float, float], list[int]] = {}
-    features = _feature_names(run, how)
+    features = feature_names(run, how)
     for variant in sorted(variants):
         knobs = (variant.scale, variant.prompt_noise, variant.aig)
         by_sampling.setdefault(knobs, []).append(variant.update)
@@ -74,8 +74,8 @@ def eval_command(run: RunDirectory, how: Protocol, variants: Iterable[Variant]) 
     return " && ".join(commands)
 
 
-def _feature_names(run: RunDirectory, how: Protocol) -> list[str]:
-    """The features of a protocol, for the command; [] where the run has them by default."""
+def feature_names(run: RunDirectory, how: Protocol) -> list[str]:
+    """What `drift eval --feature` names for a protocol; [] where it is the run's default."""
     measures = measures_for(run.config.model.family)
     if measures.feature_labels(run.config) == (how.features, *how.more_features):
         return []

@@ -5,9 +5,12 @@ All numbers come from the summary; only the pictures are read from the runs.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from common import pictures
+from common.choices import STANDING
+from common.comparison import standing
 from common.comparison.methods import Study
 from common.comparison.summary import MATCHED, Gain, Point, Summary, to_json
 from common.evaluation.measured_runs import BASE, Run
@@ -97,6 +100,7 @@ def render(summary: Summary, shown: list[Panel]) -> str:
         views=front.views(summary),
         caption=_caption(summary),
         warning=warning(summary),
+        lacking=lacking(summary),
         tables=tables(summary),
         reading=_reading(summary),
         panels=shown,
@@ -150,6 +154,14 @@ def warning(summary: Summary) -> str:
         f"{' and '.join(summary.shaped)}: the reward is shaped with the features that diversity is "
         f"measured in here, so that its diversity is partly what it was trained on. {instead}"
     )
+
+
+def lacking(summary: Summary) -> str:
+    """The standing baselines that were not measured, and the option that measures them; or ""."""
+    words = standing.sentence(summary.unmeasured)
+    names = [name for name in STANDING if name in {*chain(*summary.unmeasured.values())}]
+    command = f"drift compare RUN... --with {','.join(names)}"
+    return f"{words} `{command}` measures them." if words else ""
 
 
 def _caption(summary: Summary) -> str:

@@ -1,18 +1,19 @@
 """Comparing measured runs: gather them, summarise them, write the page."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from common.choices import Reading, Split
-from common.comparison import methods
+from common.choices import Reading, Split, Standing
+from common.comparison import methods, standing as standing_baselines
 from common.comparison.summarise import summarise
 from common.comparison.summary import Summary
 from common.errors import listed, preparing
+from common.evaluation import measured_runs
 from common.report import comparison as pages
-from common.workflows import options
+from common.workflows import evaluate, options
 from common.workflows.options import CompareOptions
 from common.workflows.run import RunLike, run_paths
 
@@ -75,8 +76,12 @@ def compare(
     gain_shares: Sequence[float] = (0.25, 0.5, 0.75, 0.9),
     diversity_shares: Sequence[float] = (0.8, 0.6),
     curve: Reading = "front",
+    standing: Sequence[Standing] = (),
     replicas: int = 2000,
     out: str | PathLike[str] = "comparison",
+    cache: str | PathLike[str] | None = None,
+    progress: bool = True,
+    trust: bool = False,
 ) -> Comparison:
     """Compare runs that were evaluated, and write the page; the Python form of `drift compare`.
 
@@ -94,8 +99,13 @@ def compare(
         gain_shares: where diversity is compared: shares of the baseline's gain, in (0, 1].
         diversity_shares: where alignment is compared: shares of the base model's diversity.
         curve: "front" (the best points) or "path" (checkpoints in order).
+        standing: baselines at inference, "scale", "aig" and "cads", that are measured first for the
+            last compared checkpoint of every run; see `common.comparison.standing`.
         replicas: draws of the bootstrap, at least 100.
         out: the folder that the page, the plot and the numbers are written to.
+        cache: of images, for `standing`; None: evaluation-cache beside each run.
+        progress: show a line for each record of `standing`; False prints nothing.
+        trust: let the runs' configurations import the code that they name, for `standing`.
 
     Raises:
         drift.RequestError: runs that cannot be compared, or an option that is not valid.
@@ -109,9 +119,45 @@ def compare(
         gain_shares=gain_shares,
         diversity_shares=diversity_shares,
         curve=curve,
+        standing=standing,
         replicas=replicas,
     )
+    where = None if cache is None else Path(cache)
+    measure_standing(run_paths(runs), baseline, chosen, where, quiet=not progress, trust=trust)
     return compare_runs(run_paths(runs), baseline, chosen, Path(out))
+
+
+def measure_standing(
+    paths: Iterable[Path],
+    baseline: str | None,
+    chosen: CompareOptions,
+    cache: Path | None,
+    *,
+    quiet: bool,
+    trust: bool,
+) -> None:
+    """Measure the standing baselines that `chosen` names where they are not measured yet.
+
+    What the comparison would refuse afterwards, such as an axis, is refused before.
+    """
+    if not chosen.standing:
+        return
+    with preparing():
+        how, runs = measured_runs.read(paths, chosen.split, chosen.until)
+        plain = [
+            replace(run, records={v: r for v, r in run.records.items() if not v.changes})
+            for run in runs
+        ]
+        study = methods.sort(how, plain)
+        study.alignment(chosen.alignment)
+        study.diversity(chosen.diversity)
+        if baseline is None:
+            methods.plain(study)
+    planned = [
+        evaluate.repeated(run.directory, how, standing_baselines.variants(run, chosen.standing))
+        for run in plain
+    ]
+    evaluate.measure_all(planned, cache, quiet=quiet, trust=trust)
 
 
 def compare_runs(

@@ -1,6 +1,7 @@
 """Measuring the checkpoints of runs: which weights, under which protocols, and its progress."""
 
 import itertools
+import shlex
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from common.choices import Split
 from common.config import Config
 from common.console import clock, console, part_words, say
 from common.errors import RequestError, existing, preparing
-from common.evaluation import measure
+from common.evaluation import measure, measured_runs
 from common.evaluation.families import measures_for
 from common.evaluation.records import Protocol, Record, Variant, load
 from common.progress import Part
@@ -135,6 +136,27 @@ def plan(
             ]
             planned.append(Measurement(run, protocols, variants, choose_backend(backend, run)))
     return planned
+
+
+def repeated(run: RunDirectory, how: Protocol, variants: Iterable[Variant]) -> Measurement:
+    """Other variants of a run under a protocol that it was measured under. RequestError."""
+    with preparing():
+        now = measure.protocol(
+            run,
+            how.split,
+            prompts=len(how.prompts),
+            images=how.images,
+            steps=how.steps,
+            seed=how.seed,
+            scorers=how.scorers,
+            features=measured_runs.feature_names(run, how),
+        )
+        if now != how:
+            raise RequestError(
+                f"{run.path} would not be measured as it was: its base model, prompts or settings "
+                f"changed; run `drift eval {shlex.quote(str(run.path))} --split {how.split}` again"
+            )
+        return Measurement(run, [how], sorted({Variant(0), *variants}), choose_backend(None, run))
 
 
 def measure_all(

@@ -4,7 +4,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError
 
-from common.choices import Reading, Split
+from common.choices import Reading, Split, Standing
 from common.config import Table, errors, key
 from common.config.types import Positive
 from common.errors import RequestError
@@ -78,6 +78,9 @@ class CompareOptions(Table):
         (0.8, 0.6), "of the base model's diversity", strict=False, min_length=1
     )
     curve: Reading = key("front", "the best points, or the checkpoints in order")
+    standing: tuple[Standing, ...] = key(
+        (), "standing baselines that are measured first", strict=False
+    )
     replicas: Annotated[int, Field(ge=100)] = key(2000, "draws of the bootstrap")
 
 

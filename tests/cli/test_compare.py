@@ -1,5 +1,6 @@
 """`drift compare`: what it prints and writes, and one line for every request it cannot fulfil."""
 
+import html
 import json
 import runpy
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from common.comparison import standing
 from common.comparison.summary import from_json
-from common.evaluation.records import FILE
+from common.evaluation.records import FILE, Variant
 
 STUDY = runpy.run_path(str(Path(__file__).parents[1] / "common" / "synthetic_study.py"))
 make_run, better_curve = STUDY["make_run"], STUDY["better_curve"]
@@ -65,6 +67,71 @@ def test_options_say_what_is_compared_and_where(drift, runs):
     assert summary.gain("emoji-grpo", "diversity", 0.3).estimate < 0
 
 
+def test_standing_baselines_that_lack_are_named_with_the_command(drift, runs, tmp_path):
+    result = drift("compare", runs, *QUICK)
+    assert result.exit_code == 0, result.output
+    sentence = (
+        "Standing baselines that were not measured: adapter scale, AIG, CADS of emoji-grpo and "
+        "emoji. `drift compare RUN... --with scale,aig,cads` measures them."
+    )
+    assert sentence in " ".join(result.stdout.split())
+    page = (tmp_path / "comparison" / "compare.html").read_text()
+    assert sentence in html.unescape(page)
+    last = [Variant(40, scale=0.5), Variant(40, aig=2.0), Variant(40, prompt_noise=0.1)]
+    variants = [*map(Variant, (0, 10, 20, 40)), *last]
+    make_run(tmp_path / "all", variants=variants)
+    make_run(tmp_path / "some", better_curve, recipe="emoji", variants=variants[:-1])
+    result = drift("compare", "all", "some", *QUICK)
+    assert result.exit_code == 0, result.output
+    assert "measured: CADS of emoji. `drift compare RUN... --with cads`" in " ".join(
+        result.stdout.split()
+    )
+    summary = from_json((tmp_path / "comparison" / "compare.json").read_bytes())
+    assert summary.unmeasured == {"emoji": ["cads"]}
+    names = [method.name for method in summary.methods]
+    assert [name for name in names if name.endswith("AIG")] == ["emoji-grpo, AIG", "emoji, AIG"]
+    points = summary.method("emoji, AIG").points
+    assert [point.aig for point in points] == [2.0, 0.0]
+    sole = [line for line in result.stdout.splitlines() if line.startswith("emoji, AIG")]
+    assert len(sole) == 4
+
+
+def test_with_measures_the_baselines_of_the_last_checkpoint(drift, finished, refused, monkeypatch):
+    few = {"scale": (0.5,), "aig": (1.0, 4.0), "cads": (0.1,)}
+    assert few.keys() == standing.VALUES.keys()
+    monkeypatch.setattr(standing, "VALUES", few)
+    how = ("--split", "test", "--prompts", 1, "--images", 2, "--steps", 1)
+    assert drift("eval", finished, *how).exit_code == 0
+    before = (finished / FILE).read_text()
+    words = ("compare", finished, "--baseline", "emoji", *QUICK, "--with", "cads,scale,aig")
+    assert "no measure" in refused(2, *words, "--alignment", "no measure")
+    assert (finished / FILE).read_text() == before
+    result = drift(*words)
+    assert result.exit_code == 0, result.output
+    assert "measured update 2 with AIG 4 on test prompts" in result.output
+    assert "Standing baselines" not in result.output
+    lines = (finished / FILE).read_text()
+    assert lines.startswith(before)
+    variants = [json.loads(line)["variant"] for line in lines.splitlines()[3:]]
+    assert variants == [
+        {"update": 2, "scale": 0.5, "prompt_noise": 0.0},
+        {"update": 2, "scale": 1.0, "prompt_noise": 0.0, "aig": 1.0},
+        {"update": 2, "scale": 1.0, "prompt_noise": 0.0, "aig": 4.0},
+        {"update": 2, "scale": 1.0, "prompt_noise": 0.1},
+    ]
+    again = drift(*words)
+    assert again.exit_code == 0
+    assert "measured update" not in again.output
+    assert (finished / FILE).read_text() == lines
+
+
+@pytest.mark.parametrize("names", ["", "AIG", "scale;aig", "scale,kl"])
+def test_other_baselines_are_refused(drift, runs, names):
+    result = drift("compare", runs, "--with", names)
+    assert result.exit_code == 2
+    assert "write some of scale,aig,cads" in result.stderr
+
+
 def test_later_checkpoints_can_be_left_out(drift, runs):
     result = drift("compare", runs, *QUICK, "--until", "25", "--json")
     assert result.exit_code == 0, result.output
@@ -91,6 +158,7 @@ def test_the_baseline_alone_has_a_front_and_no_gains(drift, runs):
     [
         (["--baseline", "emoji-grp"], "no method 'emoji-grp' among the runs; did you mean"),
         (["--split", "train"], "was measured on test prompts, not on train: run `drift eval"),
+        (["--cache", "x"], "--cache is for what --with measures"),
         (["--until", "5"], "has no measurement up to update 5, only later ones"),
     ],
 )

@@ -97,7 +97,7 @@ def _record(
 ) -> Record:
     done = variant.update / UPDATES[-1] * variant.scale
     alignment, diversity = curve(done)
-    diversity += 0.05 * variant.prompt_noise
+    diversity += 0.05 * variant.prompt_noise + 0.02 * variant.aig
     own = spread * random.normal(Key(seed, Purpose.DATA), (2,)) * min(done, 1.0)
     each = [
         spread * random.normal(Key(0, Purpose.DATA, prompt=random.address(prompt)), (2,))
@@ -106,7 +106,8 @@ def _record(
     rows = [
         measures(alignment + own[0] + one[0], diversity + 0.1 * (own[1] + one[1])) for one in each
     ]
-    label = f"{protocol.split}-{variant.update:06d}-{variant.scale:g}-{variant.prompt_noise:g}.png"
+    knobs = "-".join(f"{value:g}" for value in vars(variant).values())
+    label = f"{protocol.split}-{knobs}.png"
     if grids:
         picture = pictures.grid(images(len(rows), done))
         file = run.path / records.FILE.parent / label
