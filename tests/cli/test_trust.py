@@ -36,11 +36,19 @@ def folder(tmp_path, monkeypatch):
     sys.modules.pop("evil", None)
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of this machine."""
+    path = tmp_path_factory.mktemp("trained") / "mine"
+    assert invoke("run", "emoji", "--out", path, *sets()).exit_code == 0
+    return path
+
+
 @pytest.fixture
-def run(folder):
+def run(folder, trained):
     """A run whose configuration names evil.py, as if it came from another machine."""
-    assert invoke("run", "emoji", "--out", "mine", *sets()).exit_code == 0
-    shutil.copytree(folder / "mine", folder / "theirs")
+    for name in ("mine", "theirs"):
+        shutil.copytree(trained, folder / name)
     config = folder / "theirs" / "config.toml"
     text = config.read_text().replace("embedded = 10.0", '"evil:reward" = 1.0')
     assert "evil" in text

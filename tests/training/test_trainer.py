@@ -185,12 +185,13 @@ def test_stopping_and_going_on_gives_the_same_bytes(backend, tiny, train, final_
 
 def test_the_moving_average_is_what_is_evaluated(backend, tiny, train):
     average = ("optimizer.ema_decay=0.999", "optimizer.ema_every=1000")
-    directory, _, _ = train(tiny("optimizer.learning_rate=0.01", *average), backend)
+    far = ("optimizer.learning_rate=0.01", "run.updates=1")
+    directory, _, _ = train(tiny(*far, *average), backend)
     base, tuned = directory.evaluations()
     # The average never moved, so the evaluation must still see the base model.
     assert tuned["weights"] == "ema"
     assert tuned["reward_by_prompt"] == base["reward_by_prompt"]
-    plain, _, _ = train(tiny("optimizer.learning_rate=0.01"), backend)
+    plain, _, _ = train(tiny(*far), backend)
     assert plain.evaluations()[1]["reward_by_prompt"] != base["reward_by_prompt"]
 
 

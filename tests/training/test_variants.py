@@ -57,11 +57,12 @@ def test_rewards_and_evaluations_see_the_prompts_themselves(
 
 
 def test_no_share_changes_no_byte_and_a_share_does(backend, written, tiny, train, final_bytes):
-    plain, _, _ = train(tiny(), backend)
+    few = ("run.updates=1", "evaluate.prompts=1")
+    plain, _, _ = train(tiny(*few), backend)
     assert not any("prompts/varied" in row for row in plain.metrics())
     final = {}
     for share in ("0.0", "0.5"):
-        config, path = written(f"prompts.rewriter.share={share}", name=share)
+        config, path = written(*few, f"prompts.rewriter.share={share}", name=share)
         final[share] = final_bytes(train(config, backend, path)[0])
     assert final["0.0"] == final_bytes(plain)
     assert final["0.5"] != final_bytes(plain)
