@@ -43,7 +43,7 @@ class Tuned(TunedPolicy):
 
     def _compile(self) -> None:
         """Let torch.compile choose the denoiser's kernels by rules: timing them does not repeat."""
-        torch.use_deterministic_algorithms(True)  # tells the compiler too, which this imports
+        torch.use_deterministic_algorithms(True)  # of the compiler too, which this imports
         self.module.compile()
 
     def _trainable(self) -> Mapping[str, Tensor]:

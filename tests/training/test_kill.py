@@ -46,11 +46,11 @@ main()
 """
 
 KILLS = [
-    ("cpu", "update", 5),  # in the second update
+    ("cpu", "update", 3),  # in the second update
     ("cpu", "fsync", 9),  # after the first row of metrics.jsonl
     ("cpu", "fsync", 16),  # before the first checkpoint is whole
     ("cpu", "fsync", 27),  # with the second one in its place
-    ("mlx", "update", 5),
+    ("mlx", "update", 3),
     ("mlx", "fsync", 16),
 ]
 
