@@ -2,12 +2,18 @@
 
 import io
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from common import reading
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
 
 WHITE = 255
 INK = (22, 25, 29)
@@ -210,15 +216,48 @@ def load(file: Path) -> np.ndarray:
 
 def decode(content: bytes) -> np.ndarray:
     """The picture that the bytes of a file hold: uint8 [H, W, 3]. Raises PictureError."""
+    with _opened(content) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def decode_foreign(content: bytes) -> np.ndarray:
+    """An image that another program or a camera made, upright: uint8 [H, W, 3].
+
+    Raises PictureError also where its pixels would become others: parts that are transparent,
+    more than 8 bits a colour, several frames.
+    """
+    from PIL import ImageOps
+
+    with _opened(content) as image:
+        if getattr(image, "n_frames", 1) > 1:
+            raise PictureError("has several frames")
+        if image.mode not in _MODES:
+            raise PictureError(f"has pixels of another kind than 8 bits a colour ({image.mode})")
+        clear = image.has_transparency_data
+        if clear and np.asarray(image.convert("RGBA"))[..., 3].min() < WHITE:
+            raise PictureError("has transparent parts")
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+_FORMATS = ("PNG", "JPEG", "WEBP")
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+
+
+@contextmanager
+def _opened(content: bytes) -> Iterator["PILImage"]:
+    """The image in the bytes of a file. PictureError for a bad one, also while it is used."""
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise PictureError(f"has {image.width} x {image.height} pixels, too many")
-            return np.asarray(image.convert("RGB"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow, on what is refused or read here
+            with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    raise PictureError(f"has {image.width} x {image.height} pixels, too many")
+                yield image
     except PictureError:
         raise
-    # A truncated PNG is a SyntaxError or a ValueError to Pillow, depending on where it ends.
-    except (OSError, SyntaxError, ValueError):
+    except Image.DecompressionBombError:
+        raise PictureError(f"has more than {MOST_PIXELS} pixels, too many") from None
+    except Exception:  # Pillow raises nearly anything for files that were made to break it
         raise PictureError("is damaged") from None

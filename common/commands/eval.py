@@ -118,6 +118,11 @@ COLUMNS = {
     help="Image features to measure diversity in; more than once.  [default: evaluate.features]",
 )
 @click.option(
+    "--real",
+    metavar="DIR",
+    help="Folder of real images to measure the Frechet distance to.  [default: evaluate.real]",
+)
+@click.option(
     "--backend",
     metavar="auto|mlx|cuda|cpu",
     help="Where to compute; auto: the best here.  [default: the run's if it works here, else auto]",
@@ -163,6 +168,7 @@ def evaluate(
     exponents: tuple[float, ...],
     scorers: tuple[str, ...],
     features: tuple[str, ...],
+    real: str | None,
     backend: str | None,
     cache: Path | None,
     attainable: bool,
@@ -216,6 +222,7 @@ def evaluate(
         aig=exponents,
         scorers=scorers,
         features=features,
+        real=real,
     )
     planned = workflow.plan(dict.fromkeys(directories), chosen, wanted, backend)
     counts = workflow.measure_all(planned, cache, quiet=as_json, trust=trust)

@@ -99,6 +99,9 @@ class EvaluateConfig(Table):
         (), "held-out rewards that the images are scored with, each an axis of its own",
         strict=False,
     )  # fmt: skip
+    real: str | None = key(
+        None, "folder of real images: `drift eval` measures the Frechet distance to them too"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "EvaluateConfig":

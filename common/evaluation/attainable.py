@@ -15,7 +15,7 @@ from common.algorithm import diversity
 from common.backends import Backend
 from common.choices import ALIGNMENTS
 from common.errors import RequestError
-from common.evaluation import attainable_fronts, attainable_records, measure
+from common.evaluation import attainable_fronts, attainable_records, instruments, measure
 from common.evaluation.attainable_records import Entry, Solved
 from common.evaluation.base_images import BLOCK, BaseImages, OnImages, Part
 from common.evaluation.cache import Cache
@@ -221,7 +221,7 @@ class _Measuring:
         names = zip(how.feature_labels, how.feature_names.values(), strict=True)
         self._features = {label: name for label, name in names if label in features}
         self._measures.prepare(tuple(self._features.values()))
-        by_text = {prompt.text: prompt for prompt in measure.source(run)}
+        by_text = {prompt.text: prompt for prompt in instruments.source(run)}
         self._prompts = [by_text[text] for text in how.prompts]
 
     def look(self, base: BaseImages, entry: Entry) -> tuple[Scores, dict[str, list[np.ndarray]]]:

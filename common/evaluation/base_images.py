@@ -23,7 +23,7 @@ BLOCK = 16
 """Images of one prompt that are kept together; the number of images is a multiple of it."""
 
 OnImages = Callable[[str, int, int], None]
-"""Called with what is sampled, the number of its images that are done, and that of all."""
+"""Called with what is sampled or read, the number of its images that are done, and that of all."""
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,11 @@ from common.evaluation import base_images, cads, records
 from common.evaluation.base_images import OnImages
 from common.evaluation.cache import Cache
 from common.evaluation.families import measures_for
-from common.evaluation.measures import frechet
+from common.evaluation.foreign import RealImages
+from common.evaluation.instruments import Instruments, source
 from common.evaluation.records import Protocol, Record, RecordError, Split, Variant
 from common.prompts import PromptError, PromptSet, load as load_prompts, of_split
-from common.rewards import FEATURES, RewardError, RewardSuite, finite_mean, held_out
+from common.rewards import FEATURES, held_out
 from common.runs import checkpoint, files, lock
 from common.runs.directory import RunDirectory
 from common.sampling.ode import sample_images
@@ -50,13 +51,15 @@ def protocol(
     seed: int,
     scorers: Sequence[str] = (),
     features: Sequence[str] = (),
+    real: RealImages | None = None,
 ) -> Protocol:
     """The protocol of a run for one split: prompts and sampling settings.
 
     train: the run's own training prompts. validation, test: prompts of the run's source that
     belong to the split and that the run was never trained on. At most `prompts` of them
     (0 = all), the first by the SHA-256 of their text. scorers: held-out rewards; () takes those
-    of `evaluate.scorers`. features: names of image features; () takes `evaluate.features`.
+    of `evaluate.scorers`. features: names of image features; () takes `evaluate.features`. real:
+    real images that the images are compared with.
 
     Raises PromptError when there are none, RewardNameError for a scorer that is no reward or that
     the run maximises and for features that there are not, and ValueError when the model's files
@@ -81,6 +84,7 @@ def protocol(
         sampler=how.sampler(run.config),
         scorers=heldout,
         more_features=tuple(more),
+        real=real.digest if real is not None else "",
     )
 
 
@@ -93,13 +97,14 @@ def evaluate(
     cache: Path,
     on_record: Callable[[Record, bool], None],
     on_images: OnImages | None = None,
+    real: RealImages | None = None,
 ) -> None:
     """Measure every variant under every protocol, in that order, if the run has no record of it.
 
     Each record is on disk before the next one starts, so a kill loses at most one; the same call
     again continues, and ends with the same bytes. on_record: called with each record, old or new,
     and with whether it is new. on_images: called before
-    the first batch of images and after each.
+    the first batch of images and after each. real: the real images of the protocols.
 
     Raises:
         RecordError: the run's records are damaged, or of other weights than the checkpoint's.
@@ -108,7 +113,7 @@ def evaluate(
     """
     with locked(run.path / records.FILE.parent):
         known = {(record.variant, record.protocol): record for record in records.load(run)}
-        measurer = Measurer(run, backend, Cache(cache), on_images)
+        measurer = Measurer(run, backend, Cache(cache), on_images, real)
         for variant in variants:
             weights, parameters = measurer.weights(variant)
             for how in protocols:
@@ -137,6 +142,7 @@ class Measurer:
         backend: Backend,
         cache: Cache,
         on_images: OnImages | None = None,
+        real: RealImages | None = None,
     ) -> None:
         config = run.config
         self._on_images = on_images
@@ -145,11 +151,8 @@ class Measurer:
         to_numpy = backend.to_numpy
         parameters = self._policy.parameters()
         self._base = {name: to_numpy(value) for name, value in parameters.items()}
-        measured_by = measures_for(config.model.family)
-        self._model = measured_by.model(config)
-        self._rewards = RewardSuite(config.reward.terms, backend, config.reward)
-        self._measures = measured_by(config, backend)
-        self._heldout: dict[str, RewardSuite] = {}
+        self._model = measures_for(config.model.family).model(config)
+        self._instruments = Instruments(run, backend, on_images, real)
         self._compared: dict[Protocol, dict[str, np.ndarray]] = {}
 
     def weights(self, variant: Variant) -> tuple[str, dict[str, np.ndarray]]:
@@ -172,62 +175,19 @@ class Measurer:
         parameters: Mapping[str, np.ndarray],
     ) -> Record:
         """One record; its picture is on disk by then. weights, parameters: from `weights`."""
-        self._prepare(how)
+        self._instruments.prepare(how)
         base = self._compared_with(how)
         images = self._images(how, variant, weights, parameters, _name(variant, how))
-        by_prompt = {
-            **self._scores(how, images.reshape(-1, *images.shape[2:])),
-            **self._measures.by_prompt(images, how.prompts),
-        }
-        overall: dict[str, float] = {}
-        for suffix, name in how.feature_names.items():
-            seen = self._measures.features(images, name)
-            other = self._measures.reference(name, how.prompts, base[name])
-            overall[records.in_features(records.FRECHET, suffix)] = frechet(seen, other)
-            for measure, values in self._measures.in_features(seen, base[name]).items():
-                by_prompt[records.in_features(measure, suffix)] = values
+        by_prompt, overall = self._instruments.measure(how, images, base)
         return Record(
             variant=variant,
             protocol=how,
-            by_prompt={name: tuple(map(float, values)) for name, values in by_prompt.items()},
+            by_prompt=by_prompt,
             frechet=overall.pop(records.FRECHET),
             weights=weights,
             grid=self._save_picture(variant, how, images),
             overall=overall,
         )
-
-    def _prepare(self, how: Protocol) -> None:
-        """Load what the images will be measured with: what is not there shows before the work."""
-        self._measures.prepare(tuple(how.feature_names.values()))
-        for name in how.scorers:
-            if name not in self._heldout:
-                reward = self._run.config.reward
-                self._heldout[name] = held_out.suite(name, self._backend, reward)
-
-    def _scores(self, how: Protocol, flat: np.ndarray) -> dict[str, np.ndarray]:
-        """What the run maximises, and each held-out reward: see `_mean`, by measure."""
-        scores = {"reward": self._mean(self._rewards, how, flat, "reward")}
-        for name in how.scorers:
-            what = f"score by '{name}'"
-            scores[records.HELD_OUT + name] = self._mean(self._heldout[name], how, flat, what)
-        return scores
-
-    def _mean(self, suite: RewardSuite, how: Protocol, flat: np.ndarray, what: str) -> np.ndarray:
-        """Mean of a reward over a prompt's images that have a score: [P]."""
-        by_text = {prompt.text: prompt for prompt in source(self._run)}
-        repeated = [by_text[text] for text in how.prompts for _ in range(how.images)]
-        scores = suite.score(
-            flat,
-            [prompt.text for prompt in repeated],
-            [prompt.metadata for prompt in repeated],
-            describe=lambda n: f"prompt '{repeated[n].text}', image {n % how.images}",
-        )
-        by_group = {name: values.reshape(-1, how.images) for name, values in scores.items()}
-        total = finite_mean(suite.reported(by_group), axis=1)
-        if not np.isfinite(total).all():
-            text = how.prompts[int(np.flatnonzero(~np.isfinite(total))[0])]
-            raise RewardError(f"no image of prompt '{text}' has a finite {what}")
-        return total
 
     def _compared_with(self, how: Protocol) -> dict[str, np.ndarray]:
         """Features of the base model's images by their name, [P, n, F] each.
@@ -239,9 +199,7 @@ class Measurer:
             other = replace(how, seed=(how.seed + 1) % 2**63)
             name = f"to compare with, {how.split}"
             images = self._images(other, Variant(0), self._model, self._base, name)
-            self._compared[how] = {
-                name: self._measures.features(images, name) for name in how.feature_names.values()
-            }
+            self._compared[how] = self._instruments.features(how, images)
         return self._compared[how]
 
     def _images(
@@ -317,12 +275,6 @@ class Measurer:
 def _name(variant: Variant, how: Protocol) -> str:
     """What is sampled, in words."""
     return f"{variant.name}, {how.split}"
-
-
-def source(run: RunDirectory) -> PromptSet:
-    """All prompts of the run's source."""
-    whole = run.config.prompts.model_copy(update={"names": (), "split": "all", "limit": 0})
-    return load_prompts(whole)
 
 
 def _prompts(run: RunDirectory, split: Split, limit: int) -> PromptSet:

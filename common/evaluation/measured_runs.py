@@ -67,6 +67,8 @@ def eval_command(run: RunDirectory, how: Protocol, variants: Iterable[Variant]) 
             words += ["--scorer", scorer]
         for name in features:
             words += ["--feature", name]
+        if how.real and not run.config.evaluate.real:
+            words += ["--real", "DIR"]
         words += ["--scale", f"{scale!r}"] if scale != 1 else []
         words += ["--prompt-noise", f"{noise!r}"] if noise else []
         words += ["--aig", f"{aig!r}"] if aig else []
@@ -218,7 +220,7 @@ def _difference(one: Protocol, other: Protocol) -> str:
         ours, theirs = (", ".join(names) or "none" for names in (before, after))
         return f"they were measured with the {what} {ours} and {theirs}"
     if name == "real":
-        ours, theirs = (digest[:12] or "none" for digest in (before, after))
+        ours, theirs = (digest[:-52] or "none" for digest in (before, after))
         return f"they were compared with other real images ({ours} and {theirs})"
     if name in records.OPTIONAL and not (before and after):
         return f"they were measured as models of other families ({name} {before or after!r})"

@@ -32,6 +32,7 @@ MODEL = ("model.path", "model.weights")
 MAY_CHANGE = frozenset(
     {"run.updates", "run.backend", "run.recipe", "rollout.batch_size", "objective.micro_batch"}
     | {"checkpoint.every", "checkpoint.keep", "evaluate.every", "evaluate.grid", "evaluate.scorers"}
+    | {"evaluate.real"}
     | {"model.gradient_checkpointing", "model.offload", "model.vae_slicing"}
     | {"model.compile", "model.attention"}
 )

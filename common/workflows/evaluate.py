@@ -5,7 +5,7 @@ import shlex
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ from common.console import clock, console, part_words, say
 from common.errors import RequestError, existing, preparing
 from common.evaluation import measure, measured_runs
 from common.evaluation.families import measures_for
+from common.evaluation.foreign import RealImages
 from common.evaluation.records import Protocol, Record, Variant, load
 from common.progress import Part
 from common.runs import checkpoint
@@ -41,6 +42,7 @@ class Measurement:
     protocols: list[Protocol]
     variants: list[Variant]
     backend: Backend
+    real: RealImages | None = None
 
 
 def evaluate(
@@ -57,6 +59,7 @@ def evaluate(
     aig: Sequence[float] = (0.0,),
     scorers: Sequence[str] = (),
     features: Sequence[str] = (),
+    real: str | PathLike[str] | None = None,
     backend: str | None = None,
     cache: str | PathLike[str] | None = None,
     progress: bool = True,
@@ -80,6 +83,7 @@ def evaluate(
         aig: exponents of annealed importance guidance, in [0, 100]; 0 is none.
         scorers: held-out rewards that score the images too; (): the run's `evaluate.scorers`.
         features: image features that diversity is measured in; (): `evaluate.features`.
+        real: a folder of real images to measure the Frechet distance to; None: `evaluate.real`.
         backend: "mlx", "cuda", "cpu" or "auto"; None: the run's if it works here, else the best.
         cache: where runs share their base model's images; None: evaluation-cache beside the run.
         progress: show a line for each record; False prints nothing.
@@ -105,6 +109,7 @@ def evaluate(
         aig=aig,
         scorers=scorers,
         features=features,
+        real=None if real is None else fspath(real),
     )
     wanted = [str(which) for which in checkpoints]
     planned = plan(run_paths(runs), chosen, wanted, backend)
@@ -117,10 +122,11 @@ def plan(
     paths: Iterable[Path], chosen: EvaluateOptions, wanted: Sequence[str], backend: str | None
 ) -> list[Measurement]:
     """What to measure of each run; wanted: checkpoints as "N", "base", "latest". RequestError."""
-    planned = []
+    planned, opened = [], {}
     with preparing():
         for path in paths:
             run, variants = _variants(path, wanted, chosen)
+            real = _real_images(chosen.real or run.config.evaluate.real, opened)
             protocols = [
                 measure.protocol(
                     run,
@@ -131,16 +137,19 @@ def plan(
                     seed=chosen.seed,
                     scorers=chosen.scorers,
                     features=chosen.features,
+                    real=real,
                 )
                 for split in dict.fromkeys(chosen.splits)
             ]
-            planned.append(Measurement(run, protocols, variants, choose_backend(backend, run)))
+            engine = choose_backend(backend, run)
+            planned.append(Measurement(run, protocols, variants, engine, real))
     return planned
 
 
 def repeated(run: RunDirectory, how: Protocol, variants: Iterable[Variant]) -> Measurement:
     """Other variants of a run under a protocol that it was measured under. RequestError."""
     with preparing():
+        real = _real_images(run.config.evaluate.real if how.real else None, {})
         now = measure.protocol(
             run,
             how.split,
@@ -150,13 +159,22 @@ def repeated(run: RunDirectory, how: Protocol, variants: Iterable[Variant]) -> M
             seed=how.seed,
             scorers=how.scorers,
             features=measured_runs.feature_names(run, how),
+            real=real,
         )
         if now != how:
             raise RequestError(
-                f"{run.path} would not be measured as it was: its base model, prompts or settings "
-                f"changed; run `drift eval {shlex.quote(str(run.path))} --split {how.split}` again"
+                f"{run.path} would not be measured as it was: its base model, prompts, settings or "
+                f"real images changed; run `drift eval {shlex.quote(str(run.path))} --split {how.split}` again"
             )
-        return Measurement(run, [how], sorted({Variant(0), *variants}), choose_backend(None, run))
+        chosen = sorted({Variant(0), *variants})
+        return Measurement(run, [how], chosen, choose_backend(None, run), real)
+
+
+def _real_images(name: str | None, opened: dict[str, RealImages]) -> RealImages | None:
+    """The real images of a folder, if there is one; opened: those that other runs have too."""
+    if name is not None and name not in opened:
+        opened[name] = RealImages.open(name)
+    return None if name is None else opened[name]
 
 
 def measure_all(
@@ -180,6 +198,7 @@ def measure_all(
                 cache=cache or each.run.path.absolute().parent / measure.CACHE,
                 on_record=progress.measured,
                 on_images=progress.sampled,
+                real=each.real,
             )
         counts.append(progress.new)
     return counts
@@ -204,9 +223,10 @@ def features_note(config: Config, how: Protocol) -> str:
         f"{label}{warning if name in shaping else ''}"
         for label, name in zip(labels, names.values(), strict=True)
     ]
-    if not how.features and not how.more_features:
+    if not how.features and not how.more_features and not how.real:
         return f"diversity: in the held-out features{warning}" if shaping else ""
     frechet = "; Frechet: distance to the base model's images" if how.features else ""
+    frechet += f"; to real: that to {how.real.split()[0]} real images" if how.real else ""
     alone = "; no other features measure it" if len(shaping) == len(names) else ""
     return f"diversity, recall, coverage: in the features {', '.join(marked)}{alone}{frechet}"
 

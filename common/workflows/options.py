@@ -35,6 +35,7 @@ class EvaluateOptions(Table):
     features: tuple[str, ...] = key(
         (), "image features; () = the run's evaluate.features", strict=False
     )
+    real: str | None = key(None, "a folder of real images; None = the run's evaluate.real")
 
 
 class AttainableOptions(Table):

@@ -145,6 +145,8 @@ def test_a_run_without_a_checkpoint_has_its_base(refused, drift, empty):
         (["--aig", "nan"], "--aig nan: write a number"),
         (["--prompt-noise", "nan"], "--prompt-noise nan: write a number"),
         (["--backend", "tpu"], "no backend 'tpu'"),
+        (["--real", "gone"], "gone is not there: a folder of images is needed"),
+        (["--feature", "embeded"], "no features 'embeded'; did you mean 'embedded'"),
     ],
 )
 def test_wrong_requests(refused, finished, words, expected):
@@ -219,6 +221,25 @@ def test_a_narrow_terminal_gets_two_tables_and_whole_numbers(
     (line,) = lines(finished)
     for name, form in {"diversity": ".3f", "high_frequency": ".4f", "coverage": ".2f"}.items():
         assert format(line["by_prompt"][name][0], form) in words
+
+
+def test_real_images_and_further_features_are_in_the_table(drift, finished, tmp_path):
+    real = tmp_path / "real"
+    real.mkdir()
+    for shade in (40, 200):
+        Image.new("RGB", (40, 30), (shade, 9, 90)).save(real / f"{shade}.webp")
+    words = (*TEST, "--checkpoint", "base", "--feature", "embedded", "--real", real)
+    result = drift("eval", finished, *words)
+    assert result.exit_code == 0, result.output
+    output = result.output
+    assert "in the features of the held-out scorer, embedded; to real: that to 2 real im" in output
+    tables = [line.split() for line in output.splitlines() if line.startswith("update ")]
+    assert ["to" in head and "real" in head for head in tables] == [True, True]
+    (line,) = lines(finished)
+    assert line["protocol"]["real"].startswith("2 images ")
+    again = drift("eval", finished, *words)
+    assert "measured" not in again.output
+    assert output.endswith(again.output)
 
 
 def test_help_lists_it(drift):

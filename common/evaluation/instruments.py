@@ -1,0 +1,121 @@
+"""What the images of a run are measured with: its reward, held-out rewards and image features."""
+
+import numpy as np
+
+from common.backends import Backend
+from common.evaluation import records
+from common.evaluation.base_images import OnImages
+from common.evaluation.families import measures_for
+from common.evaluation.foreign import RealImages
+from common.evaluation.measures import frechet
+from common.evaluation.records import Protocol
+from common.prompts import PromptSet, load as load_prompts
+from common.rewards import RewardError, RewardSuite, finite_mean, held_out
+from common.runs.directory import RunDirectory
+
+
+class Instruments:
+    """Measures images, whatever they were made by.
+
+    Raises ValueError when the run's rewards cannot be loaded here.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        backend: Backend,
+        on_images: OnImages | None = None,
+        real: RealImages | None = None,
+    ) -> None:
+        """real: the real images of the protocols that have some."""
+        config = run.config
+        self._run, self._backend = run, backend
+        self._on_images, self._real = on_images, real
+        self._rewards = RewardSuite(config.reward.terms, backend, config.reward)
+        self._measures = measures_for(config.model.family)(config, backend)
+        self._heldout: dict[str, RewardSuite] = {}
+        self._real_features: dict[str, np.ndarray] = {}
+
+    def prepare(self, how: Protocol) -> None:
+        """Load what a protocol measures with: what is not there shows before the work.
+
+        Raises RewardNameError for a scorer or features, and ImagesError for a real image that is
+        damaged.
+        """
+        self._measures.prepare(tuple(how.feature_names.values()))
+        if self._real is not None and how.real:
+            for name in how.feature_names.values() - self._real_features.keys():
+                self._real_features[name] = self._features_of_real(self._real, name)
+        for name in how.scorers:
+            if name not in self._heldout:
+                reward = self._run.config.reward
+                self._heldout[name] = held_out.suite(name, self._backend, reward)
+
+    def features(self, how: Protocol, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Every feature of images uint8 [P, n, H, W, 3] by its name: float64 [P, n, F] each."""
+        names = how.feature_names.values()
+        return {name: self._measures.features(images, name) for name in names}
+
+    def measure(
+        self, how: Protocol, images: np.ndarray, base: dict[str, np.ndarray]
+    ) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
+        """The measures of each prompt, and those of all images together; see `Protocol`.
+
+        Args:
+            how: a protocol that was given to `prepare`.
+            images: uint8 [P, n, H, W, 3].
+            base: `features` of the base model's images.
+        """
+        by_prompt = {
+            **self._scores(how, images.reshape(-1, *images.shape[2:])),
+            **self._measures.by_prompt(images, how.prompts),
+        }
+        overall: dict[str, float] = {}
+        for suffix, name in how.feature_names.items():
+            seen = self._measures.features(images, name)
+            other = self._measures.reference(name, how.prompts, base[name])
+            overall[records.in_features(records.FRECHET, suffix)] = frechet(seen, other)
+            if how.real:
+                to_real = frechet(seen, self._real_features[name])
+                overall[records.in_features(records.FRECHET_REAL, suffix)] = to_real
+            for measure, values in self._measures.in_features(seen, base[name]).items():
+                by_prompt[records.in_features(measure, suffix)] = values
+        return {name: tuple(map(float, values)) for name, values in by_prompt.items()}, overall
+
+    def _features_of_real(self, real: RealImages, name: str) -> np.ndarray:
+        report, what = self._on_images, f"real images, {name}" if name else "real images"
+        return real.features(
+            lambda images: self._measures.flat_features(images, name),
+            None if report is None else lambda done, total: report(what, done, total),
+        )
+
+    def _scores(self, how: Protocol, flat: np.ndarray) -> dict[str, np.ndarray]:
+        """What the run maximises, and each held-out reward: see `_mean`, by measure."""
+        scores = {"reward": self._mean(self._rewards, how, flat, "reward")}
+        for name in how.scorers:
+            what = f"score by '{name}'"
+            scores[records.HELD_OUT + name] = self._mean(self._heldout[name], how, flat, what)
+        return scores
+
+    def _mean(self, suite: RewardSuite, how: Protocol, flat: np.ndarray, what: str) -> np.ndarray:
+        """Mean of a reward over a prompt's images that have a score: [P]."""
+        by_text = {prompt.text: prompt for prompt in source(self._run)}
+        repeated = [by_text[text] for text in how.prompts for _ in range(how.images)]
+        scores = suite.score(
+            flat,
+            [prompt.text for prompt in repeated],
+            [prompt.metadata for prompt in repeated],
+            describe=lambda n: f"prompt '{repeated[n].text}', image {n % how.images}",
+        )
+        by_group = {name: values.reshape(-1, how.images) for name, values in scores.items()}
+        total = finite_mean(suite.reported(by_group), axis=1)
+        if not np.isfinite(total).all():
+            text = how.prompts[int(np.flatnonzero(~np.isfinite(total))[0])]
+            raise RewardError(f"no image of prompt '{text}' has a finite {what}")
+        return total
+
+
+def source(run: RunDirectory) -> PromptSet:
+    """All prompts of the run's source."""
+    whole = run.config.prompts.model_copy(update={"names": (), "split": "all", "limit": 0})
+    return load_prompts(whole)
