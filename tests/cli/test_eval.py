@@ -232,7 +232,8 @@ def test_real_images_and_further_features_are_in_the_table(drift, finished, tmp_
     result = drift("eval", finished, *words)
     assert result.exit_code == 0, result.output
     output = result.output
-    assert "in the features of the held-out scorer, embedded; to real: that to 2 real im" in output
+    shaping = "embedded, which shape the reward that was trained on"
+    assert f"the features of the held-out scorer, {shaping}; to real: that to 2 real" in output
     tables = [line.split() for line in output.splitlines() if line.startswith("update ")]
     assert ["to" in head and "real" in head for head in tables] == [True, True]
     (line,) = lines(finished)
