@@ -11,10 +11,17 @@ from common import random
 from common.algorithm import diversity, quality
 from common.audit import statistics, verdict
 from common.backends import Backend
-from common.config import RewardConfig
+from common.config import EvaluateConfig, RewardConfig
 from common.prompts import Prompt
 from common.random import Key, Purpose
-from common.rewards import REWARDS, RewardError, RewardNameError, RewardSuite, held_out
+from common.rewards import (
+    REWARDS,
+    Features,
+    RewardError,
+    RewardNameError,
+    RewardSuite,
+    held_out,
+)
 from common.rewards.image import jpeg_kilobytes
 
 HELD_OUT = "embedded, held out"
@@ -40,14 +47,17 @@ IS_STATISTIC = {
 
 @dataclass(frozen=True)
 class Side:
-    """One model, measured: images uint8 [P, n, H, W, 3]; values float64 [P, n] by name."""
+    """One model, measured: images uint8 [P, n, H, W, 3]; values float64 [P, n] by name.
+
+    diversity: mean over the prompts, by the name of the features.
+    """
 
     images: np.ndarray
     reward: np.ndarray
     terms: dict[str, np.ndarray]
     heldout: dict[str, np.ndarray]
     statistics: dict[str, np.ndarray]
-    diversity: float
+    diversity: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,8 @@ class Audit:
     verdict: verdict.Verdict
     not_judged: dict[str, str]
     """The reason for each statistic or rule that the verdict leaves out."""
+    shaping: tuple[str, ...] = ()
+    """The features that the run's reward is shaped with."""
 
 
 class Scorers:
@@ -79,22 +91,30 @@ class Scorers:
         wanted: Sequence[str] | None = None,
         *,
         suite: RewardSuite | None = None,
+        evaluate: EvaluateConfig | None = None,
     ) -> None:
         """wanted: names of held-out scorers, all of which must work; None takes all that work.
 
-        suite: the run's rewards, if they are loaded already.
+        suite: the run's rewards, if they are loaded already. evaluate: also takes its `scorers`,
+        where none are wanted, and measures diversity in its `features`; None takes the embedded
+        held-out ones.
 
         Raises RewardNameError for a wanted scorer that cannot be made or that the run maximises.
         """
         self.suite = suite or RewardSuite(reward.terms, backend, reward)
         self.skipped: dict[str, str] = {}
         self._heldout = backend.scorer("heldout")
-        self._features = self._heldout
+        settings = evaluate or EvaluateConfig()
+        self._features = {
+            name: Features(name, backend, settings.options_of(name)) for name in settings.features
+        }
         self.maximised = held_out.maximised(reward)
         """Registered names of the rewards that the run maximises."""
         held_out.check(reward, wanted or ())
         self._suites: dict[str, RewardSuite] = {}
-        for name in _others(self.maximised) if wanted is None else wanted:
+        usual = (*_others(self.maximised), *settings.scorers)
+        chosen = dict.fromkeys(usual if wanted is None else wanted)
+        for name in chosen:
             try:
                 self._suites[name] = held_out.suite(name, backend, reward)
             except RewardNameError as error:
@@ -133,12 +153,13 @@ class Scorers:
             except RewardError as error:  # it cannot judge these prompts
                 self.skipped[name] = str(error)
                 del self._suites[name]
-        features = self._features.features(flat).astype(np.float64).reshape(*shape, -1)
-        distances = diversity.mean_pairwise(diversity.cosine_distances(features))
+        spread: dict[str, float] = {}
+        for name, extract in self._features.items():
+            features = extract(flat).astype(np.float64).reshape(*shape, -1)
+            distances = diversity.mean_pairwise(diversity.cosine_distances(features))
+            spread[name] = float(distances.mean())
         measured = {name: statistic(flat).reshape(shape) for name, statistic in STATISTICS.items()}
-        return Side(
-            images, self.suite.reported(terms), terms, heldout, measured, float(distances.mean())
-        )
+        return Side(images, self.suite.reported(terms), terms, heldout, measured, spread)
 
 
 def compare(
@@ -150,11 +171,13 @@ def compare(
     group_by: str | None,
     seed: int,
     maximised: Collection[str] = (),
+    shaping: Collection[str] = (),
 ) -> Audit:
     """All numbers of an audit, without any model.
 
     group_by: a key of the prompts' metadata. maximised: registered names of the run's rewards; a
     statistic among them moves and explains the reward because it was asked to, so it is not judged.
+    shaping: features that the run's reward is shaped with; others judge diversity, if there are.
     """
     before, after = _by_name(base), _by_name(tuned)
     names = [name for name in before if name in after]
@@ -176,7 +199,7 @@ def compare(
         heldout={name: effects[name] for name in base.heldout if name in tuned.heldout},
         drift={name: effects[name] for name in STATISTICS if name not in left_out},
         explained={n: after for n, (_, after) in explaining.items() if n not in left_out},
-        diversity=tuned.diversity / base.diversity if base.diversity > 0 else math.nan,
+        diversity=_kept_diversity(base, tuned, shaping),
     )
     before_all, after_all = (
         statistics.r_squared(side.reward, *side.statistics.values()) for side in (base, tuned)
@@ -193,7 +216,15 @@ def compare(
         _calibration({"base": base, "tuned": tuned}, prompts, group_by),
         judged,
         left_out,
+        tuple(shaping),
     )
+
+
+def _kept_diversity(base: Side, tuned: Side, shaping: Collection[str]) -> float:
+    """The share of the base model's diversity that is left, in the first features not shaping."""
+    names = [name for name in base.diversity if name not in shaping] or [*base.diversity]
+    before, after = (side.diversity[names[0]] for side in (base, tuned))
+    return after / before if before > 0 else math.nan
 
 
 def _not_judged(maximised: Collection[str]) -> dict[str, str]:

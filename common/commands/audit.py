@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--scorer", "scorers", multiple=True, metavar="NAME",
-    help="A held-out scorer.  [default: all that work here]",
+    help="A held-out scorer.  [default: all that work here, and evaluate.scorers]",
 )  # fmt: skip
 @click.option(
     "--group-by", metavar="KEY", help="Compare groups of prompts by this key of their metadata."
@@ -70,6 +70,7 @@ def audit(
     from common.audit import measure
     from common.console import console
     from common.prompts import load, of_split
+    from common.rewards import features
     from common.runs.checkpoint import load as load_checkpoint
     from common.runs.directory import RunDirectory
     from common.workflows.sample import checkpoint_path, choose_backend
@@ -81,7 +82,7 @@ def audit(
         chosen = [*of_split(load(config.prompts), "all", prompts)]
         path = checkpoint_path(run, checkpoint)
         engine = choose_backend(backend, run)
-        held_out = measure.Scorers(config.reward, engine, scorers or None)
+        held_out = measure.Scorers(config.reward, engine, scorers or None, evaluate=config.evaluate)
         policy = engine.policy(config.model, config.adapter, seed=config.run.seed)
         policy.check([prompt.text for prompt in chosen])
 
@@ -101,6 +102,7 @@ def audit(
         group_by=group_by,
         seed=seed,
         maximised=held_out.maximised,
+        shaping=features.shaping(config),
     )
     out = out or run.path / f"audit-{path.name}.html"
     facts = f"update {int(path.name)}", f"{len(chosen)} prompts", f"{images} images of each"
@@ -159,6 +161,9 @@ def _print_result(result: "Audit", out: Path, as_json: bool) -> None:
             }
         )
     table(rows, right=("effect", "95 %", "explains"))
+    for name, before in result.base.diversity.items():
+        shapes = " (these features shape the reward)" if name in result.shaping else ""
+        say(f"diversity in {name}: {before:.3f} to {result.tuned.diversity[name]:.3f}{shapes}")
     for name, why in result.skipped.items():
         say(f"left out: {name}: {why}")
     for name, why in result.not_judged.items():
@@ -172,6 +177,8 @@ def _as_json(result: "Audit", out: Path) -> dict[str, object]:
     def finite(value: float) -> float | None:
         return value if abs(value) < float("inf") else None
 
+    before, after = result.base.diversity, result.tuned.diversity
+    diversity = {name: [value, after[name]] for name, value in before.items()}
     return {
         "verdict": result.verdict.level,
         "sentence": result.verdict.sentence,
@@ -181,7 +188,9 @@ def _as_json(result: "Audit", out: Path) -> dict[str, object]:
         ],
         "effects": {name: finite(value) for name, value in result.effects.items()},
         "explained": {name: list(shares) for name, shares in result.explained.items()},
-        "diversity": [result.base.diversity, result.tuned.diversity],
+        "diversity": next(iter(diversity.values())),
+        "diversity_in": diversity,
+        "shaping": list(result.shaping),
         "skipped": result.skipped,
         "not_judged": result.not_judged,
         "page": str(out),

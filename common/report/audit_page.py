@@ -65,7 +65,10 @@ def render(audit: Audit, *, title: str, facts: Sequence[str]) -> str:
         scorers=[_row(audit, "reward"), *(_row(audit, n) for n in _held_out(audit))],
         statistics=[_row(audit, name) for name in audit.base.statistics],
         together=[f"{share:.0%}" for share in audit.explained["all together"]],
-        diversity=(audit.base.diversity, audit.tuned.diversity),
+        diversity=[
+            (name, before, audit.tuned.diversity[name], name in audit.shaping)
+            for name, before in audit.base.diversity.items()
+        ],
         calibration=_calibration(audit),
         pictures=_pictures(audit),
         skipped=audit.skipped,

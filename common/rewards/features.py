@@ -86,10 +86,10 @@ def label(name: str, options: Mapping[str, Any]) -> str:
 
 def shape_reward(config: Config, name: str, options: Mapping[str, Any]) -> bool:
     """Whether a run shapes its reward with the features of that name and those options."""
-    shaping = config.drift.shaping
-    if shaping.mode == "none" or shaping.weight == 0:
+    settings = config.drift.shaping
+    if settings.mode == "none" or settings.weight == 0:
         return False
-    return _target(shaping.features, shaping.features_options) == _target(name, options)
+    return _target(settings.features, settings.features_options) == _target(name, options)
 
 
 def _target(name: str, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -97,12 +97,17 @@ def _target(name: str, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]
     return options.get("reward", name), {k: v for k, v in options.items() if k != "reward"}
 
 
+def shaping(config: Config) -> list[str]:
+    """Those of `evaluate.features` that shape the run's reward."""
+    settings = config.evaluate
+    return [n for n in settings.features if shape_reward(config, n, settings.options_of(n))]
+
+
 def same(config: Config) -> str:
     """A sentence when a run measures diversity only with the features of shaping; or ""."""
     measuring = config.evaluate
-    for name in measuring.features:
-        if not shape_reward(config, name, measuring.options_of(name)):
-            return ""
+    if len(shaping(config)) < len(measuring.features):
+        return ""
     return (
         "drift.shaping.features and evaluate.features are both "
         f"{' and '.join(map(repr, measuring.features))}: the diversity that is reported is the one "

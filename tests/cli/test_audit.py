@@ -11,8 +11,13 @@ import pytest
 
 
 def test_an_audit_makes_a_page_and_prints_its_results(drift, finished):
+    config = finished / "config.toml"
+    features = 'features = ["embedded_heldout", "embedded"]'
+    config.write_text(config.read_text().replace('features = "embedded_heldout"', features))
     result = drift("audit", finished, "--images", 2, "--scorer", "jpeg_compressibility")
     assert result.exit_code == 0, result.output
+    assert re.search(r"^diversity in embedded_heldout: 0\.\d+ to 0\.\d+$", result.output, re.M)
+    assert re.search(r"^diversity in embedded: .* \(these features shape", result.output, re.M)
     assert "embedded, held out" in result.output
     assert re.search(r"^(fine|suspicious|alarming): ", result.output, flags=re.MULTILINE)
     page = finished / "audit-000002.html"
@@ -23,6 +28,9 @@ def test_an_audit_makes_a_page_and_prints_its_results(drift, finished):
     again = drift("audit", finished, "--images", 2, "--scorer", "jpeg_compressibility", "--json")
     assert page.read_text() == text
     document = json.loads(again.output)
+    assert document["diversity_in"].keys() == {"embedded_heldout", "embedded"}
+    assert document["diversity"] == document["diversity_in"]["embedded_heldout"]
+    assert document["shaping"] == ["embedded"]
     assert document["verdict"] in ("fine", "suspicious", "alarming")
     assert set(document["effects"]) >= {"reward", "embedded, held out", "jpeg_compressibility"}
 

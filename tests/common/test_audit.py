@@ -176,7 +176,7 @@ def side(seed, *, hacked=False, prompts=4, count=6):
     measured = {name: of(flat).reshape(prompts, count) for name, of in STATISTICS.items()}
     heldout = draws.normal(size=(prompts, count)) - 2 * hacked
     reward = 3 * measured["edge density"] + 5 * hacked
-    return Side(images, reward, {"r": reward}, {"<b>judge</b>": heldout}, measured, 0.3)
+    return Side(images, reward, {"r": reward}, {"<b>judge</b>": heldout}, measured, {"clip": 0.3})
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +225,22 @@ def test_a_reward_that_is_a_statistic_is_not_judged_by_it(name):
     assert mixed.not_judged.keys() == {"JPEG size (kB)"}
     about = {finding.rule.name: finding.about for finding in mixed.verdict.findings}
     assert about["explained reward"] in set(STATISTICS) - {"JPEG size (kB)"}
+
+
+def test_diversity_is_judged_in_features_that_do_not_shape_the_reward(audit):
+    base = replace(audit.base, diversity={"dino": 0.5, "clip": 0.4})
+    tuned = replace(audit.tuned, diversity={"dino": 0.5, "clip": 0.1})
+    kept = {}
+    for shaping in ((), ("dino",), ("dino", "clip")):
+        got = compare(
+            base, tuned, audit.prompts, skipped={}, group_by=None, seed=0, shaping=shaping
+        )
+        findings = {finding.rule.name: finding.value for finding in got.verdict.findings}
+        kept[shaping] = findings["diversity"]
+        text = audit_page.render(got, title="run", facts=[])
+        marked = "features dino, which shape the reward: 0.500 before, 0.500 after" in text
+        assert marked == bool(shaping)
+    assert kept == {(): 1.0, ("dino",): pytest.approx(0.25), ("dino", "clip"): 1.0}
 
 
 def test_an_audit_repeats_itself(audit):
