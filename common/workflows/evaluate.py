@@ -164,7 +164,8 @@ def repeated(run: RunDirectory, how: Protocol, variants: Iterable[Variant]) -> M
         if now != how:
             raise RequestError(
                 f"{run.path} would not be measured as it was: its base model, prompts, settings or "
-                f"real images changed; run `drift eval {shlex.quote(str(run.path))} --split {how.split}` again"
+                f"real images changed; run `drift eval {shlex.quote(str(run.path))} "
+                f"--split {how.split}` again"
             )
         chosen = sorted({Variant(0), *variants})
         return Measurement(run, [how], chosen, choose_backend(None, run), real)
