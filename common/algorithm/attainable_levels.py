@@ -75,10 +75,11 @@ def at_levels(
     *,
     confidence: float = 0.95,
 ) -> Levels:
-    """Both fronts at levels, with percentile intervals over resamples of the images.
+    """Both fronts at levels, with intervals over resamples of the images.
 
-    Both fronts of a resample are of the same images, so the gain's interval is that of a pair. The
-    optimum of a resample is optimistic, so an interval is widened to contain its value.
+    Both fronts of a resample are of the same images, so the gain's interval is that of a pair. A
+    resample has fewer different images, which moves its optimum: the spread of the resamples around
+    their median counts, and is put around the value.
 
     Args:
         levels: alignment, [L].
@@ -109,10 +110,10 @@ def _gain(kl: np.ndarray, best: np.ndarray) -> np.ndarray:
 
 def _band(value: np.ndarray, replicas: np.ndarray, confidence: float) -> Band:
     low, high = (np.full(len(value), np.nan) for _ in range(2))
-    ends = ((1 - confidence) / 2, (1 + confidence) / 2)
+    ends = ((1 - confidence) / 2, 0.5, (1 + confidence) / 2)
     for number, middle in enumerate(value):
         reached = replicas[np.isfinite(replicas[:, number]), number]
         if np.isfinite(middle) and len(reached) >= REACHED * len(replicas):
-            below, above = np.quantile(reached, ends)
-            low[number], high[number] = min(below, middle), max(above, middle)
+            below, median, above = np.quantile(reached, ends)
+            low[number], high[number] = middle - (median - below), middle + (above - median)
     return Band(value, low, high)

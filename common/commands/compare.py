@@ -188,10 +188,8 @@ def compare(
         click.echo(summaries.to_json(done.summary), nl=False)
         return
     _show(comparison.tables(done.summary))
-    if warning := comparison.warning(done.summary):
-        say(f"{warning}\n")
-    if lacking := comparison.lacking(done.summary):
-        say(f"{lacking}\n")
+    for note in comparison.notes(done.summary):
+        say(f"{note}\n")
     if len(done.summary.seeds) == 1:
         say("one seed: no intervals, because the spread between runs is unknown\n")
     for path in reversed(done.files):

@@ -8,7 +8,7 @@ import numpy as np
 from common import random
 from common.algorithm import pareto
 from common.algorithm.pareto import ALIGNMENT, DIVERSITY, Interval
-from common.comparison import gains, standing
+from common.comparison import attainable, attainable_shares, gains, standing
 from common.comparison.gains import Curves, Levels, Name, Reading, Sample
 from common.comparison.methods import Method, Strength, Study, settings
 from common.comparison.summary import (
@@ -21,6 +21,7 @@ from common.comparison.summary import (
     StrengthSummary,
     Summary,
 )
+from common.evaluation.attainable_records import AxisLevels
 from common.evaluation.records import IN_FEATURES
 from common.random import Key, Purpose
 
@@ -63,7 +64,9 @@ def summarise(
     measures = (axis, spread, *degradation)
     samples = {m.name: Sample(m.values(measures), m.curves()) for m in methods}
     config = first.strengths[0].config
-    reference = settings(config)
+    reference, reached = settings(config), attainable.find(study, axis, spread)
+    fronts = reached.front.axes[axis] if reached.front else None
+    limits = _limits(reached, axis, samples, baseline, levels, reading)
     return Summary(
         format=FORMAT,
         protocol=Protocol.model_validate(study.protocol.values()),
@@ -78,10 +81,11 @@ def summarise(
         diversity_shares=list(diversity_shares),
         baseline=baseline,
         base=_means(first)[0],
-        methods=[_method(m, samples[m.name].values, reference) for m in methods],
+        methods=[_method(m, samples[m.name].values, reference, fronts) for m in methods],
         gains=_gains(samples, baseline, levels, reading, confidence, replicas),
         settings=reference,
         **_notes(study, methods, spread),
+        **limits,
     )
 
 
@@ -98,6 +102,25 @@ def _notes(study: Study, methods: Sequence[Method], spread: str) -> dict[str, An
     return {key: value for key, value in parts.items() if value}
 
 
+def _limits(
+    reached: attainable.Found,
+    axis: str,
+    samples: Mapping[str, Sample],
+    baseline: str,
+    levels: Levels,
+    reading: Reading,
+) -> dict[str, Any]:
+    """`attainable` or `unattainable` of a summary, if there is something to say."""
+    if reached.front is None:
+        return {"unattainable": list(reached.missing)} if reached.missing else {}
+    curves = _curves(samples, reading)
+    return {
+        "attainable": attainable_shares.attainable(
+            reached.front, axis, curves, baseline, levels.gains
+        )
+    }
+
+
 # --- methods and points ---------------------------------------------------------------------------
 
 
@@ -108,7 +131,12 @@ def _means(method: Method) -> list[dict[str, float]]:
     return [dict(zip(names, map(_rounded, point), strict=True)) for point in means]
 
 
-def _method(method: Method, values: np.ndarray, reference: Mapping[str, Any]) -> MethodSummary:
+def _method(
+    method: Method,
+    values: np.ndarray,
+    reference: Mapping[str, Any],
+    fronts: AxisLevels | None,
+) -> MethodSummary:
     mean, by_seed, means = values.mean(axis=(0, 1)), values.mean(axis=1), _means(method)
     on_front = {tuple(point) for point in pareto.front(mean)[:, :2].tolist()}
     points = []
@@ -127,10 +155,16 @@ def _method(method: Method, values: np.ndarray, reference: Mapping[str, Any]) ->
                         "diversity": [_rounded(x) for x in by_seed[:, i, DIVERSITY]],
                     },
                     front=tuple(mean[i, :2].tolist()) in on_front,
+                    **_attained(fronts, *mean[i, :2].tolist()),
                 )
             )
     strengths = [_strength(strength, reference) for strength in method.strengths]
     return MethodSummary(name=method.name, strengths=strengths, points=points)
+
+
+def _attained(fronts: AxisLevels | None, alignment: float, diversity: float) -> dict[str, float]:
+    share = attainable_shares.reached(fronts, alignment, diversity) if fronts else None
+    return {} if share is None else {"attained": _rounded(share)}
 
 
 def _strength(strength: Strength, reference: Mapping[str, Any]) -> StrengthSummary:
@@ -169,11 +203,15 @@ def _gains(
     intervals = gains.compare(
         samples, baseline, draws, levels=levels, reading=reading, confidence=confidence
     )
-    curves = {
+    curves = _curves(samples, reading)
+    return [_gain(name, interval, curves, baseline, levels) for name, interval in intervals.items()]
+
+
+def _curves(samples: Mapping[str, Sample], reading: Reading) -> dict[str, Curves]:
+    return {
         name: Curves.from_means(sample.values.mean(axis=(0, 1)), sample.curves, reading)
         for name, sample in samples.items()
     }
-    return [_gain(name, interval, curves, baseline, levels) for name, interval in intervals.items()]
 
 
 def _gain(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.choices import Standing
+from common.comparison.attainable_shares import Attainable
 from common.comparison.gains import Reading
 from common.errors import RequestError
 from common.evaluation.records import FRECHET, FRECHET_REAL, MEASURES, Split, feature_name
@@ -56,6 +57,7 @@ class Point(Part):
 
     strength: number of its curve. measures: every measure's mean. by_seed: alignment and
     diversity, as chosen for the comparison, of each seed. front: on the method's Pareto front.
+    attained: its share of what can be had at most, see `attainable_shares.reached`.
     """
 
     strength: int
@@ -66,6 +68,7 @@ class Point(Part):
     measures: dict[str, float]
     by_seed: dict[Literal["alignment", "diversity"], list[float]]
     front: bool
+    attained: float | None = None
 
 
 class MethodSummary(Part):
@@ -128,7 +131,9 @@ class Summary(Part):
     strength), by dotted key; other configurations list only their changes. shaped: the methods
     whose reward is shaped with the features that diversity is measured in. shaping: for each of
     them and of the others so shaped, the names of all such features. unmeasured: the standing
-    baselines that a method lacks, by its name.
+    baselines that a method lacks, by its name. attainable: the fronts of what can be had at most,
+    where all runs have the same. unattainable: where only some runs have any, the names of the
+    others.
     """
 
     format: Literal[1] = FORMAT
@@ -150,6 +155,8 @@ class Summary(Part):
     shaped: list[str] = []
     shaping: dict[str, list[str]] = {}
     unmeasured: dict[str, list[Standing]] = {}
+    attainable: Attainable | None = None
+    unattainable: list[str] = []
 
     @property
     def degradation(self) -> tuple[str, ...]:

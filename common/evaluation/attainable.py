@@ -16,7 +16,7 @@ from common.backends import Backend
 from common.choices import ALIGNMENTS
 from common.errors import RequestError
 from common.evaluation import attainable_fronts, attainable_records, instruments, measure
-from common.evaluation.attainable_records import Entry, Solved
+from common.evaluation.attainable_records import REWARD, Entry, Solved
 from common.evaluation.base_images import BLOCK, BaseImages, OnImages, Part
 from common.evaluation.cache import Cache
 from common.evaluation.families import measures_for
@@ -24,9 +24,6 @@ from common.evaluation.records import HELD_OUT, Protocol
 from common.prompts import Prompt
 from common.rewards import RewardError, RewardSuite, held_out
 from common.runs.directory import RunDirectory
-
-REWARD = "reward"
-"""The measure that is the run's own reward."""
 
 MOST_SAMPLES = 2048
 """Most images of a prompt: the time of a front grows with the square of their number."""

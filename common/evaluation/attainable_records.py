@@ -8,7 +8,7 @@ loses nothing that was there.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -23,8 +23,14 @@ from common.runs.directory import RunDirectory
 FILE = Path("evaluation") / "attainable.json"
 """Path within a run directory."""
 
+REWARD = "reward"
+"""The measure that is a run's own reward."""
+
 SHARES = (0.25, 0.5, 0.75, 0.9)
 """Of the reward's range above the base model, where tables show the fronts."""
+
+ROUNDING = 1e-9
+"""Differences of diversity below it are rounding, also where there is no spread at all."""
 
 Numbers = list[float | None]
 """None where there is no number."""
@@ -68,6 +74,28 @@ class AxisLevels(Part):
             raise ValueError("levels must rise")
         return self
 
+    def between(self, level: float) -> "Between | None":
+        """Both fronts at any alignment, linear between the levels; None beyond the last one.
+
+        Below the base model's alignment they are what they are there.
+        """
+        if not self.level or level > self.level[-1]:
+            return None
+        pairs = {
+            "kl": self.kl.value,
+            "best": self.best.value,
+            "kl_high": self.kl.high,
+            "best_low": self.best.low,
+        }
+        values = {
+            name: _interpolated(level, self.level, numbers) for name, numbers in pairs.items()
+        }
+        kl, best, high, low = values.values()
+        if kl is None or best is None:
+            return None
+        clear = high is not None and low is not None and low > high + ROUNDING
+        return Between(kl, best, clear)
+
     def at(self, share: float) -> int:
         """The number of the level nearest to a share of the range."""
         return round(share * (len(self.level) - 1))
@@ -75,7 +103,22 @@ class AxisLevels(Part):
     def clear(self, number: int) -> bool:
         """Whether the fronts are further from each other than their intervals at a level."""
         above, below = self.best.low[number], self.kl.high[number]
-        return above is not None and below is not None and above > below
+        return above is not None and below is not None and above > below + ROUNDING
+
+
+class Between(NamedTuple):
+    """Diversity on both fronts, and whether they are further apart than their intervals."""
+
+    kl: float
+    best: float
+    clear: bool
+
+
+def _interpolated(at: float, levels: list[float], values: Numbers) -> float | None:
+    """The value at a level; None where a neighbour has none."""
+    known = np.array([np.nan if value is None else value for value in values])
+    value = float(np.interp(at, levels, known))
+    return value if np.isfinite(value) else None
 
 
 class Solved(Part):

@@ -2,9 +2,14 @@
 
 from typing import Any
 
-from common.evaluation.attainable_records import SHARES, AxisLevels, Solved
+from common.comparison.attainable_shares import Attainable, Share
+from common.comparison.summary import Summary
+from common.errors import listed
+from common.evaluation import attainable_records
+from common.evaluation.attainable_records import REWARD, SHARES, AxisLevels, Solved
 from common.report import words
 from common.report.front import measure_name
+from common.runs.directory import RunDirectory
 
 NOTHING = "nothing to win here with this model, reward and feature"
 
@@ -35,13 +40,60 @@ def sentence(front: Solved, axis: str) -> str:
     )
 
 
-def basis(front: Solved) -> str:
+def basis(front: Solved | Attainable) -> str:
     """N, c and the intervals, which every table and plot of a front names."""
     left_out = f", {front.left_out} of them left out" if front.left_out else ""
     return (
         f"N = {front.samples} images of each prompt{left_out}, none more than c = {front.ratio:g} "
         f"times as likely as under the base model; {front.confidence:.0%} intervals over images"
     )
+
+
+def caption(summary: Summary) -> str:
+    """What the dashed curves of a comparison are; "" where there are none."""
+    if summary.attainable is None:
+        return ""
+    return (
+        " Dashed, with bands: what can be had at most by re-weighting what the base model draws, "
+        "and below it by KL regularisation. " + basis(summary.attainable) + "."
+    )
+
+
+def missing(summary: Summary) -> str:
+    """Why a comparison has no fronts although some of its runs have; "" where they all agree."""
+    if not summary.unattainable:
+        return ""
+    return (
+        f"no attainable fronts: {listed(summary.unattainable)} have none that the other runs have "
+        f"too on these axes (`drift eval RUN --attainable --split {summary.protocol.split}` makes "
+        "them)"
+    )
+
+
+def of_run(run: RunDirectory) -> list[tuple[str, str, str]]:
+    """(prompts and features, how much there is to win, N and c) of a run's fronts, for its report.
+
+    Of several N and c for the same prompts and features the last that was made counts.
+    """
+    try:
+        stored = attainable_records.load(run)
+    except attainable_records.RecordError as error:
+        return [("not readable", str(error), "")]
+    latest = {}
+    for entry in stored.entries:
+        prompts = words.count(len(entry.images.prompts), f"{entry.images.split} prompt")
+        for front in entry.fronts:
+            if front.rewards == REWARD:
+                latest[f"{prompts}{in_features(front.features)}"] = front
+    return [(title, sentence(front, REWARD), f"{basis(front)}.") for title, front in latest.items()]
+
+
+def share_texts(share: Share) -> tuple[str, str]:
+    """A cell of the table of shares: the share, and both fronts; or none, and why."""
+    if share.estimate is None:
+        return "none", share.why or ""
+    between = f"{share.value:.3f} between {share.kl:.3f} and {share.best:.3f}"
+    return f"{share.estimate:.0%}".replace("-", "−"), between
 
 
 def rows(front: Solved, axis: str) -> list[dict[str, str]]:

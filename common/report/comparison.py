@@ -15,7 +15,7 @@ from common.comparison.methods import Study
 from common.comparison.summary import MATCHED, Gain, Point, Summary, to_json
 from common.evaluation.measured_runs import BASE, Run
 from common.evaluation.records import FILE, Variant, feature_name
-from common.report import front, words
+from common.report import attainable, front, words
 from common.runs import files
 
 MOST_PROMPTS = 6
@@ -99,8 +99,8 @@ def render(summary: Summary, shown: list[Panel]) -> str:
         marks=front.marks(summary),
         views=front.views(summary),
         caption=_caption(summary),
-        warning=warning(summary),
-        lacking=lacking(summary),
+        limits=front.limit_marks(summary),
+        notes=notes(summary),
         tables=tables(summary),
         reading=_reading(summary),
         panels=shown,
@@ -136,8 +136,13 @@ def _features(summary: Summary) -> list[str]:
     return [", ".join(facts)] if known else []
 
 
-def warning(summary: Summary) -> str:
-    """What to know before the numbers are believed; "" where there is nothing."""
+def notes(summary: Summary) -> list[str]:
+    """What to know before the numbers are believed, and what is not there."""
+    several = (_shaped(summary), _lacking(summary), attainable.missing(summary))
+    return [note for note in several if note]
+
+
+def _shaped(summary: Summary) -> str:
     if not summary.shaped:
         return ""
     others = [
@@ -156,7 +161,7 @@ def warning(summary: Summary) -> str:
     )
 
 
-def lacking(summary: Summary) -> str:
+def _lacking(summary: Summary) -> str:
     """The standing baselines that were not measured, and the option that measures them; or ""."""
     words = standing.sentence(summary.unmeasured)
     names = [name for name in STANDING if name in {*chain(*summary.unmeasured.values())}]
@@ -174,6 +179,7 @@ def _caption(summary: Summary) -> str:
     return (
         f"Right is better aligned, up is more diverse. {curve} Dotted, where a curve reaches them: "
         f"shares of {gain}the base model's diversity. Hover or focus a point for its values."
+        f"{attainable.caption(summary)}"
     )
 
 
@@ -208,9 +214,12 @@ def _reading(summary: Summary) -> str:
 
 
 def tables(summary: Summary) -> list[Table]:
-    """The gains as text, for the page and the terminal; [] when there is only the baseline."""
+    """The gains as text, for the page and the terminal.
+
+    The baseline alone has no gains, only its share of what can be had at most.
+    """
     if len(summary.methods) == 1:
-        return []
+        return _shares(summary)
     alignment, diversity = (
         front.measure_name(summary.alignment),
         front.measure_name(summary.diversity),
@@ -254,6 +263,7 @@ def tables(summary: Summary) -> list[Table]:
                 for measure in summary.degradation
             },
         ),
+        *_shares(summary),
     ]
 
 
@@ -269,6 +279,25 @@ def _table(
         if method.name != summary.baseline
     ]
     return Table(title, meaning, list(columns), rows)
+
+
+def _shares(summary: Summary) -> list[Table]:
+    """The table of what share of the attainable gain each method has, if there are fronts."""
+    limit = summary.attainable
+    if limit is None:
+        return []
+    columns = {f"at {share:.0%}": share for share in summary.gain_shares}
+    rows = []
+    for method in summary.methods:
+        shares = [limit.share(method.name, share) for share in columns.values()]
+        texts = [(share, *attainable.share_texts(share)) for share in shares]
+        cells = [Cell(text, more, missing=share.estimate is None) for share, text, more in texts]
+        rows.append(TableRow(method.name, cells))
+    meaning = (
+        "0% is the KL front, 100% the diversity front, at the alignments of the first table; "
+        f"{attainable.basis(limit)}"
+    )
+    return [Table("Share of the attainable gain", meaning, list(columns), rows)]
 
 
 def cell(gain: Gain) -> Cell:

@@ -12,7 +12,7 @@ import numpy as np
 from common.algorithm.pareto import ALIGNMENT, DIVERSITY
 from common.comparison.summary import MethodSummary, Point, Summary
 from common.evaluation.records import HELD_OUT, Variant
-from common.report import figure, words
+from common.report import attainable_plot, figure, words
 from common.report.figure import HUES, PAGE, Colours
 
 if TYPE_CHECKING:
@@ -100,6 +100,16 @@ def marks(summary: Summary) -> list[Mark]:
     return drawn
 
 
+def limit_marks(summary: Summary) -> list[tuple[str, str]]:
+    """(name, dashes of SVG) of each attainable front, for the page's legend."""
+    if summary.attainable is None:
+        return []
+    return [
+        (name, " ".join(f"{2 * length:g}" for length in lengths))
+        for name, (_, lengths) in attainable_plot.DASHES.items()
+    ]
+
+
 def views(summary: Summary) -> list[View]:
     """The plot as inline SVG for wide and for narrow screens, with the tooltips of its points."""
     places = [summary.origin]
@@ -128,7 +138,8 @@ def files(summary: Summary) -> dict[str, bytes]:
     def draw(axes: "Axes") -> None:
         _draw(axes, summary, figure.LIGHT)
         handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-        names = [*(method.name for method in summary.methods), BASE_MODEL]
+        limits = attainable_plot.DASHES if summary.attainable else ()
+        names = [*(method.name for method in summary.methods), BASE_MODEL, *limits]
         axes.legend(
             [handles[name] for name in names], names,
             loc="lower left", bbox_to_anchor=(0, 1.04), ncols=min(len(names), 3),
@@ -168,6 +179,8 @@ def _draw(axes: "Axes", summary: Summary, colours: Colours) -> None:
     from matplotlib.ticker import MaxNLocator
 
     _guides(axes, summary, colours)
+    if summary.attainable:
+        attainable_plot.draw(axes, summary.attainable, colours, _most(summary))
     pairs = list(zip(summary.methods, marks(summary), strict=True))
     for number, (method, mark) in reversed(list(enumerate(pairs))):  # the baseline on top
         look: dict[str, Any] = {
@@ -199,6 +212,13 @@ def _draw(axes: "Axes", summary: Summary, colours: Colours) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.margins(0.06, 0.08)
+
+
+def _most(summary: Summary) -> float:
+    """The alignment up to which the attainable fronts are shown: a little beyond the best point."""
+    reached = [summary.axes(point)[0] for method in summary.methods for point in method.points]
+    most = max([summary.origin[0], *reached])
+    return most + 0.25 * (most - min([summary.origin[0], *reached]))
 
 
 def _lines(summary: Summary, method: MethodSummary) -> Iterator[list[tuple[float, float]]]:
@@ -257,6 +277,9 @@ def _tooltip(summary: Summary, method: MethodSummary, point: Point) -> list[str]
             (summary.diversity, diversity, point.by_seed["diversity"]),
         )
     ]
+    share = point.attained
+    if share is not None:
+        values[-1] += f", {share:.0%} of the attainable gain"
     return [method.name, point_name(method, point), *values, *_others(summary, point.measures)]
 
 

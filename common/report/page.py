@@ -12,7 +12,7 @@ from common.audit import watch
 from common.config import Config, Table
 from common.evaluation.families import measures_for
 from common.evaluation.records import HELD_OUT
-from common.report import by_prompt, course, gallery, words
+from common.report import attainable, by_prompt, course, gallery, words
 from common.report.plots import RATIO_TOLERANCE, Records, column, plots
 from common.runs import files
 from common.runs.directory import BEGAN, ENDED, SECONDS, STARTS, RunDirectory
@@ -53,6 +53,7 @@ def render(run: RunDirectory) -> str:
         failure=how.failure,
         effort=f"{images}, {course.duration(how.seconds)}",
         command=course.command(run),
+        limits=attainable.of_run(run),
         base=base,
         tuned=tuned,
         headline=_headline(base, tuned),

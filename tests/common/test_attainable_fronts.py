@@ -70,12 +70,13 @@ def test_intervals_are_over_resamples_of_both_fronts_together():
     )
 
 
-def test_an_interval_contains_its_value_and_needs_half_of_the_resamples():
+def test_an_interval_is_around_its_value_and_needs_half_of_the_resamples():
     short = KL[:2]
     got = at_levels(
         np.array([2.5]), KL, KL, np.stack([KL + np.array([0, k]) for k in (1, 2)]), KL[None]
     )
-    assert got.kl.low[0] == got.kl.value[0] < got.kl.high[0]
+    around = [got.kl.low[0] - got.kl.value[0], got.kl.high[0] - got.kl.value[0]]
+    assert around == pytest.approx([-0.475, 0.475])
     none = at_levels(np.array([2.5]), KL, KL, np.stack([short, short]), KL[None])
     assert np.isfinite(none.kl.value[0])
     assert np.isnan([none.kl.low[0], none.kl.high[0], none.gain.low[0]]).all()
