@@ -217,6 +217,10 @@ def default_alignment(measures: Collection[str]) -> str:
     return "alignment_heldout" if "alignment_heldout" in measures else "reward"
 
 
+LARGEST = 1e60
+"""No measure is as large; products of larger ones would not be finite."""
+
+
 def load(run: RunDirectory) -> list[Record]:
     """The records of a run, oldest first; [] when it was not evaluated.
 
@@ -255,6 +259,10 @@ def parse(line: bytes | str, where: str) -> Record:
         raise RecordError(f"{where}: the measure '{min(missing)}' is missing; evaluate again")
     if wrong := [name for name, v in record.by_prompt.items() if len(v) != prompts]:
         raise RecordError(f"{where}: '{wrong[0]}' must have {prompts} values, one for each prompt")
+    whole = {FRECHET: (record.frechet,), **{name: (v,) for name, v in record.overall.items()}}
+    for name, numbers in {**record.by_prompt, **whole}.items():
+        if wild := [number for number in numbers if not abs(number) <= LARGEST]:  # NaN is not
+            raise RecordError(f"{where}: '{name}' is {wild[0]:g}, which is no measure")
     return record
 
 

@@ -23,6 +23,7 @@ from common.backends import (
     Policy,
 )
 from common.config import Config
+from common.learning import agreement
 from common.learning.credit import Credit
 from common.learning.moving_average import MovingAverage
 from common.progress import OnProgress
@@ -84,6 +85,7 @@ class _Statistics:
     clipped: list[np.ndarray] = field(default_factory=list)
     kl: list[np.ndarray] = field(default_factory=list)
     gradient_norm: list[float] = field(default_factory=list)
+    agreement: float = float("nan")
     first_deviation: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def metrics(self) -> dict[str, float]:
@@ -100,6 +102,7 @@ class _Statistics:
             "objective/gradient_norm": (
                 float(np.mean(self.gradient_norm)) if self.gradient_norm else float("nan")
             ),
+            agreement.METRIC: self.agreement,
         }
 
 
@@ -145,8 +148,10 @@ class Learner:
         report(0, pairs_in_all)
         for pairs in steps:
             total: Parameters | None = None
+            half: Parameters | None = None
             statistics.loss.append(0.0)
-            for part in _chunks(pairs, self._config.objective.micro_batch):
+            parts = list(_chunks(pairs, self._config.objective.micro_batch))
+            for number, part in enumerate(parts, start=1):
                 batch = self._batch(trajectories, credit, trained, conditioner, part)
                 batch["weight"] = self._backend.asarray(np.full(len(part), 1.0 / len(pairs)))
                 loss, auxiliary, total = self.gradients(batch, onto=total)
@@ -154,12 +159,16 @@ class Learner:
                 if "kl" not in auxiliary and not statistics.kl:
                     auxiliary["kl"] = self._measured_kl(batch, auxiliary)
                 self._record(statistics, loss, auxiliary)
+                if number == len(parts) // 2 and not statistics.gradient_norm:
+                    half = total  # the next gradients are summed into new arrays
                 done += len(part)
                 report(done, pairs_in_all)
             if not statistics.gradient_norm:
                 ratios = np.concatenate(statistics.ratio).astype(np.float64)
                 statistics.first_deviation = np.abs(ratios - 1.0)
             assert total is not None  # an optimizer step has pairs
+            if half is not None:
+                statistics.agreement = agreement.agreement(self._backend, half, total)
             statistics.gradient_norm.append(self._optimizer.step(total))
             if self._average is not None:
                 self._average.step(self._policy)

@@ -142,6 +142,12 @@ MECHANISMS = (
         "Before clipping.",
         (Curve("objective/gradient_norm", "norm"),),
     ),
+    Panel(
+        "gradient-agreement",
+        "Gradient agreement",
+        "Cosine of the gradients of two halves of an update: near 0, noise moves the model.",
+        (Curve("objective/gradient_agreement", "cosine"),),
+    ),
 )
 
 

@@ -2,6 +2,7 @@
 
 from common.algorithm.combine import combine, finite_mean
 from common.rewards import (  # importing them registers the built-in rewards
+    coin as coin,
     features as features,
     held_out as held_out,
     image as image,

@@ -6,7 +6,7 @@ through entry points of the group "drift.rewards" that point at a factory decora
 or at its module. Features for diversity are registered in the same way, in a registry of their own.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
@@ -186,12 +186,27 @@ class Registry:
             raise RewardNameError(f"{self.kind} '{name}': {error}") from error.__cause__
         return self._named(name, made, spec, chosen, declared=True)
 
-    def check(self, name: str, options: Mapping[str, Any] | None = None) -> None:
-        """Raise a RewardNameError of `create` that shows without loading anything."""
+    def check(
+        self,
+        name: str,
+        options: Mapping[str, Any] | None = None,
+        *,
+        beside: Collection[str] = (),
+    ) -> None:
+        """Raise a RewardNameError of `create` that shows without loading anything.
+
+        beside: the other terms of the reward; RewardNameError where the scorer must have none.
+        """
         values = dict(options or {})
         target = str(values.get("reward") or name)
         if ":" not in target:
-            self._checked(self._entry(target)[0], name, values)
+            spec = self._entry(target)[0]
+            self._checked(spec, name, values)
+            if spec.alone and beside:
+                others = ", ".join(f"'{other}'" for other in sorted(beside))
+                raise RewardNameError(
+                    f"reward.terms: {self.kind} '{name}' must be the only term, not beside {others}"
+                )
             return
         try:
             imports.check(f"{self.kind} '{target}'", target, what="function")
@@ -327,7 +342,7 @@ def check_names(config: Config) -> None:
     """
     reward, shaping, evaluation = config.reward, config.drift.shaping, config.evaluate
     for name in reward.terms:
-        REWARDS.check(name, reward.options.get(name))
+        REWARDS.check(name, reward.options.get(name), beside=reward.terms.keys() - {name})
     for name in config.audit.scorers if config.audit.every else ():
         REWARDS.check(name)
     for name in evaluation.scorers:

@@ -14,6 +14,7 @@ from common.config import Config, Overrides
 from common.consent import Consent
 from common.console import RunDisplay, console, results, say
 from common.errors import RequestError, preparing
+from common.learning import agreement
 from common.progress import NullObserver
 from common.rewards import check_names, held_out, hosts
 from common.runs import checkpoint, files
@@ -139,6 +140,8 @@ def fine_tune(
             finished = trainer.run()
             ended["as"] = "finished" if finished else "stopped"
     if finished:
+        if progress and (line := agreement.warning(directory.metrics())):
+            say(f"warning: {line}")
         _write_report(directory, progress=progress)
     return Run(directory)
 

@@ -257,3 +257,10 @@ def test_folders_without_runs_and_damaged_ones_are_reported(tmp_path):
     (run.path / FILE).write_text("\n".join([*lines[:2], json.dumps(record), *lines[3:]]) + "\n")
     with pytest.raises(RecordError, match="line 3: the measure 'vendi' is missing"):
         methods.gather([tmp_path], "test")
+    for value in (1e300, "nan"):  # sums and products of them are not finite
+        record = json.loads(lines[2])
+        record["by_prompt"]["vendi"][1] = value
+        changed = [*lines[:2], json.dumps(record), *lines[3:]]
+        (run.path / FILE).write_text("\n".join(changed) + "\n")
+        with pytest.raises(RecordError, match=r"line 3: 'vendi' is (1e\+300|nan), which is no mea"):
+            methods.gather([tmp_path], "test")

@@ -56,10 +56,12 @@ def test_training_moves_the_policy_and_logs_every_promised_figure(backend, tiny,
         "group/zero_std", "group/invalid", "diversity/group", "diversity/subset",
         "shaping/correlation", "shaping/variance_share", "objective/loss",
         "objective/clip_fraction", "objective/ratio_mean", "objective/ratio_max", "objective/kl",
-        "objective/gradient_norm", "time/noise", "time/rollout", "time/reward", "time/update",
+        "objective/gradient_norm", "objective/gradient_agreement",
+        "time/noise", "time/rollout", "time/reward", "time/update",
     }  # fmt: skip
     for row in directory.metrics():
         assert promised <= row.keys()
+    assert all(abs(row["objective/gradient_agreement"]) <= 1 for row in directory.metrics())
     assert directory.metrics()[0]["objective/kl"] == 0.0  # the adapter starts as the reference
     assert directory.metrics()[1]["objective/kl"] > 0.0
     assert [row["update"] for row in directory.evaluations()] == [0, 2]
