@@ -20,6 +20,7 @@ NOT_ATTAINABLE = {
     "scales": "--scale",
     "strengths": "--prompt-noise",
     "exponents": "--aig",
+    "keep": "--keep or --no-keep",
 }
 """Options that have an effect only with --attainable, and only without it."""
 

@@ -121,6 +121,12 @@ class Baselines(click.ParamType):
     help="Folder of images that runs share, for --with.  [default: evaluation-cache beside RUN]",
 )
 @click.option(
+    "--keep/--no-keep",
+    default=True,
+    show_default=True,
+    help="Keep the images of checkpoints that --with makes.",
+)
+@click.option(
     "--replicas",
     type=click.IntRange(min=100),
     default=2000,
@@ -149,6 +155,7 @@ def compare(
     reading: "Reading",
     standing: tuple[Standing, ...],
     cache: Path | None,
+    keep: bool,
     replicas: int,
     out: Path,
     as_json: bool,
@@ -179,9 +186,10 @@ def compare(
         standing=standing,
         replicas=replicas,
     )
-    if cache is not None and not standing:
-        raise RequestError("--cache is for what --with measures; without it nothing is measured")
-    measure_standing(paths, baseline, chosen, cache, quiet=as_json, trust=trust)
+    if not (standing or (keep and cache is None)):
+        option = "--no-keep" if cache is None else "--cache"
+        raise RequestError(f"{option} is for what --with measures; without it nothing is measured")
+    measure_standing(paths, baseline, chosen, cache, keep=keep, quiet=as_json, trust=trust)
     with console.status("comparing"):
         done = compare_runs(paths, baseline, chosen, out)
     if as_json:

@@ -131,7 +131,13 @@ COLUMNS = {
     "--cache",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Folder of base model images that runs share.  [default: evaluation-cache beside RUN]",
+    help="Folder of images that runs share.  [default: evaluation-cache beside RUN]",
+)
+@click.option(
+    "--keep/--no-keep",
+    default=True,
+    show_default=True,
+    help="Keep the images of checkpoints, so that a further scorer or feature samples nothing.",
 )
 @click.option(
     "--attainable",
@@ -171,6 +177,7 @@ def evaluate(
     real: str | None,
     backend: str | None,
     cache: Path | None,
+    keep: bool,
     attainable: bool,
     samples: int,
     ratio: float | None,
@@ -225,7 +232,7 @@ def evaluate(
         real=real,
     )
     planned = workflow.plan(dict.fromkeys(directories), chosen, wanted, backend)
-    counts = workflow.measure_all(planned, cache, quiet=as_json, trust=trust)
+    counts = workflow.measure_all(planned, cache, keep=keep, quiet=as_json, trust=trust)
     if as_json:
         rows = [_as_json(each, new) for each, new in zip(planned, counts, strict=True)]
         click.echo(json.dumps({"runs": rows}))

@@ -95,7 +95,7 @@ class BaseImages:
                 self._store.images(
                     {"weights": how.model, "prompt": text, "first": first, **around},
                     BLOCK,
-                    lambda place=place: drawn()[place],
+                    lambda done, place=place: iter([drawn()[place][done:]]),
                 )
                 for place, text in enumerate(texts)
             ]

@@ -7,7 +7,7 @@ several runs share.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from common.arrays import digest
 from common.backends import Backend
 from common.evaluation import base_images, cads, records
 from common.evaluation.base_images import OnImages
-from common.evaluation.cache import Cache
+from common.evaluation.cache import Cache, Written
 from common.evaluation.families import measures_for
 from common.evaluation.foreign import RealImages
 from common.evaluation.instruments import Instruments, source
@@ -31,7 +31,7 @@ from common.prompts import PromptError, PromptSet, load as load_prompts, of_spli
 from common.rewards import FEATURES, held_out
 from common.runs import checkpoint, files, lock
 from common.runs.directory import RunDirectory
-from common.sampling.ode import sample_images
+from common.sampling.ode import sample_batches
 from common.sampling.process import make_process
 
 COLUMNS = 8
@@ -98,13 +98,26 @@ def evaluate(
     on_record: Callable[[Record, bool], None],
     on_images: OnImages | None = None,
     real: RealImages | None = None,
-) -> None:
+    keep: bool = True,
+) -> Written:
     """Measure every variant under every protocol, in that order, if the run has no record of it.
 
-    Each record is on disk before the next one starts, so a kill loses at most one; the same call
-    again continues, and ends with the same bytes. on_record: called with each record, old or new,
-    and with whether it is new. on_images: called before
-    the first batch of images and after each. real: the real images of the protocols.
+    Each record is on disk before the next one starts, and the images of each prompt before those
+    of the next; after a kill the same call again continues, and ends with the same bytes.
+
+    Args:
+        run: the run.
+        backend: where to compute.
+        protocols: how images are made and measured.
+        variants: the weights, and how they are sampled.
+        cache: the folder of images.
+        on_record: called with each record, old or new, and with whether it is new.
+        on_images: called before the first batch of images and after each.
+        real: the real images of the protocols.
+        keep: keep the images of checkpoints too, not of the base model alone.
+
+    Returns:
+        What was added to the cache.
 
     Raises:
         RecordError: the run's records are damaged, or of other weights than the checkpoint's.
@@ -113,7 +126,8 @@ def evaluate(
     """
     with locked(run.path / records.FILE.parent):
         known = {(record.variant, record.protocol): record for record in records.load(run)}
-        measurer = Measurer(run, backend, Cache(cache), on_images, real)
+        store = Cache(cache)
+        measurer = Measurer(run, backend, store, on_images, real, keep=keep)
         for variant in variants:
             weights, parameters = measurer.weights(variant)
             for how in protocols:
@@ -128,6 +142,7 @@ def evaluate(
                     record = measurer.measure(variant, how, weights, parameters)
                     records.append(run, record)
                 on_record(record, is_new)
+    return store.written
 
 
 class Measurer:
@@ -143,9 +158,11 @@ class Measurer:
         cache: Cache,
         on_images: OnImages | None = None,
         real: RealImages | None = None,
+        *,
+        keep: bool = True,
     ) -> None:
         config = run.config
-        self._on_images = on_images
+        self._on_images, self._keep = on_images, keep
         self._run, self._backend, self._cache = run, backend, cache
         self._policy = backend.policy(config.model, config.adapter, seed=config.run.seed)
         to_numpy = backend.to_numpy
@@ -210,18 +227,17 @@ class Measurer:
         parameters: Mapping[str, np.ndarray],
         name: str,
     ) -> np.ndarray:
-        """Images uint8 [P, n, H, W, 3]; for the base model's weights from the cache."""
+        """Images uint8 [P, n, H, W, 3]: those that are kept, and the others sampled."""
 
-        def sample() -> np.ndarray:
-            return self._sample(how, variant, parameters, name)
+        def sample(done: int) -> Iterator[np.ndarray]:
+            return self._sample(how, variant, parameters, name, done)
 
-        if weights != self._model:
-            return sample()
-        images = self._cache.images(
-            self._made_from(how, weights, variant.prompt_noise),
-            len(how.prompts) * how.images,
-            lambda: (made := sample()).reshape(-1, *made.shape[2:]),
-        )
+        if self._keep or weights == self._model:
+            made_from = self._made_from(how, variant, weights)
+            count = len(how.prompts) * how.images
+            images = self._cache.images(made_from, count, sample, together=how.images)
+        else:
+            images = np.concatenate(list(sample(0)))
         return images.reshape(len(how.prompts), how.images, *images.shape[1:])
 
     def _sample(
@@ -230,12 +246,13 @@ class Measurer:
         variant: Variant,
         parameters: Mapping[str, np.ndarray],
         name: str = "",
-    ) -> np.ndarray:
+        done: int = 0,
+    ) -> Iterator[np.ndarray]:
         rollout = self._run.config.rollout
         process = make_process(self._policy, rollout, how.steps)
         self._policy.load_parameters(parameters)
         report = self._on_images
-        return sample_images(
+        return sample_batches(
             self._policy,
             self._backend,
             process,
@@ -243,18 +260,21 @@ class Measurer:
             how.images,
             seed=how.seed,
             batch_size=rollout.batch_size,
+            done=done,
             perturb=cads.perturbation(self._backend, process, variant.prompt_noise),
             tuned_shares=annealing.tuned_shares(process.steps, variant.aig),
             on_progress=None if report is None else lambda done, total: report(name, done, total),
         )
 
-    def _made_from(self, how: Protocol, weights: str, prompt_noise: float) -> dict[str, Any]:
+    def _made_from(self, how: Protocol, variant: Variant, weights: str) -> dict[str, Any]:
         """Everything that determines the images, for the cache."""
+        aig = variant.aig if weights != self._model else 0.0
         return {
             "weights": weights,
             "prompts": how.prompts,
             "images": how.images,
-            "prompt_noise": prompt_noise,
+            "prompt_noise": variant.prompt_noise,
+            **({"aig": aig} if aig else {}),
             **base_images.circumstances(self._policy, self._backend, self._run.config.rollout, how),
         }
 

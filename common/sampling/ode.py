@@ -1,6 +1,6 @@
 """Deterministic sampling along a process's ODE: only the initial noise is random."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -28,7 +28,40 @@ def sample_images(
     tuned_shares: Sequence[float] | None = None,
     on_progress: OnProgress | None = None,
 ) -> np.ndarray:
-    """`count` images of each prompt along the process's ODE: uint8 [P, count, H, W, 3].
+    """All that `sample_batches` draws at once: uint8 [P, count, H, W, 3]; its arguments."""
+    batches = sample_batches(
+        policy,
+        backend,
+        process,
+        prompts,
+        count,
+        seed=seed,
+        batch_size=batch_size,
+        first=first,
+        perturb=perturb,
+        tuned_shares=tuned_shares,
+        on_progress=on_progress,
+    )
+    stacked = np.concatenate(list(batches))
+    return stacked.reshape(len(prompts), count, *stacked.shape[1:])
+
+
+def sample_batches(
+    policy: Policy,
+    backend: Backend,
+    process: Process,
+    prompts: Sequence[str],
+    count: int,
+    *,
+    seed: int,
+    batch_size: int,
+    first: int = 0,
+    done: int = 0,
+    perturb: Perturb | None = None,
+    tuned_shares: Sequence[float] | None = None,
+    on_progress: OnProgress | None = None,
+) -> Iterator[np.ndarray]:
+    """`count` images of each prompt along the process's ODE, prompt by prompt.
 
     The initial noise depends on the seed, the prompt's text and the sample's number only, so
     that two checkpoints, two runs or two backends start from the same noise.
@@ -42,36 +75,39 @@ def sample_images(
         seed: of the initial noise.
         batch_size: images in one forward pass.
         first: number of the first image of each prompt: those before it are not drawn.
+        done: so many images of all are there. The forward passes are the same as without them, so
+            that the others have the same bits; a pass that was begun is made again.
         perturb: changes the conditioning of each step; None leaves the prompts clean.
         tuned_shares: the share of the tuned model at each step, [T] in [0, 1]; the rest is the
             model before tuning. None is 1 at every step.
-        on_progress: called before the first batch and after each.
+        on_progress: called before the first batch and after each, with images done and all.
+
+    Yields:
+        The images from number `done` on, uint8 [n, H, W, 3] of each forward pass.
     """
     keys = [
         Key(seed, Purpose.EVALUATION, prompt=random.address(text), sample=sample)
         for text in prompts
         for sample in range(first, first + count)
     ]
-    images = []
     report = on_progress or (lambda done, total: None)
-    report(0, len(keys))
+    report(done, len(keys))
+    shares = [1.0] * process.steps if tuned_shares is None else tuned_shares
     with backend.inference():
         clean = policy.encode(list(prompts))
-        for start in range(0, len(keys), batch_size):
-            part = keys[start : start + batch_size]
-            rows = backend.asarray((start + np.arange(len(part))) // count)
-            conditioning = clean.rows(rows)
+    for start in range(done - done % batch_size, len(keys), batch_size):
+        part = keys[start : start + batch_size]
+        with backend.inference():  # left before the caller goes on
+            conditioning = clean.rows(backend.asarray((start + np.arange(len(part))) // count))
             x = backend.asarray(random.normals(part, policy.latent_shape))
-            for step in range(process.steps):
+            for step, share in enumerate(shares):
                 levels = process.levels(backend, policy, np.full(len(part), step))
                 at_step = perturb(conditioning, part, step) if perturb else conditioning
-                share = 1.0 if tuned_shares is None else tuned_shares[step]
                 x = process.ode(x, _mixed(process, policy, share, x, levels, at_step), levels)
                 backend.evaluate(x)
-            images.append(policy.decode(x))
-            report(start + len(part), len(keys))
-    stacked = np.concatenate(images)
-    return stacked.reshape(len(prompts), count, *stacked.shape[1:])
+            images = policy.decode(x)
+        report(start + len(part), len(keys))
+        yield images[max(done - start, 0) :]
 
 
 def _mixed(

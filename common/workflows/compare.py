@@ -80,6 +80,7 @@ def compare(
     replicas: int = 2000,
     out: str | PathLike[str] = "comparison",
     cache: str | PathLike[str] | None = None,
+    keep: bool = True,
     progress: bool = True,
     trust: bool = False,
 ) -> Comparison:
@@ -104,6 +105,7 @@ def compare(
         replicas: draws of the bootstrap, at least 100.
         out: the folder that the page, the plot and the numbers are written to.
         cache: of images, for `standing`; None: evaluation-cache beside each run.
+        keep: keep the images of checkpoints that are made for `standing`.
         progress: show a line for each record of `standing`; False prints nothing.
         trust: let the runs' configurations import the code that they name, for `standing`.
 
@@ -123,7 +125,9 @@ def compare(
         replicas=replicas,
     )
     where = None if cache is None else Path(cache)
-    measure_standing(run_paths(runs), baseline, chosen, where, quiet=not progress, trust=trust)
+    measure_standing(
+        run_paths(runs), baseline, chosen, where, keep=keep, quiet=not progress, trust=trust
+    )
     return compare_runs(run_paths(runs), baseline, chosen, Path(out))
 
 
@@ -133,6 +137,7 @@ def measure_standing(
     chosen: CompareOptions,
     cache: Path | None,
     *,
+    keep: bool,
     quiet: bool,
     trust: bool,
 ) -> None:
@@ -157,7 +162,7 @@ def measure_standing(
         evaluate.repeated(run.directory, how, standing_baselines.variants(run, chosen.standing))
         for run in plain
     ]
-    evaluate.measure_all(planned, cache, quiet=quiet, trust=trust)
+    evaluate.measure_all(planned, cache, keep=keep, quiet=quiet, trust=trust)
 
 
 def compare_runs(

@@ -19,6 +19,7 @@ from common.config import Config
 from common.console import clock, console, part_words, say
 from common.errors import RequestError, existing, preparing
 from common.evaluation import measure, measured_runs
+from common.evaluation.cache import Written
 from common.evaluation.families import measures_for
 from common.evaluation.foreign import RealImages
 from common.evaluation.records import Protocol, Record, Variant, load
@@ -62,6 +63,7 @@ def evaluate(
     real: str | PathLike[str] | None = None,
     backend: str | None = None,
     cache: str | PathLike[str] | None = None,
+    keep: bool = True,
     progress: bool = True,
     trust: bool = False,
 ) -> list[dict[str, Any]]:
@@ -85,7 +87,8 @@ def evaluate(
         features: image features that diversity is measured in; (): `evaluate.features`.
         real: a folder of real images to measure the Frechet distance to; None: `evaluate.real`.
         backend: "mlx", "cuda", "cpu" or "auto"; None: the run's if it works here, else the best.
-        cache: where runs share their base model's images; None: evaluation-cache beside the run.
+        cache: where images are kept, which runs share; None: evaluation-cache beside the run.
+        keep: keep the images of checkpoints, so that a further scorer or feature samples nothing.
         progress: show a line for each record; False prints nothing.
         trust: let the runs' configurations import the code that they name.
 
@@ -114,7 +117,7 @@ def evaluate(
     wanted = [str(which) for which in checkpoints]
     planned = plan(run_paths(runs), chosen, wanted, backend)
     where = None if cache is None else Path(cache)
-    measure_all(planned, where, quiet=not progress, trust=trust)
+    measure_all(planned, where, keep=keep, quiet=not progress, trust=trust)
     return [{"run": str(each.run.path), **row} for each in planned for row in mean_rows(each)]
 
 
@@ -179,10 +182,13 @@ def _real_images(name: str | None, opened: dict[str, RealImages]) -> RealImages 
 
 
 def measure_all(
-    planned: Sequence[Measurement], cache: Path | None, *, quiet: bool, trust: bool
+    planned: Sequence[Measurement], cache: Path | None, *, keep: bool, quiet: bool, trust: bool
 ) -> list[int]:
-    """Measure what is missing; the number of new records of each run."""
-    counts = []
+    """Measure what is missing; the number of new records of each run.
+
+    At the end a line says how much disk the images take that were kept.
+    """
+    counts, kept = [], dict[Path, Written]()
     for each in planned:
         settings = each.run.config.evaluate
         scorers = {name for how in each.protocols for name in how.scorers}
@@ -190,19 +196,31 @@ def measure_all(
         named = scorers - {*settings.scorers} | features - {*settings.features}
         asked = [f"evaluate.scorers={name}" for name in sorted(named)]
         allowed = consent.required_for(each.run.path, asked, trust=trust)
+        folder = cache or each.run.path.absolute().parent / measure.CACHE
         with _Progress(each, quiet=quiet) as progress, allowed:
-            measure.evaluate(
+            written = measure.evaluate(
                 each.run,
                 each.backend,
                 each.protocols,
                 each.variants,
-                cache=cache or each.run.path.absolute().parent / measure.CACHE,
+                cache=folder,
                 on_record=progress.measured,
                 on_images=progress.sampled,
                 real=each.real,
+                keep=keep,
             )
         counts.append(progress.new)
+        kept[folder] = kept.get(folder, Written()) + written
+    for folder, written in kept.items():
+        if written.images and not quiet:
+            say(_kept(written, folder, keep=keep))
     return counts
+
+
+def _kept(written: Written, folder: Path, *, keep: bool) -> str:
+    """What was added to a cache, in words."""
+    what = f"kept {written.images:,} images, {written.nbytes / 1e6:,.1f} MB, in {folder}"
+    return f"{what}; --no-keep keeps the base model's alone" if keep else what
 
 
 def mean_rows(measurement: Measurement) -> list[dict[str, Any]]:

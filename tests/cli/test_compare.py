@@ -159,6 +159,7 @@ def test_the_baseline_alone_has_a_front_and_no_gains(drift, runs):
         (["--baseline", "emoji-grp"], "no method 'emoji-grp' among the runs; did you mean"),
         (["--split", "train"], "was measured on test prompts, not on train: run `drift eval"),
         (["--cache", "x"], "--cache is for what --with measures"),
+        (["--no-keep"], "--no-keep is for what --with measures"),
         (["--until", "5"], "has no measurement up to update 5, only later ones"),
     ],
 )

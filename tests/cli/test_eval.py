@@ -55,6 +55,11 @@ def test_again_measures_nothing_and_shows_the_same(drift, finished):
     assert again.exit_code == 0
     assert {path: path.read_bytes() for path in (finished / "evaluation").iterdir()} == before
     assert "measured" not in again.output
+    files = [path for path in (finished.parent / "evaluation-cache").rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files) / 1e6
+    line = next(line for line in first.output.splitlines() if line.startswith("kept "))
+    assert line.startswith(f"kept 8 images, {size:.1f} MB, in ")  # to compare with, and of 3 models
+    assert "--no-keep keeps the base model's alone" in first.output.replace("\n", " ")
     assert first.output.endswith(again.output)
 
 

@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from common import backends, config as configuration
+from common import backends, config as configuration, random
 from common.embedded.model import denoiser_weights
 from common.evaluation import cads, measure, records
 from common.evaluation.records import MEASURES, RecordError, Variant
 from common.prompts import PromptError, load as load_prompts, split
 from common.runs import checkpoint
 from common.runs.directory import RunDirectory
-from common.sampling.ode import sample_images
+from common.sampling.ode import sample_batches, sample_images
 from common.sampling.process import FlowProcess
 
 VARIANTS = [Variant(0), Variant(1), Variant(2), Variant(2, scale=0.5)]
@@ -49,9 +49,9 @@ def sampled(monkeypatch):
 
     def count(*arguments, **options):
         calls.append((options["seed"], len(arguments[3])))
-        return sample_images(*arguments, **options)
+        return sample_batches(*arguments, **options)
 
-    monkeypatch.setattr(measure, "sample_images", count)
+    monkeypatch.setattr(measure, "sample_batches", count)
     return calls
 
 
@@ -179,7 +179,8 @@ def test_a_damaged_cache_is_made_again(copy, cpu, tmp_path, sampled):
     for path in (tmp_path / "cache").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[:-9] + b"different")
-    assert evaluate(two, cpu, tmp_path / "cache", variants=[Variant(0)], how=how) == first
+    with pytest.warns(UserWarning, match="is damaged; its images are made again"):
+        assert evaluate(two, cpu, tmp_path / "cache", variants=[Variant(0)], how=how) == first
     assert len(sampled) == 4
 
 
@@ -286,16 +287,19 @@ def test_scale_0_is_the_base_model_and_half_is_between(train, tiny, cpu, tmp_pat
     measurer = measure.Measurer(run, cpu, measure.Cache(tmp_path))
     (how,) = protocols(run, "train")
 
+    def sampled(variant, parameters):
+        return np.concatenate(list(measurer._sample(how, variant, parameters)))
+
     def images(variant):
         weights, parameters = measurer.weights(variant)
-        return weights, measurer._sample(how, variant, parameters)
+        return weights, sampled(variant, parameters)
 
     base = images(Variant(0))
     nothing = measurer.weights(Variant(1, scale=0.0))
     assert nothing[0] == base[0] == how.model == measure.digest(denoiser_weights())
     snapshot = checkpoint.load(run.checkpoints / "000001")
     zero = measure.low_rank.scaled(snapshot.parameters, measurer._base, run.config.adapter, 0.0)
-    assert np.array_equal(measurer._sample(how, Variant(1), zero), base[1])
+    assert np.array_equal(sampled(Variant(1), zero), base[1])
     half, whole = images(Variant(1, scale=0.5)), images(Variant(1))
     assert len({base[0], half[0], whole[0]}) == 3
 
@@ -335,7 +339,7 @@ def test_noise_fades_with_the_schedule_and_is_new_for_each_sample_and_step(cpu, 
     perturb = cads.perturbation(cpu, process, 0.25)
     policy = cpu.policy(trained.config.model, trained.config.adapter, seed=0)
     clean = policy.encode(["rose", "rose"])
-    key = measure.random.Key(0, measure.random.Purpose.EVALUATION, prompt=7)
+    key = random.Key(0, random.Purpose.EVALUATION, prompt=7)
     keys = [key, key.at(sample=1)]
     steps = [perturb(clean, keys, step).tokens.numpy() for step in range(10)]
     before = clean.tokens.numpy()

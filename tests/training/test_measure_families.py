@@ -68,6 +68,7 @@ def measured(run, backend, cache, *variants):
         [how],
         variants,
         cache=cache,
+        keep=False,
         on_record=lambda record, is_new: made.append(record),
     )
     return made
@@ -104,10 +105,13 @@ def test_every_family_is_measured_on_both_backends(config, tmp_path, shape):
         assert len({each.by_prompt["reward"] for each in (record, tuned, noisy, guided)}) == 4
 
         # The images are in the cache, and say the same when somebody else measures them.
-        folders = [path.parent for path in (tmp_path / f"cache-{name}").rglob("*.png")]
+        folders = {path.parent for path in (tmp_path / f"cache-{name}").rglob("*.png")}
         assert len(folders) == 2
         strips = [
-            pictures.load(*folder.glob("*.png")).reshape(2, 3, 32, 32, 3) for folder in folders
+            np.stack(
+                [pictures.load(path).reshape(3, 32, 32, 3) for path in sorted(folder.iterdir())]
+            )
+            for folder in folders
         ]
         seen = Features("embedded_heldout", backend, {})
         features = [
