@@ -27,7 +27,7 @@ Reading = Literal["front", "path"]
 
 READINGS: tuple[Reading, ...] = get_args(Reading)
 
-Alignment = Literal["alignment_heldout", "alignment_train", "reward"]
+Alignment = Literal["reward", "alignment_heldout", "alignment_train"]
 """The measure of alignment that methods are compared by; the reward is that of the run."""
 
 ALIGNMENTS: tuple[Alignment, ...] = get_args(Alignment)

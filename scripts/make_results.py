@@ -26,7 +26,7 @@ import click
 import numpy as np
 
 from common.comparison.summary import Summary, from_json
-from common.report import comparison, front, words
+from common.report import front, gain_tables, words
 from common.runs import files
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -84,11 +84,11 @@ def gains(summary: Summary) -> str:
             ["method", *table.columns],
             [[row.method, *map(cell_text, row.cells)] for row in table.rows],
         )
-        for table in comparison.tables(summary)
+        for table in gain_tables.tables(summary)
     )
 
 
-def cell_text(cell: comparison.Cell) -> str:
+def cell_text(cell: gain_tables.Cell) -> str:
     """A number and its detail in brackets."""
     return f"{cell.text} ({cell.detail})" if cell.detail else cell.text
 

@@ -122,7 +122,7 @@ PARTS = {
     "jpeg": Part(
         "jpeg",
         [Sweep(["emoji-grpo", "emoji"], "0,1,2", 40, JPEG)],
-        {"jpeg": ("--split", "test", "--alignment", "reward")},
+        {"jpeg": ("--split", "test", "--axis", "reward")},
     ),
     "collapse": Part(
         "collapse",
@@ -185,7 +185,8 @@ def methods(part: Part, runs: Path, backend: str, jobs: int) -> None:
     for comparison, options in part.comparisons.items():
         out = folder / f"compare-{comparison}"
         others = [runs / path for path in part.also]
-        drift("compare", *trained, *others, *options, *part.levels, "--out", out)
+        axis = () if "--axis" in options else ("--axis", "alignment_heldout")
+        drift("compare", *trained, *others, *options, *axis, *part.levels, "--out", out)
         RESULTS.mkdir(exist_ok=True)
         shutil.copy(out / "compare.json", RESULTS / f"{comparison}.json")
 

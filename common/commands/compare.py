@@ -12,7 +12,7 @@ from common.errors import RequestError
 if TYPE_CHECKING:
     from common.comparison.gains import Reading
     from common.evaluation.records import Split
-    from common.report.comparison import Table
+    from common.report.gain_tables import Table
 
 
 class Shares(click.ParamType):
@@ -69,10 +69,11 @@ class Baselines(click.ParamType):
     help="Leave out measurements after more updates.  [default: take all]",
 )
 @click.option(
-    "--alignment",
+    "--axis",
     metavar="NAME",
-    help=f"{', '.join(ALIGNMENTS)} or a held-out scorer.  [default: the first that was measured, "
-    "but alignment_train]",
+    default=ALIGNMENTS[0],
+    show_default=True,
+    help=f"Alignment: {', '.join(ALIGNMENTS)} or a held-out scorer.",
 )
 @click.option(
     "--diversity",
@@ -148,7 +149,7 @@ def compare(
     baseline: str | None,
     split: "Split",
     until: int | None,
-    alignment: str | None,
+    axis: str,
     diversity: str,
     gain_shares: tuple[float, ...],
     diversity_shares: tuple[float, ...],
@@ -170,7 +171,7 @@ def compare(
     """
     from common.comparison import summary as summaries
     from common.console import console, say
-    from common.report import comparison
+    from common.report import comparison, gain_tables
     from common.workflows import options
     from common.workflows.compare import compare_runs, measure_standing
 
@@ -178,7 +179,7 @@ def compare(
         options.CompareOptions,
         split=split,
         until=until,
-        alignment=alignment,
+        axis=axis,
         diversity=diversity,
         gain_shares=gain_shares,
         diversity_shares=diversity_shares,
@@ -195,7 +196,7 @@ def compare(
     if as_json:
         click.echo(summaries.to_json(done.summary), nl=False)
         return
-    _show(comparison.tables(done.summary))
+    _show(gain_tables.tables(done.summary))
     for note in comparison.notes(done.summary):
         say(f"{note}\n")
     if len(done.summary.seeds) == 1:

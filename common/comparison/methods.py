@@ -27,7 +27,6 @@ from common.evaluation.records import (
     Protocol,
     Split,
     Variant,
-    default_alignment,
     in_features,
 )
 from common.runs import checkpoint
@@ -118,8 +117,8 @@ class Study:
     seeds: tuple[int, ...]
     methods: tuple[Method, ...]
 
-    def alignment(self, name: str | None) -> str:
-        """The measure of that name, or of the held-out scorer; None: see `default_alignment`.
+    def alignment(self, name: str) -> str:
+        """The measure of that name, or of the held-out scorer.
 
         Raises StudyError with the names of those that were measured.
         """
@@ -127,7 +126,7 @@ class Study:
         known = {each: each for each in ALIGNMENTS if each in there}
         known |= {HELD_OUT + scorer: HELD_OUT + scorer for scorer in self.protocol.scorers}
         known |= {scorer: HELD_OUT + scorer for scorer in self.protocol.scorers}
-        return _measured(name or default_alignment(there), known)
+        return _measured(name, known)
 
     def diversity(self, name: str) -> str:
         """The measure of that name, or the mean distance in the features of that name.

@@ -35,7 +35,7 @@ def summarise(
     study: Study,
     baseline: str,
     *,
-    alignment: str | None = None,
+    axis: str = "reward",
     diversity: str = "diversity",
     gain_shares: Sequence[float] = (0.25, 0.5, 0.75, 0.9),
     diversity_shares: Sequence[float] = (0.8, 0.6),
@@ -48,7 +48,7 @@ def summarise(
     Args:
         study: the measured methods.
         baseline: name of the method to compare the others with.
-        alignment: the measure of alignment, see `Study.alignment`.
+        axis: the measure of alignment, see `Study.alignment`.
         diversity: the measure of diversity, see `Study.diversity`.
         gain_shares: of the baseline's gain in alignment.
         diversity_shares: of the base model's diversity.
@@ -57,7 +57,7 @@ def summarise(
         replicas: of the bootstrap.
     """
     first = study.method(baseline)
-    axis, spread = study.alignment(alignment), study.diversity(diversity)
+    axis, spread = study.alignment(axis), study.diversity(diversity)
     methods = [first, *(method for method in study.methods if method is not first)]
     degradation = ("high_frequency", *study.protocol.overall)
     levels = Levels(tuple(gain_shares), tuple(diversity_shares), degradation)

@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -184,8 +184,8 @@ class Record:
 
     @property
     def alignment(self) -> str:
-        """The measure of alignment that counts if none is chosen: see `default_alignment`."""
-        return default_alignment(self.by_prompt)
+        """The held-out alignment where it was measured, else the reward that is maximised."""
+        return "alignment_heldout" if "alignment_heldout" in self.by_prompt else "reward"
 
     def values(self, measure: str) -> tuple[float, ...]:
         """A measure of each prompt; one of all images together is the same for each."""
@@ -210,11 +210,6 @@ def in_features(measure: str, name: str) -> str:
 def feature_name(label: str) -> str:
     """The name of features that `features.label` has written with their options."""
     return label.partition(" (")[0]
-
-
-def default_alignment(measures: Collection[str]) -> str:
-    """The held-out alignment where it was measured, else the reward that is maximised."""
-    return "alignment_heldout" if "alignment_heldout" in measures else "reward"
 
 
 LARGEST = 1e60

@@ -3,7 +3,6 @@
 All numbers come from the summary; only the pictures are read from the runs.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -12,44 +11,14 @@ from common import pictures
 from common.choices import STANDING
 from common.comparison import standing
 from common.comparison.methods import Study
-from common.comparison.summary import MATCHED, Gain, Point, Summary, to_json
+from common.comparison.summary import MATCHED, Point, Summary, to_json
 from common.evaluation.measured_runs import BASE, Run
 from common.evaluation.records import FILE, Variant, feature_name
-from common.report import attainable, front, words
+from common.report import attainable, front, gain_tables, other_axes, words
 from common.runs import files
 
 MOST_PROMPTS = 6
 """Number of prompts with pictures for each method."""
-
-TRUSTED = 0.95
-"""Below this share of replicas in which a gain exists, its cell states the share."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A number of a table and the line below it. missing: there is no number."""
-
-    text: str
-    detail: str
-    missing: bool
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """A method's line of a table."""
-
-    method: str
-    cells: list[Cell]
-
-
-@dataclass(frozen=True)
-class Table:
-    """Gains of every method other than the baseline."""
-
-    title: str
-    meaning: str
-    columns: list[str]
-    rows: list[TableRow]
 
 
 @dataclass(frozen=True)
@@ -100,8 +69,9 @@ def render(summary: Summary, shown: list[Panel]) -> str:
         views=front.views(summary),
         caption=_caption(summary),
         limits=front.limit_marks(summary),
+        others=other_axes.plots(summary),
         notes=notes(summary),
-        tables=tables(summary),
+        tables=gain_tables.tables(summary),
         reading=_reading(summary),
         panels=shown,
         pictures_lead=_pictures_lead(summary),
@@ -208,118 +178,6 @@ def _reading(summary: Summary) -> str:
         else "Values are read where the path over the checkpoints first reaches a level."
     )
     return f"{intervals}{choice} A level that a curve does not reach is never extrapolated."
-
-
-# --- tables ---------------------------------------------------------------------------------------
-
-
-def tables(summary: Summary) -> list[Table]:
-    """The gains as text, for the page and the terminal.
-
-    The baseline alone has no gains, only its share of what can be had at most.
-    """
-    if len(summary.methods) == 1:
-        return _shares(summary)
-    alignment, diversity = (
-        front.measure_name(summary.alignment),
-        front.measure_name(summary.diversity),
-    )
-    matched = min(summary.gain_shares, key=lambda share: abs(share - MATCHED))
-    at_gain = [f"at {share:.0%}" for share in summary.gain_shares]
-    return [
-        _table(
-            summary,
-            f"More {diversity} at equal alignment",
-            f"where {summary.baseline} has made that share of its gain in {alignment}",
-            {n: ("diversity", s, None) for n, s in zip(at_gain, summary.gain_shares, strict=True)},
-        ),
-        _table(
-            summary,
-            "More gain in alignment at equal diversity",
-            f"at that share of the base model's {diversity}; relative to {summary.baseline}'s gain "
-            "over the base model there, and in units of alignment",
-            {
-                f"at {share:.0%}{unit}": (statistic, share, None)
-                for share in summary.diversity_shares
-                for statistic, unit in (("alignment", ""), ("alignment_units", ", units"))
-            },
-        ),
-        _table(
-            summary,
-            "Hypervolume",
-            "area above the base model's alignment and diversity 0, in units of the highest gain "
-            f"of {summary.baseline} times the base model's diversity",
-            {
-                "area": ("hypervolume", None, None),
-                f"against {summary.baseline}": ("hypervolume_gain", None, None),
-            },
-        ),
-        _table(
-            summary,
-            "Degradation at equal alignment",
-            f"against {summary.baseline}; below 0 is better",
-            {
-                f"{front.measure_name(measure)} at {matched:.0%}": ("degradation", matched, measure)
-                for measure in summary.degradation
-            },
-        ),
-        *_shares(summary),
-    ]
-
-
-def _table(
-    summary: Summary,
-    title: str,
-    meaning: str,
-    columns: Mapping[str, tuple[str, float | None, str | None]],
-) -> Table:
-    rows = [
-        TableRow(method.name, [cell(summary.gain(method.name, *key)) for key in columns.values()])
-        for method in summary.methods
-        if method.name != summary.baseline
-    ]
-    return Table(title, meaning, list(columns), rows)
-
-
-def _shares(summary: Summary) -> list[Table]:
-    """The table of what share of the attainable gain each method has, if there are fronts."""
-    limit = summary.attainable
-    if limit is None:
-        return []
-    columns = {f"at {share:.0%}": share for share in summary.gain_shares}
-    rows = []
-    for method in summary.methods:
-        shares = [limit.share(method.name, share) for share in columns.values()]
-        texts = [(share, *attainable.share_texts(share)) for share in shares]
-        cells = [Cell(text, more, missing=share.estimate is None) for share, text, more in texts]
-        rows.append(TableRow(method.name, cells))
-    meaning = (
-        "0% is the KL front, 100% the diversity front, at the alignments of the first table; "
-        f"{attainable.basis(limit)}"
-    )
-    return [Table("Share of the attainable gain", meaning, list(columns), rows)]
-
-
-def cell(gain: Gain) -> Cell:
-    """A gain as text, its interval below it."""
-    if gain.estimate is None:
-        return Cell("not reached", gain.why or "", missing=True)
-    relative = gain.statistic not in ("hypervolume", "alignment_units")
-
-    def number(value: float) -> str:
-        if relative:
-            return words.percent(value)
-        signed = gain.statistic == "alignment_units"
-        return words.number(value, 2, signed=signed)
-
-    detail = (
-        f"{number(gain.low)} to {number(gain.high)}"
-        if gain.low is not None and gain.high is not None
-        else ""
-    )
-    if gain.reached < TRUSTED:
-        detail += f"{', ' if detail else ''}reached in {gain.reached:.0%} of draws"
-    return Cell(number(gain.estimate), detail, missing=False)
 
 
 # --- pictures -------------------------------------------------------------------------------------

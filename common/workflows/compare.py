@@ -71,7 +71,7 @@ def compare(
     baseline: str | None = None,
     split: Split = "test",
     until: int | None = None,
-    alignment: str | None = None,
+    axis: str = "reward",
     diversity: str = "diversity",
     gain_shares: Sequence[float] = (0.25, 0.5, 0.75, 0.9),
     diversity_shares: Sequence[float] = (0.8, 0.6),
@@ -93,8 +93,8 @@ def compare(
         baseline: a method; None: the one of plain GRPO.
         split: which prompts count.
         until: leave out what was measured after more updates; None: take all.
-        alignment: "alignment_heldout", "alignment_train", "reward" or a held-out scorer; None: the
-            held-out one where it was measured, as of the emoji model, else the reward.
+        axis: the measure of alignment: "reward" (the run's own), a held-out scorer, or of the emoji
+            model "alignment_heldout" or "alignment_train".
         diversity: "diversity", "vendi", "pixel_distance" or "modes", the last of
             the emoji model only; or features, as "clip" for the mean distance, "vendi/clip".
         gain_shares: where diversity is compared: shares of the baseline's gain, in (0, 1].
@@ -116,7 +116,7 @@ def compare(
         CompareOptions,
         split=split,
         until=until,
-        alignment=alignment,
+        axis=axis,
         diversity=diversity,
         gain_shares=gain_shares,
         diversity_shares=diversity_shares,
@@ -154,7 +154,7 @@ def measure_standing(
             for run in runs
         ]
         study = methods.sort(how, plain)
-        study.alignment(chosen.alignment)
+        study.alignment(chosen.axis)
         study.diversity(chosen.diversity)
         if baseline is None:
             methods.plain(study)
@@ -174,7 +174,7 @@ def compare_runs(
         summary = summarise(
             study,
             baseline or methods.plain(study).name,
-            alignment=chosen.alignment,
+            axis=chosen.axis,
             diversity=chosen.diversity,
             gain_shares=chosen.gain_shares,
             diversity_shares=chosen.diversity_shares,

@@ -70,7 +70,7 @@ class CompareOptions(Table):
 
     split: Split = key("test", "which prompts count")
     until: Positive | None = key(None, "leave out what was measured after more updates")
-    alignment: str | None = key(None, "which alignment counts; None = the held-out one")
+    axis: str = key("reward", "which alignment counts")
     diversity: str = key("diversity", "which diversity counts, or the features it is in")
     gain_shares: tuple[Share, ...] = key(
         (0.25, 0.5, 0.75, 0.9), "of the baseline's gain", strict=False, min_length=1

@@ -54,7 +54,7 @@ def test_json_is_what_the_file_holds(drift, runs, tmp_path):
 
 def test_options_say_what_is_compared_and_where(drift, runs):
     options = {
-        "--baseline": "emoji", "--alignment": "reward", "--diversity": "vendi",
+        "--baseline": "emoji", "--axis": "reward", "--diversity": "vendi",
         "--level": "0.3,0.7", "--diversity-level": "0.9", "--curve": "path",
     }  # fmt: skip
     words = [word for pair in options.items() for word in pair]
@@ -104,7 +104,7 @@ def test_with_measures_the_baselines_of_the_last_checkpoint(drift, finished, ref
     assert drift("eval", finished, *how).exit_code == 0
     before = (finished / FILE).read_text()
     words = ("compare", finished, "--baseline", "emoji", *QUICK, "--with", "cads,scale,aig")
-    assert "no measure" in refused(2, *words, "--alignment", "no measure")
+    assert "no measure" in refused(2, *words, "--axis", "no measure")
     assert (finished / FILE).read_text() == before
     result = drift(*words)
     assert result.exit_code == 0, result.output

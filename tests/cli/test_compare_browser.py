@@ -65,6 +65,11 @@ def test_it_loads_in_silence_and_fits(tab, page, width):
         tab.value("[...document.querySelectorAll('.view')].filter(v => v.checkVisibility()).length")
         == 1
     )
+    small = tab.value(
+        "[...document.querySelectorAll('.others svg')].map(s => s.getBoundingClientRect().width)"
+    )
+    assert len(small) == 1  # the held-out alignment
+    assert 200 < small[0] <= width
     sizes = tab.value("[...document.images].map(i => i.naturalWidth)")
     assert sizes
     assert min(sizes) > 0

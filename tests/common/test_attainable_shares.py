@@ -8,10 +8,10 @@ from common.comparison.summarise import summarise
 from common.comparison.summary import from_json, to_json
 from common.evaluation import attainable_records
 from common.evaluation.records import RecordError
-from common.report import attainable, comparison, front, page
+from common.report import attainable, comparison, front, gain_tables, page
 from tests.common.synthetic_study import better_curve, make_run, save_fronts
 
-GRPO, AXES = "emoji-grpo", {"alignment": "alignment_heldout", "replicas": 20}
+GRPO, AXES = "emoji-grpo", {"axis": "alignment_heldout", "replicas": 20}
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_shares_are_between_both_fronts_at_equal_alignment(runs):
         assert share.estimate == pytest.approx((diversity - 0.3) / 0.065)
     points = {p.update: p.attained for p in summary.method("emoji").points}
     assert points[20] == pytest.approx(0.025 / 0.065, rel=1e-5)
-    by_reward = summary_of(runs, alignment="reward").attainable.share("emoji", 0.5)
+    by_reward = summary_of(runs, axis="reward").attainable.share("emoji", 0.5)
     assert by_reward.level == pytest.approx(6.1)
     assert by_reward.estimate == pytest.approx(0.025 / 0.065)
     assert from_json(to_json(summary)) == summary
@@ -109,7 +109,7 @@ def test_the_page_and_the_plot_have_both_fronts(runs):
     for run in runs:
         save_fronts(run)
     summary = summary_of(runs)
-    *_, table = comparison.tables(summary)
+    *_, table = gain_tables.tables(summary)
     assert table.title == "Share of the attainable gain"
     assert [row.method for row in table.rows] == [GRPO, "emoji"]
     assert [table.rows[1].cells[1].text, table.rows[0].cells[1].text] == ["38%", "−77%"]
@@ -125,7 +125,7 @@ def test_the_page_and_the_plot_have_both_fronts(runs):
     assert front.files(plain)["svg"] != front.files(summary)["svg"]
     assert "KL front" not in comparison.render(plain, [])
     alone = summary_of(runs[:1])
-    assert [table.title for table in comparison.tables(alone)] == ["Share of the attainable gain"]
+    assert [table.title for table in gain_tables.tables(alone)] == ["Share of the attainable gain"]
 
 
 def test_the_report_of_a_run_begins_with_how_much_there_is_to_win(runs):

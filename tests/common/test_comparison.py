@@ -15,7 +15,7 @@ from common.comparison import methods, summary as summaries
 from common.comparison.summarise import summarise
 from common.comparison.summary import SummaryError, from_json, to_json
 from common.evaluation.records import MEASURES, Variant
-from common.report import comparison, front
+from common.report import comparison, front, other_axes
 from common.report.figure import LIGHT
 
 HERE = Path(__file__)
@@ -44,7 +44,7 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def summary(study):
-    return summarise(study, GRPO, replicas=200)
+    return summarise(study, GRPO, axis="alignment_heldout", replicas=200)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_it_survives_json_and_is_the_same_every_time(study, summary):
     text = to_json(summary)
     assert from_json(text) == summary
     assert to_json(from_json(text)) == text
-    assert to_json(summarise(study, GRPO, replicas=200)) == text
+    assert to_json(summarise(study, GRPO, axis="alignment_heldout", replicas=200)) == text
     assert json.loads(text)["format"] == 1
     points = [line for line in text.splitlines() if '"by_seed"' in line]
     assert len(points) == 4 + 4 + 8  # a line each, so that changes of stored results can be read
@@ -165,7 +165,7 @@ def test_one_seed_and_other_measures(tmp_path):
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", STUDY["better_curve"], recipe=DRIFT)
     study = methods.gather([tmp_path], "test")
-    got = summarise(study, GRPO, alignment="reward", diversity="modes", reading="path", replicas=9)
+    got = summarise(study, GRPO, axis="reward", diversity="modes", reading="path", replicas=9)
     gain = got.gain(DRIFT, "diversity", 0.5)
     # modes = 1 + 8 diversity: halfway the baseline has 1 + 8 x .25, the method 1 + 8 x .325.
     assert gain.estimate == pytest.approx(3.6 / 3.0 - 1, rel=0.01)
@@ -273,6 +273,20 @@ def test_html_in_names_is_shown_and_not_obeyed(tmp_path):
 
 
 # --- plots ----------------------------------------------------------------------------------------
+
+
+def test_the_reward_is_the_default_and_the_other_alignments_stand_beside_it(study, summary):
+    assert [name for name, _ in other_axes.plots(summary)] == ["reward"]
+    by_reward = summarise(study, GRPO, replicas=9)
+    assert by_reward.alignment == "reward"
+    ((name, svg),) = other_axes.plots(by_reward)
+    assert name == "held-out alignment"
+    page = comparison.render(by_reward, [])
+    assert svg in page
+    assert "The same points on the other axes of alignment" in page
+    assert f"{GRPO} reaches " in svg
+    for number in range(len(by_reward.methods)):
+        assert f"var(--{front.marks(by_reward)[number].colour})" in svg
 
 
 def test_plots_are_drawn_from_stored_json_alone(summary, tmp_path):

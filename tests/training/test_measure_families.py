@@ -216,7 +216,7 @@ def test_they_are_compared_on_a_page(runs, tmp_path):
 
 
 def test_a_held_out_scorer_is_an_axis_of_its_own(runs, tmp_path):
-    words = ("--split", "train", "--replicas", 100, "--alignment", "jpeg_incompressibility")
+    words = ("--split", "train", "--replicas", 100, "--axis", "jpeg_incompressibility")
     result = drift("compare", runs[0], *words, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     summary = from_json((tmp_path / "out" / "compare.json").read_bytes())
@@ -266,7 +266,7 @@ def test_a_scorer_that_cannot_be_held_out_is_one_line(runs, scorer, expected):
     ("words", "expected"),
     [
         (
-            ("--alignment", "alignment_heldout"),
+            ("--axis", "alignment_heldout"),
             "not measured with alignment_heldout; there are rew",
         ),
         (
