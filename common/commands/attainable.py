@@ -19,7 +19,7 @@ NOT_ATTAINABLE = {
     "wanted": "--checkpoint",
     "scales": "--scale",
     "strengths": "--prompt-noise",
-    "exponents": "--aig",
+    "aig": "--aig",
     "keep": "--keep or --no-keep",
 }
 """Options that have an effect only with --attainable, and only without it."""

@@ -96,7 +96,6 @@ COLUMNS = {
 )
 @click.option(
     "--aig",
-    "exponents",
     multiple=True,
     type=EXPONENTS,
     default=(0.0,),
@@ -171,7 +170,7 @@ def evaluate(
     wanted: tuple[str, ...],
     scales: tuple[float, ...],
     strengths: tuple[float, ...],
-    exponents: tuple[float, ...],
+    aig: tuple[float, ...],
     scorers: tuple[str, ...],
     features: tuple[str, ...],
     real: str | None,
@@ -216,7 +215,7 @@ def evaluate(
         return
     _check_finite("--scale", scales)
     _check_finite("--prompt-noise", strengths)
-    _check_finite("--aig", exponents)
+    _check_finite("--aig", aig)
     chosen = options.checked(
         options.EvaluateOptions,
         splits=splits,
@@ -226,7 +225,7 @@ def evaluate(
         seed=seed,
         scales=scales,
         prompt_noise=strengths,
-        aig=exponents,
+        aig=aig,
         scorers=scorers,
         features=features,
         real=real,
