@@ -146,6 +146,7 @@ class Learner:
             warnings.warn(NOTHING_TO_TRAIN, stacklevel=2)
             return statistics.metrics()
         report(0, pairs_in_all)
+        halves = self._config.adapter.kind == "lora"  # in full tuning one more gradient is large
         for pairs in steps:
             total: Parameters | None = None
             half: Parameters | None = None
@@ -159,7 +160,7 @@ class Learner:
                 if "kl" not in auxiliary and not statistics.kl:
                     auxiliary["kl"] = self._measured_kl(batch, auxiliary)
                 self._record(statistics, loss, auxiliary)
-                if number == len(parts) // 2 and not statistics.gradient_norm:
+                if number == len(parts) // 2 and halves and not statistics.gradient_norm:
                     half = total  # the next gradients are summed into new arrays
                 done += len(part)
                 report(done, pairs_in_all)
