@@ -140,9 +140,9 @@ def fine_tune(
             finished = trainer.run()
             ended["as"] = "finished" if finished else "stopped"
     if finished:
-        if progress and (line := agreement.warning(directory.metrics())):
-            say(f"warning: {line}")
         _write_report(directory, progress=progress)
+        if progress and (line := agreement.warning(directory.metrics())):
+            say(f"\nwarning: {line}")
     return Run(directory)
 
 
