@@ -41,7 +41,7 @@ def tosses(images: np.ndarray, seed: int) -> np.ndarray:
     description="a coin for each image: a control, in which training follows nothing but noise",
     version="1",
     exact=True,
-    alone=True,
+    control=True,
     options=CoinOptions,
 )
 def coin(backend: Backend, options: CoinOptions) -> RewardFunction:

@@ -202,7 +202,7 @@ class Registry:
         if ":" not in target:
             spec = self._entry(target)[0]
             self._checked(spec, name, values)
-            if spec.alone and beside:
+            if spec.control and beside:
                 others = ", ".join(f"'{other}'" for other in sorted(beside))
                 raise RewardNameError(
                     f"reward.terms: {self.kind} '{name}' must be the only term, not beside {others}"

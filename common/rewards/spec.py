@@ -67,8 +67,8 @@ class Spec:
     without one nothing is cached. licence: of its weights. weights: their origin.
     batch_size: images of one call, or None for all at once. groupwise: scores the images of one
     prompt together. exact: an image's score never depends on the other images of the call, to the
-    last bit. alone: it must be the only term of a reward. extra: the pip extra that installs its
-    packages.
+    last bit. control: no image deserves more than another, so it must be the only term. extra: the
+    pip extra that installs its packages.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Spec:
     batch_size: int | None = None
     groupwise: bool = False
     exact: bool = False
-    alone: bool = False
+    control: bool = False
     scalings: Mapping[str, Affine] = field(default_factory=dict)
     options: type[Options] = Options
     extra: str = "rewards"
