@@ -28,6 +28,9 @@ from common.runs.directory import RunDirectory
 MOST_SAMPLES = 2048
 """Most images of a prompt: the time of a front grows with the square of their number."""
 
+MOST_PAIRS = 1 << 28
+"""Most pairs of images of all prompts: 2 GiB of distances."""
+
 Scores = dict[str, np.ndarray]
 """[P, N] by name; NaN where an image has no score, or none yet."""
 
@@ -55,6 +58,17 @@ def check(samples: int, ratio: float) -> None:
         raise RequestError(
             f"--ratio {ratio:g}: write a number above 1 and up to a quarter of --samples, "
             f"{samples / 4:g}"
+        )
+
+
+def check_size(how: Protocol) -> None:
+    """Raise RequestError where the scores of a split or its distances would be too large."""
+    prompts, samples = len(how.prompts), how.images
+    if prompts * samples * max(samples, 256) > MOST_PAIRS:
+        most = MOST_PAIRS // (samples * max(samples, 256))
+        raise RequestError(
+            f"--samples {samples} of {prompts} {how.split} prompts are too many to solve at once: "
+            f"choose --prompts {most}, or fewer samples"
         )
 
 

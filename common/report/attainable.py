@@ -12,6 +12,7 @@ from common.report.front import measure_name
 from common.runs.directory import RunDirectory
 
 NOTHING = "nothing to win here with this model, reward and feature"
+TO_WIN = "how much there is to win: "
 
 
 def in_features(label: str) -> str:
@@ -34,9 +35,8 @@ def sentence(front: Solved, axis: str) -> str:
     share = max(clear, key=lambda share: levels.gain.value[levels.at(share)] or 0.0)
     gain = _percent(levels.gain.value, levels.at(share))
     return (
-        f"how much there is to win: at equal {name} up to {gain} diversity "
-        f"({_interval(levels, share)}) over the best that KL regularisation gives, at {share:.0%} "
-        f"of the range of {name}"
+        f"{TO_WIN}at equal {name} up to {gain} diversity ({_interval(levels, share)}) over the "
+        f"best that KL regularisation gives, at {share:.0%} of the range of {name}"
     )
 
 
@@ -85,7 +85,10 @@ def of_run(run: RunDirectory) -> list[tuple[str, str, str]]:
         for front in entry.fronts:
             if front.rewards == REWARD:
                 latest[f"{prompts}{in_features(front.features)}"] = front
-    return [(title, sentence(front, REWARD), f"{basis(front)}.") for title, front in latest.items()]
+    return [
+        (title, sentence(front, REWARD).removeprefix(TO_WIN), f"{basis(front)}.")
+        for title, front in latest.items()
+    ]
 
 
 def share_texts(share: Share) -> tuple[str, str]:

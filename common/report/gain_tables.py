@@ -118,8 +118,8 @@ def _shares(summary: Summary) -> list[Table]:
         cells = [Cell(text, more, missing=share.estimate is None) for share, text, more in texts]
         rows.append(TableRow(method.name, cells))
     meaning = (
-        "0% is the KL front, 100% the diversity front, at the alignments of the first table; "
-        f"{attainable.basis(limit)}"
+        f"where {summary.baseline} has made that share of its gain; 0% is the KL front, 100% the "
+        f"diversity front there; {attainable.basis(limit)}"
     )
     return [Table("Share of the attainable gain", meaning, list(columns), rows)]
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 SIZE = (3.6, 2.9)
 
 
-def plots(summary: Summary) -> list[tuple[str, str]]:
-    """(name of the alignment, inline SVG) for the reward and each held-out one that is not chosen.
+def plots(summary: Summary) -> list[str]:
+    """Inline SVG for the reward and each held-out alignment that is not the chosen one.
 
     The lines are the Pareto fronts of the methods on that axis.
     """
@@ -29,12 +29,7 @@ def plots(summary: Summary) -> list[tuple[str, str]]:
         if name in summary.base and name != summary.alignment
     ]
     return [
-        (
-            front.measure_name(name),
-            figure.inline(
-                f"axis-{n}", _alt_text(summary, name), _drawing(summary, name), size=SIZE
-            ),
-        )
+        figure.inline(f"axis-{n}", _alt_text(summary, name), _drawing(summary, name), size=SIZE)
         for n, name in enumerate(others)
     ]
 

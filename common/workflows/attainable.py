@@ -122,6 +122,8 @@ def plan(paths: Iterable[Path], chosen: AttainableOptions, backend: str | None) 
                 )
                 for split in dict.fromkeys(chosen.splits)
             ]
+            for how in protocols:
+                fronts.check_size(how)
             planned.append(Request(run, protocols, ratio, choose_backend(backend, run)))
     return planned
 

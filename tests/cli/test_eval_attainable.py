@@ -52,6 +52,7 @@ def test_a_table_and_a_sentence_say_how_much_there_is_to_win(drift, finished):
         (("--samples", 24), "--samples 24: write a multiple of 16, up to 2048"),
         (("--samples", 4096), "--samples 4096: write a multiple of 16, up to 2048"),
         (("--samples", 32, "--ratio", 9), "--ratio 9: write a number above 1 and up to a quarter"),
+        (("--samples", 2048, "--prompts", 0, "--split", "train", "--split", "test"), "too many to"),
         (("--ratio", 1), "ratio = 1"),
         (("--ratio", "nan"), "ratio = nan"),
         (("--checkpoint", 1), "--checkpoint has no effect with --attainable"),
