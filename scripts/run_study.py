@@ -256,7 +256,7 @@ def twins(runs: Path, _backend: str, _jobs: int) -> None:
         # One backend samples both, so that only the training differs.
         drift("eval", run, "--split", "test", "--checkpoint", "latest", "--backend", "cpu")
         rows = RunDirectory.open(run).metrics()
-        _, read = measured_runs.read([run], "test")
+        _, read, _ = measured_runs.read([run], "test")
         latest = next(r for v, r in read[0].records.items() if v != measured_runs.BASE)
         by_backend[backend] = {
             "curves": {key: [row[key] for row in rows] for key in CURVES},

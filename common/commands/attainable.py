@@ -21,6 +21,9 @@ NOT_ATTAINABLE = {
     "strengths": "--prompt-noise",
     "aig": "--aig",
     "keep": "--keep or --no-keep",
+    "real": "--real",
+    "folder": "--folder",
+    "name": "--name",
 }
 """Options that have an effect only with --attainable, and only without it."""
 

@@ -171,7 +171,7 @@ def compare(
     """
     from common.comparison import summary as summaries
     from common.console import console, say
-    from common.report import comparison, gain_tables
+    from common.report import gain_tables, notes
     from common.workflows import options
     from common.workflows.compare import compare_runs, measure_standing
 
@@ -197,7 +197,7 @@ def compare(
         click.echo(summaries.to_json(done.summary), nl=False)
         return
     _show(gain_tables.tables(done.summary))
-    for note in comparison.notes(done.summary):
+    for note in notes.notes(done.summary):
         say(f"{note}\n")
     if len(done.summary.seeds) == 1:
         say("one seed: no intervals, because the spread between runs is unknown\n")

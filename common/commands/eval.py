@@ -9,31 +9,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from common.choices import SPLITS
-from common.commands import attainable as attainable_command
+from common.commands import attainable as attainable_command, eval_images, eval_table
 from common.commands.trust import trust_option
 from common.errors import RequestError
 
 if TYPE_CHECKING:
-    from common.evaluation.records import Record, Split
+    from common.evaluation.records import Split
     from common.workflows.evaluate import Measurement
 
 SCALES = click.FloatRange(0.0, 2.0)
 STRENGTHS = click.FloatRange(0.0, 10.0)
 EXPONENTS = click.FloatRange(0.0, 100.0)
-
-COLUMNS = {
-    "alignment_heldout": ("held-out", 2),
-    "reward": ("reward", 2),
-    "diversity": ("diversity", 3),
-    "vendi": ("Vendi", 2),
-    "modes": ("modes", 2),
-    "frechet": ("Frechet", 3),
-    "frechet_real": ("to real", 3),
-    "high_frequency": ("high freq.", 4),
-    "recall": ("recall", 2),
-    "coverage": ("coverage", 2),
-}
-"""Measures of the table, those that a record has: head and least decimals."""
 
 
 @click.command(name="eval", short_help="Measure alignment and diversity of checkpoints.")
@@ -156,6 +142,15 @@ COLUMNS = {
     metavar="C",
     help="With --attainable: how much more likely an image may become.  [default: samples/8]",
 )
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Instead of checkpoints: images made elsewhere, DIR/PROMPT/*.png or a .jsonl, like RUN's.",
+)
+@click.option(
+    "--name", metavar="NAME", help="With --folder: the method in `drift compare`, beside RUN."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 @trust_option
 @click.pass_context
@@ -180,6 +175,8 @@ def evaluate(
     attainable: bool,
     samples: int,
     ratio: float | None,
+    folder: Path | None,
+    name: str | None,
     as_json: bool,
     trust: bool,
 ) -> None:
@@ -193,10 +190,16 @@ def evaluate(
 
     With --attainable: both fronts of the base model's images, the most diversity at equal reward
     that KL regularisation and that any method can have, go to RUN/evaluation/attainable.json.
+
+    With --folder and --name: images of another program are measured as RUN was, with the same
+    prompts and equally many of each.
     """
     from common.workflows import evaluate as workflow, options
 
     attainable_command.refuse_without_effect(context, attainable=attainable)
+    if folder is not None or name is not None:
+        eval_images.run(context, directories, backend, cache, as_json=as_json, trust=trust)
+        return
     if attainable:
         how = options.checked(
             options.AttainableOptions,
@@ -256,7 +259,7 @@ def _as_json(measurement: "Measurement", new: int) -> dict[str, Any]:
 
 
 def _print_tables(measurement: "Measurement") -> None:
-    from common.console import say, table
+    from common.console import say
     from common.evaluation.records import FILE
     from common.workflows.evaluate import features_note
     from common.workflows.run import records_under
@@ -266,83 +269,5 @@ def _print_tables(measurement: "Measurement") -> None:
         say(f"\n{run.path}: {len(how.prompts)} {how.split} prompts, {how.images} images of each\n")
         if note := features_note(run.config, how):
             say(f"{note}\n")
-        measured = records_under(run, how)
-        for rows in _fitting([_row(record, measured[0]) for record in measured]):
-            table(rows, right=rows[0])
-        for name in how.more_names:
-            say(f"\nin the features {name}:\n")
-            for rows in _fitting([_features_row(record, measured[0], name) for record in measured]):
-                table(rows, right=rows[0])
+        eval_table.show(records_under(run, how))
     say(f"\nrecords  {run.path / FILE}")
-
-
-def _fitting(rows: list[dict[str, str]]) -> list[list[dict[str, str]]]:
-    """The rows as one table, or as two where a terminal is too narrow for all columns.
-
-    Scale, noise and AIG are left out where every row has the default.
-    """
-    from common.console import console
-
-    usual = {"scale": "1", "noise": "0", "AIG": "0"}
-    plain = [key for key, value in usual.items() if all(row[key] == value for row in rows)]
-    names = [key for key in ("update", *usual) if key not in plain]
-    measures = [key for key in rows[0] if key not in ("update", *usual)]
-    width = sum(3 + max(len(key), *(len(row[key]) for row in rows)) for key in [*names, *measures])
-    parts = [measures]
-    if console.is_terminal and width - 3 > console.width:
-        parts = [measures[: len(measures) // 2 + 1], measures[len(measures) // 2 + 1 :]]
-    return [[{key: row[key] for key in [*names, *part]} for row in rows] for part in parts]
-
-
-def _row(record: "Record", base: "Record") -> dict[str, str]:
-    from common.evaluation.records import HELD_OUT
-
-    row = _variant(record)
-    for name, (head, decimals) in COLUMNS.items():
-        if name not in record.measures:
-            continue
-        places = _places(base.mean(name), decimals) if name == "reward" else decimals
-        row[head] = f"{record.mean(name):.{places}f}"
-        if name == "diversity":
-            row["of base"] = _share(record, base, name)
-        for scorer in record.protocol.scorers if name == "reward" else ():
-            value, start = (each.mean(HELD_OUT + scorer) for each in (record, base))
-            row[scorer] = f"{value:.{_places(start, decimals)}f}"
-    return row
-
-
-def _features_row(record: "Record", base: "Record", features: str) -> dict[str, str]:
-    """What was measured in further features."""
-    from common.evaluation.records import in_features
-
-    row = _variant(record)
-    for name, (head, decimals) in COLUMNS.items():
-        measure = in_features(name, features)
-        if measure in record.measures:
-            row[head] = f"{record.mean(measure):.{decimals}f}"
-        if name == "diversity":
-            row["of base"] = _share(record, base, measure)
-    return row
-
-
-def _variant(record: "Record") -> dict[str, str]:
-    variant = record.variant
-    return {
-        "update": str(variant.update) if variant.update else "base",
-        "scale": f"{variant.scale:g}",
-        "noise": f"{variant.prompt_noise:g}",
-        "AIG": f"{variant.aig:g}",
-    }
-
-
-def _share(record: "Record", base: "Record", measure: str) -> str:
-    """A measure as a share of the base model's."""
-    start = base.mean(measure)
-    return f"{record.mean(measure) / start:.0%}" if start else "-"
-
-
-def _places(value: float, least: int) -> int:
-    """Decimals that show three digits of a value, and at least so many."""
-    if value == 0 or not math.isfinite(value):
-        return least
-    return max(least, min(2 - math.floor(math.log10(abs(value))), 6))

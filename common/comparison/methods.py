@@ -20,9 +20,10 @@ from common.config import Config
 from common.errors import existing
 from common.evaluation import measured_runs
 from common.evaluation.families import measures_for
-from common.evaluation.measured_runs import BASE, Run, StudyError
+from common.evaluation.measured_runs import BASE, Images, Run, StudyError
 from common.evaluation.records import (
     HELD_OUT,
+    IMAGES,
     IN_FEATURES,
     Protocol,
     Split,
@@ -44,17 +45,24 @@ class Strength:
     """One curve of a method: the same variants of runs that differ only in their seed.
 
     label: its difference from the method's other strengths; "" when it is the only one. runs: in
-    the order of their seeds. variants: in the order of the curve, the base model first.
+    the order of their seeds. variants: in the order of the curve, the base model first. images:
+    what was made elsewhere, which has no runs.
     """
 
     label: str
     runs: tuple[Run, ...]
     variants: tuple[Variant, ...]
+    images: Images | None = None
 
     @property
-    def config(self) -> Config:
-        """The configuration of the run with the lowest seed."""
-        return self.runs[0].directory.config
+    def config(self) -> Config | None:
+        """The configuration of the run with the lowest seed; None where there are no runs."""
+        return self.runs[0].directory.config if self.runs else None
+
+    @property
+    def measured(self) -> tuple[Run | Images, ...]:
+        """What has the measurements: the runs, or the images made elsewhere."""
+        return self.runs if self.images is None else (self.images,)
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,12 @@ class Method:
     @property
     def measures(self) -> tuple[str, ...]:
         """The names of what was measured."""
-        return self.strengths[0].runs[0].records[BASE].measures
+        return self.strengths[0].measured[0].records[BASE].measures
+
+    @property
+    def made_elsewhere(self) -> bool:
+        """Whether it is a folder of images: no curve, no seeds."""
+        return self.strengths[0].images is not None
 
     def shaped(self, how: Protocol) -> dict[str, str]:
         """The features that shape a reward of it: their names by what ends their measures' names.
@@ -76,7 +89,7 @@ class Method:
         """
         names = how.feature_names
         shaping: dict[str, str] = {}
-        for config in (strength.config for strength in self.strengths):
+        for config in (each.config for each in self.strengths if each.config is not None):
             measures = measures_for(config.model.family)
             those = measures.shaped(config, tuple(names.values()))
             shaping |= {
@@ -89,6 +102,7 @@ class Method:
     def values(self, measures: Sequence[str]) -> np.ndarray:
         """Measures of every point: float64 [S seeds, P prompts, N, len(measures)].
 
+        S is 1 for images made elsewhere.
         The points are those of the first strength, then of the second, and so on, as `curves`
         numbers them. A measure of all images together, as `frechet`, is the same for each prompt.
         """
@@ -96,7 +110,7 @@ class Method:
             np.array(
                 [
                     [[run.records[v].values(name) for name in measures] for v in curve.variants]
-                    for run in curve.runs
+                    for run in curve.measured
                 ]
             )
             for curve in self.strengths
@@ -162,14 +176,22 @@ def gather(paths: Iterable[Path], split: Split, until: int | None = None) -> Stu
     return sort(*measured_runs.read(paths, split, until))
 
 
-def sort(protocol: Protocol, runs: Sequence[Run]) -> Study:
-    """The methods of runs that `measured_runs.read` gave. StudyError as for `gather`."""
+def sort(protocol: Protocol, runs: Sequence[Run], elsewhere: Sequence[Images] = ()) -> Study:
+    """The methods of what `measured_runs.read` gave. StudyError as for `gather`."""
     by_name: dict[str, list[tuple[list[Run], Family]]] = {}
     for same in _same_configuration(runs):
         for family in _families(same):
             by_name.setdefault(family.method, []).append((same, family))
-    methods = tuple(_method(name, curves) for name, curves in by_name.items())
-    return Study(protocol, _common_seeds(methods), methods)
+    methods = [_method(name, curves) for name, curves in by_name.items()]
+    seeds = _common_seeds(methods)
+    for images in elsewhere:
+        if any(method.name == images.name for method in methods):
+            raise StudyError(
+                f"two methods are called {images.name}, one of them the images of {images.path}: "
+                "measure these again with another --name"
+            )
+        methods.append(Method(images.name, (Strength("", (), (BASE, IMAGES), images),)))
+    return Study(protocol, seeds, tuple(methods))
 
 
 def plain(study: Study) -> Method:
@@ -180,7 +202,8 @@ def plain(study: Study) -> Method:
     candidates = [
         method
         for method in study.methods
-        if all(_is_plain(strength.config) for strength in method.strengths)
+        if all(_is_plain(each.config) for each in method.strengths if each.config is not None)
+        and not method.made_elsewhere
         and not any(variant.changes for variant in method.strengths[0].variants)
     ]
     if len(candidates) != 1:
@@ -304,7 +327,7 @@ def _method(name: str, curves: Sequence[tuple[list[Run], Family]]) -> Method:
 
 
 def _common_seeds(methods: Sequence[Method]) -> tuple[int, ...]:
-    """The seeds of every strength of every method. Raises StudyError where they differ."""
+    """The seeds of every strength of every method of runs. Raises StudyError where they differ."""
     curves = [(method, strength) for method in methods for strength in method.strengths]
     _, first = curves[0]
     expected = [run.seed for run in first.runs]

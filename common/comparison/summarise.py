@@ -21,8 +21,9 @@ from common.comparison.summary import (
     StrengthSummary,
     Summary,
 )
+from common.evaluation import measured_runs
 from common.evaluation.attainable_records import AxisLevels
-from common.evaluation.records import IN_FEATURES
+from common.evaluation.records import IMAGES, IN_FEATURES
 from common.random import Key, Purpose
 
 DIGITS = 6
@@ -62,15 +63,17 @@ def summarise(
     degradation = ("high_frequency", *study.protocol.overall)
     levels = Levels(tuple(gain_shares), tuple(diversity_shares), degradation)
     measures = (axis, spread, *degradation)
-    samples = {m.name: Sample(m.values(measures), m.curves()) for m in methods}
-    config = first.strengths[0].config
-    reference, reached = settings(config), attainable.find(study, axis, spread)
+    samples = {m.name: _sample(m, measures, len(study.seeds)) for m in methods}
+    config, source = first.strengths[0].config, first.strengths[0].measured[0]
+    reference = {} if config is None else settings(config)
+    reward = measured_runs.rewards(source.directory)
+    reached = attainable.find(study, axis, spread)
     fronts = reached.front.axes[axis] if reached.front else None
     limits = _limits(reached, axis, samples, baseline, levels, reading)
     return Summary(
         format=FORMAT,
         protocol=Protocol.model_validate(study.protocol.values()),
-        reward=config.reward.terms,
+        reward={name: weight for name, weight in reward.items() if name != "combine"},
         seeds=list(study.seeds),
         alignment=axis,
         diversity=spread,
@@ -87,6 +90,12 @@ def summarise(
         **_notes(study, methods, spread),
         **limits,
     )
+
+
+def _sample(method: Method, measures: Sequence[str], seeds: int) -> Sample:
+    """The values of a method. Images made elsewhere, without a seed, are the same for every one."""
+    values = method.values(measures)
+    return Sample(np.repeat(values, seeds // len(values), axis=0), method.curves())
 
 
 def _notes(study: Study, methods: Sequence[Method], spread: str) -> dict[str, Any]:
@@ -138,6 +147,7 @@ def _method(
     fronts: AxisLevels | None,
 ) -> MethodSummary:
     mean, by_seed, means = values.mean(axis=(0, 1)), values.mean(axis=1), _means(method)
+    by_seed = by_seed[:1] if method.made_elsewhere else by_seed
     on_front = {tuple(point) for point in pareto.front(mean)[:, :2].tolist()}
     points = []
     for number, (strength, curve) in enumerate(zip(method.strengths, method.curves(), strict=True)):
@@ -145,7 +155,7 @@ def _method(
             points.append(
                 Point(
                     strength=number,
-                    update=variant.update,
+                    update=None if variant == IMAGES else variant.update,
                     scale=variant.scale,
                     prompt_noise=variant.prompt_noise,
                     **({"aig": variant.aig} if variant.aig else {}),
@@ -159,7 +169,8 @@ def _method(
                 )
             )
     strengths = [_strength(strength, reference) for strength in method.strengths]
-    return MethodSummary(name=method.name, strengths=strengths, points=points)
+    elsewhere = {"made_elsewhere": True} if method.made_elsewhere else {}
+    return MethodSummary(name=method.name, strengths=strengths, points=points, **elsewhere)
 
 
 def _attained(fronts: AxisLevels | None, alignment: float, diversity: float) -> dict[str, float]:
@@ -168,7 +179,7 @@ def _attained(fronts: AxisLevels | None, alignment: float, diversity: float) -> 
 
 
 def _strength(strength: Strength, reference: Mapping[str, Any]) -> StrengthSummary:
-    own = settings(strength.config)
+    own = {} if strength.config is None else settings(strength.config)
     keys = sorted(
         key for key in own.keys() | reference.keys() if own.get(key) != reference.get(key)
     )
@@ -182,7 +193,7 @@ def _strength(strength: Strength, reference: Mapping[str, Any]) -> StrengthSumma
         for run in strength.runs
     ]
     return StrengthSummary(
-        label=strength.label, changes={key: own.get(key) for key in keys}, runs=runs
+        label=strength.label, changes={key: own.get(key) for key in keys if own}, runs=runs
     )
 
 

@@ -55,13 +55,14 @@ class StrengthSummary(Part):
 class Point(Part):
     """One measured point of a method, mean over seeds and prompts.
 
+    update: null for images made elsewhere.
     strength: number of its curve. measures: every measure's mean. by_seed: alignment and
     diversity, as chosen for the comparison, of each seed. front: on the method's Pareto front.
     attained: its share of what can be had at most, see `attainable_shares.reached`.
     """
 
     strength: int
-    update: int
+    update: int | None
     scale: float
     prompt_noise: float
     aig: float = 0.0
@@ -72,11 +73,15 @@ class Point(Part):
 
 
 class MethodSummary(Part):
-    """A method; its points in the order of its curves, without the base model."""
+    """A method; its points in the order of its curves, without the base model.
+
+    made_elsewhere: it is a folder of images, one point without runs and seeds.
+    """
 
     name: str
     strengths: list[StrengthSummary]
     points: list[Point]
+    made_elsewhere: bool = False
 
 
 class Gain(Part):

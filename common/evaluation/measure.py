@@ -171,6 +171,7 @@ class Measurer:
         self._model = measures_for(config.model.family).model(config)
         self._instruments = Instruments(run, backend, on_images, real)
         self._compared: dict[Protocol, dict[str, np.ndarray]] = {}
+        self._sizes: dict[Protocol, tuple[int, int]] = {}
 
     def weights(self, variant: Variant) -> tuple[str, dict[str, np.ndarray]]:
         """Digest and parameters of a variant's weights; the digest of the base is the model's.
@@ -193,16 +194,37 @@ class Measurer:
     ) -> Record:
         """One record; its picture is on disk by then. weights, parameters: from `weights`."""
         self._instruments.prepare(how)
-        base = self._compared_with(how)
+        self._compared_with(how)
         images = self._images(how, variant, weights, parameters, _name(variant, how))
-        by_prompt, overall = self._instruments.measure(how, images, base)
+        return self._record(variant, how, weights, images, self._run.path)
+
+    def size(self, how: Protocol) -> tuple[int, int]:
+        """(Height, width) of the base model's images, which are drawn or read for it."""
+        self._instruments.prepare(how)
+        self._compared_with(how)
+        return self._sizes[how]
+
+    def measure_images(
+        self, how: Protocol, images: np.ndarray, images_digest: str, place: Path
+    ) -> Record:
+        """The record of images made elsewhere, [P, n, H, W, 3], of the size that `size` gives.
+
+        Its picture is below `place` by then.
+        """
+        self._instruments.prepare(how)
+        return self._record(records.IMAGES, how, images_digest, images, place)
+
+    def _record(
+        self, variant: Variant, how: Protocol, weights: str, images: np.ndarray, place: Path
+    ) -> Record:
+        by_prompt, overall = self._instruments.measure(how, images, self._compared_with(how))
         return Record(
             variant=variant,
             protocol=how,
             by_prompt=by_prompt,
             frechet=overall.pop(records.FRECHET),
             weights=weights,
-            grid=self._save_picture(variant, how, images),
+            grid=_save_picture(place / records.FILE.parent, variant, how, images),
             overall=overall,
         )
 
@@ -217,6 +239,7 @@ class Measurer:
             name = f"to compare with, {how.split}"
             images = self._images(other, Variant(0), self._model, self._base, name)
             self._compared[how] = self._instruments.features(how, images)
+            self._sizes[how] = images.shape[2:4]
         return self._compared[how]
 
     def _images(
@@ -278,23 +301,25 @@ class Measurer:
             **base_images.circumstances(self._policy, self._backend, self._run.config.rollout, how),
         }
 
-    def _save_picture(self, variant: Variant, how: Protocol, images: np.ndarray) -> str:
-        folder = self._run.path / records.FILE.parent
-        scale = "" if variant.scale == 1.0 else f"-scale{variant.scale:g}"
-        noisy = "" if variant.prompt_noise == 0.0 else f"-noise{variant.prompt_noise:g}"
-        annealed = "" if variant.aig == 0.0 else f"-aig{variant.aig:g}"
-        description = json.dumps(how.values(), sort_keys=True).encode()
-        short = hashlib.sha256(description).hexdigest()[:8]
-        name = f"{variant.update:06d}{scale}{noisy}{annealed}-{how.split}-{short}.png"
-        picture = pictures.encode_png(pictures.contact_sheet(images[:, :COLUMNS]))
-        with files.os_errors_as(f"write {folder / name}"):
-            files.write_whole(folder / name, picture)
-        return name
-
 
 def _name(variant: Variant, how: Protocol) -> str:
     """What is sampled, in words."""
     return f"{variant.name}, {how.split}"
+
+
+def _save_picture(folder: Path, variant: Variant, how: Protocol, images: np.ndarray) -> str:
+    """Write the picture of a record into a folder; its name."""
+    scale = "" if variant.scale == 1.0 else f"-scale{variant.scale:g}"
+    noisy = "" if variant.prompt_noise == 0.0 else f"-noise{variant.prompt_noise:g}"
+    annealed = "" if variant.aig == 0.0 else f"-aig{variant.aig:g}"
+    description = json.dumps(how.values(), sort_keys=True).encode()
+    short = hashlib.sha256(description).hexdigest()[:8]
+    which = "images" if variant == records.IMAGES else f"{variant.update:06d}"
+    name = f"{which}{scale}{noisy}{annealed}-{how.split}-{short}.png"
+    picture = pictures.encode_png(pictures.contact_sheet(images[:, :COLUMNS]))
+    with files.os_errors_as(f"write {folder / name}"):
+        files.write_whole(folder / name, picture)
+    return name
 
 
 def _prompts(run: RunDirectory, split: Split, limit: int) -> PromptSet:

@@ -9,7 +9,8 @@ from typing import Any
 from common.errors import RequestError
 from common.evaluation import records
 from common.evaluation.families import measures_for
-from common.evaluation.records import Protocol, Record, Split, Variant
+from common.evaluation.image_methods import NOTE, ImageMethod
+from common.evaluation.records import IMAGES, Protocol, Record, Split, Variant
 from common.runs import checkpoint
 from common.runs.directory import CONFIG, DIGESTS, RunDirectory
 
@@ -43,6 +44,28 @@ class Run:
     def path(self) -> Path:
         """The run directory."""
         return self.directory.path
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images that were made elsewhere, and their measurements on one split; they have no seed."""
+
+    directory: ImageMethod
+    records: Mapping[Variant, Record]
+
+    @property
+    def path(self) -> Path:
+        """The folder of the measurements."""
+        return self.directory.path
+
+    @property
+    def name(self) -> str:
+        """The name of the method."""
+        return self.directory.note.name
+
+
+Directory = RunDirectory | ImageMethod
+"""What has records."""
 
 
 def eval_command(run: RunDirectory, how: Protocol, variants: Iterable[Variant]) -> str:
@@ -86,8 +109,10 @@ def feature_names(run: RunDirectory, how: Protocol) -> list[str]:
 
 def read(
     paths: Iterable[Path], split: Split, until: int | None = None
-) -> tuple[Protocol, list[Run]]:
-    """The runs at these paths or in folders below them, and the protocol that they have in common.
+) -> tuple[Protocol, list[Run], list[Images]]:
+    """The protocol that the runs at these paths or in folders below them have in common, and they.
+
+    The last are images that were made elsewhere.
 
     Of several common protocols the one with the most images, then scorers and features, counts.
     until: measurements after later updates are left out.
@@ -95,41 +120,54 @@ def read(
     Raises StudyError for runs that cannot be compared, RunError and RecordError for damaged ones.
     """
     measurements = {directory: _measurements(directory, split) for directory in find(paths)}
-    if not measurements:
-        raise StudyError("nothing to compare: name at least one run")
+    if not any(isinstance(directory, RunDirectory) for directory in measurements):
+        images = "; images made elsewhere are compared with runs" if measurements else ""
+        raise StudyError(f"nothing to compare: name at least one run{images}")
     protocol = _common_protocol(measurements)
-    runs = [
-        _run(directory, by_protocol[protocol], until)
-        for directory, by_protocol in measurements.items()
-    ]
-    for run in runs[1:]:
-        _check_comparable(runs[0], run)
-    return protocol, runs
-
-
-def find(paths: Iterable[Path]) -> list[RunDirectory]:
-    """The runs at the paths; for a folder that is no run, all runs below it, by name."""
-    runs_by_path: dict[Path, RunDirectory] = {}
-    for path in paths:
-        if (path / CONFIG).exists() or not path.is_dir():
-            runs = [path]
+    runs, elsewhere = [], []
+    for directory, by_protocol in measurements.items():
+        if isinstance(directory, RunDirectory):
+            runs.append(_run(directory, by_protocol[protocol], until))
         else:
-            runs = sorted(file.parent for file in path.rglob(CONFIG))
-            if not runs:
+            elsewhere.append(_images(directory, by_protocol[protocol]))
+    for other in (*runs[1:], *elsewhere):
+        _check_comparable(runs[0], other)
+    return protocol, runs, elsewhere
+
+
+def find(paths: Iterable[Path]) -> list[Directory]:
+    """The runs at the paths; for a folder that is no run, all runs below it, by name.
+
+    So are methods whose images were made elsewhere.
+    """
+    by_path: dict[Path, Directory] = {}
+    for path in paths:
+        if not path.is_dir() or any((path / name).exists() for name in (CONFIG, NOTE)):
+            folders = [path]
+        else:
+            folders = sorted(file.parent for name in (CONFIG, NOTE) for file in path.rglob(name))
+            if not folders:
                 raise StudyError(f"no run in {path}: a run has a {CONFIG}")
-        for run in runs:
-            runs_by_path.setdefault(run.resolve(), RunDirectory.open(run))
-    return list(runs_by_path.values())
+        for folder in folders:
+            kind = ImageMethod if (folder / NOTE).exists() else RunDirectory
+            if folder.resolve() not in by_path:
+                by_path[folder.resolve()] = kind.open(folder)
+    return list(by_path.values())
 
 
 # --- reading one run ------------------------------------------------------------------------------
 
 
-def _measurements(directory: RunDirectory, split: Split) -> ByProtocol:
+def _measurements(directory: Directory, split: Split) -> ByProtocol:
     """The records of a run on a split, by protocol and variant."""
     path = directory.path
     everything = records.load(directory)
-    if not everything:
+    again = f"`drift eval {_quoted(path)} --split {split}`"
+    if isinstance(directory, ImageMethod):
+        again = f"`drift eval RUN --folder DIR --name {_quoted(Path(directory.note.name))}`"
+        if not everything:
+            raise StudyError(f"{path} was not measured: run {again}")
+    elif not everything:
         if checkpoint.latest(directory.checkpoints) is None:
             raise StudyError(
                 f"{path} has no checkpoint to measure: train it with "
@@ -143,8 +181,8 @@ def _measurements(directory: RunDirectory, split: Split) -> ByProtocol:
     if not by_protocol:
         there = ", ".join(sorted({record.protocol.split for record in everything}))
         raise StudyError(
-            f"{path} was measured on {there} prompts, not on {split}: run "
-            f"`drift eval {_quoted(path)} --split {split}`, or compare with --split"
+            f"{path} was measured on {there} prompts, not on {split}: run {again}, or compare "
+            "with --split"
         )
     return by_protocol
 
@@ -166,6 +204,15 @@ def _run(directory: RunDirectory, everything: Mapping[Variant, Record], until: i
     return Run(directory, measured)
 
 
+def _images(directory: ImageMethod, measured: Mapping[Variant, Record]) -> Images:
+    if lacking := {BASE, IMAGES} - measured.keys():
+        raise StudyError(
+            f"{directory.path} has no measurement of {min(lacking).name}: measure it again with "
+            "`drift eval RUN --folder DIR --name NAME`"
+        )
+    return Images(directory, {variant: measured[variant] for variant in (BASE, IMAGES)})
+
+
 def _how_to_go_on(directory: RunDirectory) -> str:
     command = f"`drift eval {_quoted(directory.path)}`"
     if checkpoint.updates(directory.checkpoints):
@@ -180,7 +227,7 @@ def _quoted(path: Path) -> str:
 # --- which runs may be compared -------------------------------------------------------------------
 
 
-def _common_protocol(measurements: Mapping[RunDirectory, ByProtocol]) -> Protocol:
+def _common_protocol(measurements: Mapping[Directory, ByProtocol]) -> Protocol:
     """The protocol that all runs have in common; of several the one with the most images."""
     (first, by_protocol), *others = measurements.items()
     shared = dict.fromkeys(by_protocol)
@@ -229,26 +276,31 @@ def _difference(one: Protocol, other: Protocol) -> str:
     return f"they were measured with {name} = {before} and {after}"
 
 
-def _check_comparable(one: Run, other: Run) -> None:
+def _check_comparable(one: Run, other: Run | Images) -> None:
     pair = f"{one.path} and {other.path} cannot be compared"
-    rewards = _rewards(one)
-    if rewards != _rewards(other):
-        raise StudyError(f"{pair}: they maximise other rewards, {rewards} and {_rewards(other)}")
-    ours, theirs = (run.records[BASE].measures for run in (one, other))
-    if ours != theirs:
-        odd = min({*ours} ^ {*theirs})
+    ours, prompts = rewards(one.directory), training_prompts(one.directory)
+    if ours != (theirs := rewards(other.directory)):
+        raise StudyError(f"{pair}: they maximise other rewards, {ours} and {theirs}")
+    before, after = (run.records[BASE].measures for run in (one, other))
+    if before != after:
+        odd = min({*before} ^ {*after})
         raise StudyError(f"{pair}: only one of them was measured with {odd}; evaluate both again")
-    if _prompts(one) != _prompts(other):
+    if prompts != training_prompts(other.directory):
         raise StudyError(f"{pair}: they were trained on other prompts (see [prompts] of each)")
 
 
-def _rewards(run: Run) -> dict[str, Any]:
-    reward = run.directory.config.reward
+def rewards(directory: Directory) -> dict[str, Any]:
+    """What a run maximises, as it is compared; of images made elsewhere that of their run."""
+    if isinstance(directory, ImageMethod):
+        return directory.note.reward
+    reward = directory.config.reward
     return {**reward.terms, "combine": reward.combine}
 
 
-def _prompts(run: Run) -> dict[str, Any]:
+def training_prompts(directory: Directory) -> dict[str, Any]:
     """The training prompts of a run; a file of prompts is compared by its content."""
-    prompts = run.directory.config.prompts.model_dump()
-    digest = run.directory.environment().get(DIGESTS, {}).get("prompts.source")
+    if isinstance(directory, ImageMethod):
+        return directory.note.prompts
+    prompts = directory.config.prompts.model_dump(mode="json")
+    digest = directory.environment().get(DIGESTS, {}).get("prompts.source")
     return prompts | ({"source": digest} if digest else {})

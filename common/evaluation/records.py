@@ -4,6 +4,7 @@
 """
 
 import json
+import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,7 +14,6 @@ from common import reading
 from common.choices import Split
 from common.errors import RequestError
 from common.runs import files, line_log
-from common.runs.directory import RunDirectory
 
 FILE = Path("evaluation") / "records.jsonl"
 """Path within a run directory; the pictures are beside it."""
@@ -64,9 +64,9 @@ class RecordError(RequestError):
 class Variant:
     """The weights that were measured, and how they were sampled.
 
-    update: 0 is the base model. scale: factor on the adapter; 1 is as trained. prompt_noise:
-    strength of CADS at inference; 0 is none. aig: exponent of annealed importance guidance; 0 is
-    none, the tuned model at every step.
+    update: 0 is the base model, -1 see IMAGES. scale: factor on the adapter; 1 is as trained.
+    prompt_noise: strength of CADS at inference; 0 is none. aig: exponent of annealed importance
+    guidance; 0 is none, the tuned model at every step.
     """
 
     update: int
@@ -78,6 +78,8 @@ class Variant:
     def name(self) -> str:
         """In words: "update 4 x 0.5 with prompt noise 0.1"."""
         name = f"update {self.update}" if self.update else "base model"
+        if self == IMAGES:
+            return "the images"
         if self.scale != 1.0:
             name += f" x {self.scale:g}"
         noise = [f"prompt noise {self.prompt_noise:g}"] if self.prompt_noise else []
@@ -94,6 +96,10 @@ class Variant:
     def values(self) -> dict[str, Any]:
         """Its fields as JSON has them; `aig` only where there is some."""
         return {name: value for name, value in asdict(self).items() if value or name != "aig"}
+
+
+IMAGES = Variant(update=-1)
+"""Stands for images that were made elsewhere: no weights of a run."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +222,16 @@ LARGEST = 1e60
 """No measure is as large; products of larger ones would not be finite."""
 
 
-def load(run: RunDirectory) -> list[Record]:
+class Folder(typing.Protocol):
+    """A run, or what else has records in its folder."""
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        ...
+
+
+def load(run: Folder) -> list[Record]:
     """The records of a run, oldest first; [] when it was not evaluated.
 
     An incomplete last line after a kill does not count. Raises RecordError for any other line that
@@ -261,7 +276,7 @@ def parse(line: bytes | str, where: str) -> Record:
     return record
 
 
-def append(run: RunDirectory, record: Record) -> None:
+def append(run: Folder, record: Record) -> None:
     """Add a line. Raises files.WriteError (an OSError); the old records then stay."""
     path = run.path / FILE
     with files.os_errors_as(f"write {path}"):

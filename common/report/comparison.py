@@ -4,17 +4,14 @@ All numbers come from the summary; only the pictures are read from the runs.
 """
 
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 from common import pictures
-from common.choices import STANDING
-from common.comparison import standing
 from common.comparison.methods import Study
 from common.comparison.summary import MATCHED, Point, Summary, to_json
-from common.evaluation.measured_runs import BASE, Run
-from common.evaluation.records import FILE, Variant, feature_name
-from common.report import attainable, front, gain_tables, other_axes, words
+from common.evaluation.measured_runs import BASE, Images, Run
+from common.evaluation.records import FILE, IMAGES, Variant, feature_name
+from common.report import attainable, front, gain_tables, notes, other_axes, words
 from common.runs import files
 
 MOST_PROMPTS = 6
@@ -70,7 +67,7 @@ def render(summary: Summary, shown: list[Panel]) -> str:
         caption=_caption(summary),
         limits=front.limit_marks(summary),
         others=other_axes.plots(summary),
-        notes=notes(summary),
+        notes=notes.notes(summary),
         tables=gain_tables.tables(summary),
         reading=_reading(summary),
         panels=shown,
@@ -106,39 +103,6 @@ def _features(summary: Summary) -> list[str]:
     return [", ".join(facts)] if known else []
 
 
-def notes(summary: Summary) -> list[str]:
-    """What to know before the numbers are believed, and what is not there."""
-    several = (_shaped(summary), _lacking(summary), attainable.missing(summary))
-    return [note for note in several if note]
-
-
-def _shaped(summary: Summary) -> str:
-    if not summary.shaped:
-        return ""
-    others = [
-        name
-        for name in filter(None, map(feature_name, summary.protocol.labels.values()))
-        if not any(name in those for those in summary.shaping.values())
-    ]
-    instead = (
-        f"Choose others: --diversity {' or '.join(others)}."
-        if others
-        else "Measure with other features (evaluate.features)."
-    )
-    return (
-        f"{' and '.join(summary.shaped)}: the reward is shaped with the features that diversity is "
-        f"measured in here, so that its diversity is partly what it was trained on. {instead}"
-    )
-
-
-def _lacking(summary: Summary) -> str:
-    """The standing baselines that were not measured, and the option that measures them; or ""."""
-    words = standing.sentence(summary.unmeasured)
-    names = [name for name in STANDING if name in {*chain(*summary.unmeasured.values())}]
-    command = f"drift compare RUN... --with {','.join(names)}"
-    return f"{words} `{command}` measures them." if words else ""
-
-
 def _caption(summary: Summary) -> str:
     curve = (
         "Lines join the Pareto front of each method; its other points are pale."
@@ -159,7 +123,12 @@ def _pictures_lead(summary: Summary) -> str:
         if summary.gained
         else f"the base model's alignment, over which {summary.baseline} gained nothing"
     )
-    same = "The same prompts from the same initial noise."
+    noise = (
+        ", of runs from the same initial noise"
+        if any(m.made_elsewhere for m in summary.methods)
+        else None
+    )
+    same = f"The same prompts{noise or ' from the same initial noise'}."
     return f"{same} For each method the point nearest to {where}."
 
 
@@ -185,12 +154,14 @@ def _reading(summary: Summary) -> str:
 
 def panels(summary: Summary, study: Study) -> list[Panel]:
     """Pictures of the base model and of each method at matched alignment, of the first seed."""
-    baseline = study.method(summary.baseline).strengths[0].runs[0]
+    baseline = study.method(summary.baseline).strengths[0].measured[0]
     origin = f"before tuning: alignment {summary.origin[0]:.2f}, diversity {summary.origin[1]:.3f}"
     shown = [_panel("base model", origin, baseline, BASE)]
     for name, point in summary.matched().items():
-        run = study.method(name).strengths[point.strength].runs[0]
-        variant = Variant(point.update, point.scale, point.prompt_noise, point.aig)
+        run = study.method(name).strengths[point.strength].measured[0]
+        variant = IMAGES
+        if point.update is not None:
+            variant = Variant(point.update, point.scale, point.prompt_noise, point.aig)
         shown.append(_panel(name, _detail(summary, name, point), run, variant))
     return shown
 
@@ -201,7 +172,7 @@ def _detail(summary: Summary, name: str, point: Point) -> str:
     return f"{which}: alignment {alignment:.2f}, diversity {diversity:.3f}"
 
 
-def _panel(name: str, detail: str, run: Run, variant: Variant) -> Panel:
+def _panel(name: str, detail: str, run: Run | Images, variant: Variant) -> Panel:
     record = run.records[variant]
     prompts = record.protocol.prompts
     if record.grid is None:
@@ -225,6 +196,9 @@ def _panel(name: str, detail: str, run: Run, variant: Variant) -> Panel:
 def _setups(summary: Summary) -> list[Setup]:
     setups = []
     for method in summary.methods:
+        if method.made_elsewhere:
+            setups.append(Setup(method.name, "images made elsewhere", []))
+            continue
         for strength in method.strengths:
             label = f"{method.name}, {strength.label}" if strength.label else method.name
             runs = ", ".join(f"seed {run.seed}" for run in strength.runs)

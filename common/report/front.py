@@ -164,6 +164,8 @@ def alt_text(summary: Summary) -> str:
 
 def point_name(method: MethodSummary, point: Point) -> str:
     """The name of a point: its strength and its checkpoint."""
+    if point.update is None:
+        return "images made elsewhere"
     label = method.strengths[point.strength].label
     parts = [label] if label else []
     if f"update {point.update}" not in parts:
@@ -193,7 +195,7 @@ def _draw(axes: "Axes", summary: Summary, colours: Colours) -> None:
         for i, line in enumerate(_lines(summary, method)):
             axes.plot(
                 *zip(*line, strict=True),
-                ls=(0, (4, 2)) if mark.dashed else "-",
+                ls=":" if method.made_elsewhere else (0, (4, 2)) if mark.dashed else "-",
                 ms=4.5,
                 markevery=slice(
                     int(line[0] == summary.origin), None

@@ -148,12 +148,12 @@ def measure_standing(
     if not chosen.standing:
         return
     with preparing():
-        how, runs = measured_runs.read(paths, chosen.split, chosen.until)
+        how, runs, elsewhere = measured_runs.read(paths, chosen.split, chosen.until)
         plain = [
             replace(run, records={v: r for v, r in run.records.items() if not v.changes})
             for run in runs
         ]
-        study = methods.sort(how, plain)
+        study = methods.sort(how, plain, elsewhere)
         study.alignment(chosen.axis)
         study.diversity(chosen.diversity)
         if baseline is None:

@@ -9,7 +9,7 @@ from PIL import Image
 from rich.console import Console
 
 from common import console
-from common.commands import eval as eval_command
+from common.commands import eval_table
 from common.evaluation.records import FILE
 
 FEW = ("--prompts", 1, "--images", 2, "--steps", 1)
@@ -261,4 +261,4 @@ def test_help_lists_it(drift):
 )
 def test_small_rewards_are_shown_with_three_digits(value, least, places):
     """A reward has any unit: a JPEG reward of -0.0541 must not be -0.05 in every row."""
-    assert eval_command._places(value, least) == places
+    assert eval_table._places(value, least) == places

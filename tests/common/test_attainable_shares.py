@@ -8,7 +8,7 @@ from common.comparison.summarise import summarise
 from common.comparison.summary import from_json, to_json
 from common.evaluation import attainable_records
 from common.evaluation.records import RecordError
-from common.report import attainable, comparison, front, gain_tables, page
+from common.report import attainable, comparison, front, gain_tables, notes, page
 from tests.common.synthetic_study import better_curve, make_run, save_fronts
 
 GRPO, AXES = "emoji-grpo", {"axis": "alignment_heldout", "replicas": 20}
@@ -79,7 +79,7 @@ def test_only_what_all_runs_have_is_drawn(runs):
     save_fronts(runs[0])
     half = summary_of(runs)
     assert (half.attainable, half.unattainable) == (None, ["drift"])
-    assert comparison.notes(half)[-1].startswith("no attainable fronts: drift have none")
+    assert notes.notes(half)[-1].startswith("no attainable fronts: drift have none")
     save_fronts(runs[1], samples=128, ratio=16.0)
     assert summary_of(runs).unattainable == ["plain", "drift"]
     save_fronts(runs[1])
