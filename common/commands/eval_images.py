@@ -18,7 +18,8 @@ FROM_RUN = {
     "wanted": "--checkpoint",
     "scales": "--scale",
     "strengths": "--prompt-noise",
-    "exponents": "--aig",
+    "aig": "--aig",
+    "keep": "--keep or --no-keep",
     "scorers": "--scorer",
     "features": "--feature",
 }
