@@ -5,10 +5,13 @@ from typing import Literal, get_args
 __all__ = [
     "ALIGNMENTS",
     "DIVERSITIES",
+    "EXPONENT",
     "PROGRAMS",
     "READINGS",
+    "SCALE",
     "SPLITS",
     "STANDING",
+    "STRENGTH",
     "Alignment",
     "Diversity",
     "Program",
@@ -41,6 +44,9 @@ Standing = Literal["scale", "aig", "cads"]
 """A standing baseline at inference: see `common.comparison.standing`."""
 
 STANDING: tuple[Standing, ...] = get_args(Standing)
+
+SCALE, STRENGTH, EXPONENT = (0.0, 2.0), (0.0, 10.0), (0.0, 100.0)
+"""Least and most of a factor on trained weights, of CADS at inference, and of AIG."""
 
 Program = Literal["diffusers", "comfyui", "kohya"]
 """What an adapter is exported for; kohya: sd-scripts and the programs that read its files."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from common.choices import SPLITS
+from common.choices import EXPONENT, SCALE, SPLITS, STRENGTH
 from common.commands import attainable as attainable_command, eval_images, eval_table
 from common.commands.trust import trust_option
 from common.errors import RequestError
@@ -16,10 +16,6 @@ from common.errors import RequestError
 if TYPE_CHECKING:
     from common.evaluation.records import Split
     from common.workflows.evaluate import Measurement
-
-SCALES = click.FloatRange(0.0, 2.0)
-STRENGTHS = click.FloatRange(0.0, 10.0)
-EXPONENTS = click.FloatRange(0.0, 100.0)
 
 
 @click.command(name="eval", short_help="Measure alignment and diversity of checkpoints.")
@@ -66,7 +62,7 @@ EXPONENTS = click.FloatRange(0.0, 100.0)
     "--scale",
     "scales",
     multiple=True,
-    type=SCALES,
+    type=click.FloatRange(*SCALE),
     default=(1.0,),
     show_default=True,
     help="Factor on what was trained, for every checkpoint; more than once for more.",
@@ -75,7 +71,7 @@ EXPONENTS = click.FloatRange(0.0, 100.0)
     "--prompt-noise",
     "strengths",
     multiple=True,
-    type=STRENGTHS,
+    type=click.FloatRange(*STRENGTH),
     default=(0.0,),
     show_default=True,
     help="Strength of CADS at inference, for the base and every checkpoint; more than once.",
@@ -83,7 +79,7 @@ EXPONENTS = click.FloatRange(0.0, 100.0)
 @click.option(
     "--aig",
     multiple=True,
-    type=EXPONENTS,
+    type=click.FloatRange(*EXPONENT),
     default=(0.0,),
     show_default=True,
     help="Exponent of annealed importance guidance, for every checkpoint; more than once for more.",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from common.choices import EXPONENT, SCALE, STRENGTH
 from common.commands.trust import trust_option
 from common.errors import RequestError
 
@@ -31,6 +32,27 @@ from common.errors import RequestError
     help="Initial noise.  [default: the run's]",
 )
 @click.option(
+    "--scale",
+    type=click.FloatRange(*SCALE),
+    default=1.0,
+    show_default=True,
+    help="Factor on what was trained.",
+)
+@click.option(
+    "--prompt-noise",
+    type=click.FloatRange(*STRENGTH),
+    default=0.0,
+    show_default=True,
+    help="Strength of CADS.",
+)
+@click.option(
+    "--aig",
+    type=click.FloatRange(*EXPONENT),
+    default=0.0,
+    show_default=True,
+    help="Exponent of annealed importance guidance; 0: none.",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.png",
@@ -48,6 +70,9 @@ def sample(
     count: int,
     checkpoint: str,
     seed: int | None,
+    scale: float,
+    prompt_noise: float,
+    aig: float,
     out: Path | None,
     backend: str | None,
     trust: bool,
@@ -59,15 +84,23 @@ def sample(
     name gets a number.
     """
     from common.runs import files
+    from common.workflows import options
     from common.workflows.sample import draw
 
+    chosen = options.checked(
+        options.SampleOptions,
+        prompts=prompts,
+        count=count,
+        seed=seed,
+        scale=scale,
+        prompt_noise=prompt_noise,
+        aig=aig,
+    )
     if out is not None and out.suffix.lower() != ".png":
         raise RequestError(f"--out {out}: write a name that ends in .png")
     if out is not None and os.path.lexists(out):
         raise RequestError(f"--out {out} exists already; remove it, or choose another name")
-    drawn = draw(
-        directory, prompts, count, which=checkpoint, seed=seed, backend=backend, trust=trust
-    )
+    drawn = draw(directory, chosen, which=checkpoint, backend=backend, trust=trust)
     if out is None:
         name = f"{_slug(prompts[0])}-{drawn.label}-seed{drawn.seed}"
         out = drawn.run.save_picture(name, drawn.images.picture(), replace=False)

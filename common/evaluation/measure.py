@@ -309,13 +309,10 @@ def _name(variant: Variant, how: Protocol) -> str:
 
 def _save_picture(folder: Path, variant: Variant, how: Protocol, images: np.ndarray) -> str:
     """Write the picture of a record into a folder; its name."""
-    scale = "" if variant.scale == 1.0 else f"-scale{variant.scale:g}"
-    noisy = "" if variant.prompt_noise == 0.0 else f"-noise{variant.prompt_noise:g}"
-    annealed = "" if variant.aig == 0.0 else f"-aig{variant.aig:g}"
     description = json.dumps(how.values(), sort_keys=True).encode()
     short = hashlib.sha256(description).hexdigest()[:8]
     which = "images" if variant == records.IMAGES else f"{variant.update:06d}"
-    name = f"{which}{scale}{noisy}{annealed}-{how.split}-{short}.png"
+    name = f"{which}{variant.suffix}-{how.split}-{short}.png"
     picture = pictures.encode_png(pictures.contact_sheet(images[:, :COLUMNS]))
     with files.os_errors_as(f"write {folder / name}"):
         files.write_whole(folder / name, picture)

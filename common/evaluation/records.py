@@ -93,6 +93,13 @@ class Variant:
         noise = [f"CADS {self.prompt_noise:g}"] if self.prompt_noise else []
         return scale + noise + ([f"AIG {self.aig:g}"] if self.aig else [])
 
+    @property
+    def suffix(self) -> str:
+        """The same for the name of a file: "-scale0.5-noise0.1-aig2"."""
+        scale = f"-scale{self.scale:g}" if self.scale != 1.0 else ""
+        noise = f"-noise{self.prompt_noise:g}" if self.prompt_noise else ""
+        return scale + noise + (f"-aig{self.aig:g}" if self.aig else "")
+
     def values(self) -> dict[str, Any]:
         """Its fields as JSON has them; `aig` only where there is some."""
         return {name: value for name, value in asdict(self).items() if value or name != "aig"}

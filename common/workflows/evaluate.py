@@ -171,6 +171,7 @@ def repeated(run: RunDirectory, how: Protocol, variants: Iterable[Variant]) -> M
                 f"--split {how.split}` again"
             )
         chosen = sorted({Variant(0), *variants})
+        _updates(run, [str(variant.update) for variant in chosen if variant.update])
         return Measurement(run, [how], chosen, choose_backend(None, run), real)
 
 
@@ -257,6 +258,9 @@ def _variants(
     run = RunDirectory.open(directory)
     load(run)  # damage shows before the work, not after it
     updates = _updates(run, wanted)
+    if not any(updates) and ({*chosen.scales} != {1.0} or any(chosen.aig)):
+        option = "--aig" if any(chosen.aig) else "--scale"
+        raise RequestError(f"{option} has no effect on the base model: name another --checkpoint")
     knobs = itertools.product(updates, chosen.scales, chosen.prompt_noise, chosen.aig)
     variants = {
         Variant(update, scale, strength, aig) if update else Variant(0, prompt_noise=strength)

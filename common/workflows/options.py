@@ -4,16 +4,16 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError
 
-from common.choices import Reading, Split, Standing
+from common.choices import EXPONENT, SCALE, STRENGTH, Reading, Split, Standing
 from common.config import Table, errors, key
 from common.config.types import Positive
 from common.errors import RequestError
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
-Scale = Annotated[float, Field(ge=0.0, le=2.0, allow_inf_nan=False)]
-Strength = Annotated[float, Field(ge=0.0, le=10.0, allow_inf_nan=False)]
-Exponent = Annotated[float, Field(ge=0.0, le=100.0, allow_inf_nan=False)]
+Scale = Annotated[float, Field(ge=SCALE[0], le=SCALE[1], allow_inf_nan=False)]
+Strength = Annotated[float, Field(ge=STRENGTH[0], le=STRENGTH[1], allow_inf_nan=False)]
+Exponent = Annotated[float, Field(ge=EXPONENT[0], le=EXPONENT[1], allow_inf_nan=False)]
 
 
 class EvaluateOptions(Table):
@@ -63,6 +63,9 @@ class SampleOptions(Table):
     prompts: tuple[str, ...] = key((), "one row of images each", strict=False, min_length=1)
     count: Positive = key(16, "images of each prompt")
     seed: Seed | None = key(None, "of the initial noise; None = the run's")
+    scale: Scale = key(1.0, "factor on the trained weights")
+    prompt_noise: Strength = key(0.0, "strength of CADS at inference")
+    aig: Exponent = key(0.0, "exponent of annealed importance guidance; 0 = none")
 
 
 class CompareOptions(Table):

@@ -6,8 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import backends, consent
+from common.adapters import low_rank
+from common.algorithm import annealing
 from common.backends import Backend, BackendUnavailableError, Policy
 from common.errors import RequestError, existing, preparing
+from common.evaluation import cads
+from common.evaluation.records import Variant
 from common.prompts import check_unicode
 from common.runs import checkpoint
 from common.runs.directory import RunDirectory
@@ -15,6 +19,7 @@ from common.sampling.ode import sample_images
 from common.sampling.process import make_process
 from common.workflows import options
 from common.workflows.images import Images
+from common.workflows.options import SampleOptions
 from common.workflows.run import RunLike
 
 
@@ -35,6 +40,9 @@ def sample(
     count: int = 16,
     checkpoint: int | str = "latest",
     seed: int | None = None,
+    scale: float = 1.0,
+    prompt_noise: float = 0.0,
+    aig: float = 0.0,
     backend: str | None = None,
     trust: bool = False,
 ) -> Images:
@@ -50,6 +58,9 @@ def sample(
         checkpoint: the update after which it was saved, "base" (the model before tuning) or
             "latest".
         seed: of the initial noise; None: the run's.
+        scale: factor on the trained weights, in [0, 2].
+        prompt_noise: strength of CADS at inference, in [0, 10].
+        aig: exponent of annealed importance guidance, in [0, 100]; 0 is none.
         backend: "mlx", "cuda", "cpu" or "auto"; None: the run's if it works here, else the best.
         trust: let the run's configuration import the code that it names.
 
@@ -59,42 +70,47 @@ def sample(
     """
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     with preparing():
-        options.checked(options.SampleOptions, prompts=texts, count=count, seed=seed)
+        chosen = options.checked(
+            options.SampleOptions,
+            prompts=texts,
+            count=count,
+            seed=seed,
+            scale=scale,
+            prompt_noise=prompt_noise,
+            aig=aig,
+        )
     which = str(checkpoint)
-    drawn = draw(Path(run), texts, count, which=which, seed=seed, backend=backend, trust=trust)
-    return drawn.images
+    return draw(Path(run), chosen, which=which, backend=backend, trust=trust).images
 
 
 def draw(
-    path: Path,
-    prompts: Sequence[str],
-    count: int,
-    *,
-    which: str,
-    seed: int | None,
-    backend: str | None,
-    trust: bool,
+    path: Path, chosen: SampleOptions, *, which: str, backend: str | None, trust: bool
 ) -> Sampled:
     """What `sample` and the command share; which: "N", "base" or "latest"."""
+    prompts = chosen.prompts
     with preparing(), consent.required_for(path, (), trust=trust):
         check_unicode(prompts, "--prompt")
         run = RunDirectory.open(path)
         settings = run.config
-        seed = settings.run.seed if seed is None else seed
+        seed = settings.run.seed if chosen.seed is None else chosen.seed
+        variant, label = _variant(run, which, chosen)
         engine = choose_backend(backend, run)
         policy = engine.policy(settings.model, settings.adapter, seed=settings.run.seed)
-        label = _restore(policy, run, which)
+        _restore(policy, engine, run, variant)
         policy.check(prompts)
+    process = make_process(policy, settings.rollout, settings.evaluate.steps)
     images = sample_images(
         policy,
         engine,
-        make_process(policy, settings.rollout, settings.evaluate.steps),
+        process,
         prompts,
-        count,
+        chosen.count,
         seed=seed,
         batch_size=settings.rollout.batch_size,
+        perturb=cads.perturbation(engine, process, variant.prompt_noise),
+        tuned_shares=annealing.tuned_shares(process.steps, variant.aig),
     )
-    return Sampled(Images(images, tuple(prompts)), run, label, seed)
+    return Sampled(Images(images, prompts), run, label, seed)
 
 
 def choose_backend(wanted: str | None, run: RunDirectory) -> Backend:
@@ -109,13 +125,26 @@ def choose_backend(wanted: str | None, run: RunDirectory) -> Backend:
     return backends.load(backends.best() if wanted in (None, "auto") else wanted)
 
 
-def _restore(policy: Policy, run: RunDirectory, which: str) -> str:
-    """Load the weights of a checkpoint into the policy; returns its label."""
+def _variant(run: RunDirectory, which: str, chosen: SampleOptions) -> tuple[Variant, str]:
+    """The weights and how they are sampled, and its label for a file name. RequestError."""
+    scale, noise, aig = chosen.scale, chosen.prompt_noise, chosen.aig
     if which == "base":
-        return which
-    path = checkpoint_path(run, which)
-    policy.load_parameters(checkpoint.load(path).weights)
-    return path.name
+        if scale != 1.0 or aig:
+            option = "--scale" if scale != 1.0 else "--aig"
+            raise RequestError(f"{option} has no effect on the model before tuning")
+        variant = Variant(0, prompt_noise=noise)
+        return variant, which + variant.suffix
+    variant = Variant(int(checkpoint_path(run, which).name), scale, noise, aig)
+    return variant, f"{variant.update:06d}{variant.suffix}"
+
+
+def _restore(policy: Policy, backend: Backend, run: RunDirectory, variant: Variant) -> None:
+    """Load the weights of a variant into the policy."""
+    if not variant.update:
+        return
+    base = {name: backend.to_numpy(value) for name, value in policy.parameters().items()}
+    tuned = checkpoint.load(run.checkpoints / f"{variant.update:06d}").weights
+    policy.load_parameters(low_rank.scaled(tuned, base, run.config.adapter, variant.scale))
 
 
 def checkpoint_path(run: RunDirectory, which: str) -> Path:

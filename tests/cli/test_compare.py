@@ -106,6 +106,10 @@ def test_with_measures_the_baselines_of_the_last_checkpoint(drift, finished, ref
     words = ("compare", finished, "--baseline", "emoji", *QUICK, "--with", "cads,scale,aig")
     assert "no measure" in refused(2, *words, "--axis", "no measure")
     assert (finished / FILE).read_text() == before
+    last = finished / "checkpoints" / "000002"
+    last.rename(finished / "away")
+    assert "no checkpoint after update 2" in refused(2, *words)
+    (finished / "away").rename(last)
     result = drift(*words)
     assert result.exit_code == 0, result.output
     assert "measured update 2 with AIG 4 on test prompts" in result.output

@@ -150,6 +150,7 @@ def test_a_run_without_a_checkpoint_has_its_base(refused, drift, empty):
         (["--aig", "nan"], "--aig nan: write a number"),
         (["--prompt-noise", "nan"], "--prompt-noise nan: write a number"),
         (["--backend", "tpu"], "no backend 'tpu'"),
+        (["--checkpoint", "base", "--aig", "2"], "--aig has no effect on the base model"),
         (["--real", "gone"], "gone is not there: a folder of images is needed"),
         (["--feature", "embeded"], "no features 'embeded'; did you mean 'embedded'"),
     ],

@@ -42,6 +42,25 @@ def test_a_row_for_each_prompt_and_a_column_for_each_image(draw, finished):
     assert np.array_equal(np.asarray(Image.open(saved)), picture)
 
 
+def test_scale_aig_and_prompt_noise_are_those_of_drift_eval(draw, finished):
+    tuned, base = draw(), draw("--checkpoint", "base")
+    assert np.array_equal(draw("--scale", 0), base)
+    assert np.array_equal(draw("--aig", 0, "--scale", 1), tuned)
+    others = [draw("--scale", 2), draw("--aig", 1), draw("--prompt-noise", 1)]
+    assert len({picture.tobytes() for picture in (tuned, base, *others)}) == 5
+    names = {path.name for path in (finished / "samples").glob("rose-*")}
+    for label in ("000002-scale2", "000002-aig1", "000002-noise1", "base"):
+        assert f"rose-{label}-seed0.png" in names
+
+
+@pytest.mark.parametrize("option", ["--scale", "--aig"])
+def test_what_does_not_change_the_base_model_is_refused(refused, finished, option):
+    words = ("sample", finished, "--prompt", "rose", "--checkpoint", "base", option, 2)
+    assert f"{option} has no effect on the model before tuning" in refused(2, *words)
+    nan = refused(2, "sample", finished, "--prompt", "rose", option, "nan")
+    assert nan.endswith(f"{option[2:]} = nan: input should be a finite number")
+
+
 def _bottoms(picture):
     """Where the rows of images end: each has a caption above it."""
     high = picture.shape[0] // 2
