@@ -1,8 +1,10 @@
 """Runs of the real families are measured and compared like those of the emoji model."""
 
+import runpy
 import shutil
 import threading
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +25,9 @@ from common.runs import checkpoint as checkpoints
 from common.runs.directory import RunDirectory
 from common.trainer import Trainer
 from tests.shapes import FAMILIES, settings_of
+
+BROWSER = runpy.run_path(str(Path(__file__).parents[1] / "cli" / "test_report_browser.py"))
+tab = BROWSER["tab"]
 
 SMALL = (
     "run.updates=1",
@@ -51,7 +56,7 @@ SHAPED = (
 def config(checkpoint, tmp_path_factory):
     """(shape, *changes) -> the configuration of a small run with a tiny checkpoint."""
     prompts = tmp_path_factory.mktemp("prompts") / "prompts.txt"
-    prompts.write_text("a red fox\nan owl in the snow\n")
+    prompts.write_text('a red fox that says "FOX"\nan owl that says "OWL"\n')
 
     def load(shape, *changes):
         return settings_of(checkpoint, shape, *SMALL, f"prompts.source={prompts}", *changes)
@@ -148,8 +153,8 @@ def runs(config, tmp_path_factory):
             stop = threading.Event()
             trainer = Trainer(settings, backend, run, observer=NullObserver(), stop=stop)
         assert trainer.run()
-    features = ("--feature", "embedded_heldout", "--feature", "embedded")
-    words = (*HOW, "--scorer", "jpeg_incompressibility", *features)
+    features = ("--feature", "embedded_heldout", "--feature", "efficientnet")
+    words = (*HOW, "--scorer", "jpeg_incompressibility", "--scorer", "ocr", *features)
     result = drift("eval", folder / "flow_grpo", folder / "drift", *words)
     assert result.exit_code == 0, result.output
     return folder, result.output
@@ -162,7 +167,7 @@ def drift(*words):
 def test_the_table_has_the_measures_of_the_model(runs):
     output = runs[1]
     (head, *_) = [line.split() for line in output.splitlines() if line.startswith("update ")]
-    assert head[:6] == ["update", "reward", "jpeg", "incompressibility", "diversity", "of"]
+    assert head[:6] == ["update", "reward", "jpeg", "incompressibility", "ocr", "diversity"]
     assert "held-out" not in head
     assert "modes" not in head
     notes = [line for line in output.splitlines() if line.startswith("diversity, recall, coverage")]
@@ -173,18 +178,18 @@ def test_the_table_has_the_measures_of_the_model(runs):
 def test_each_of_the_features_has_a_table_and_those_that_shape_are_marked(runs):
     folder, output = runs
     lines = output.splitlines()
-    places = [n for n, line in enumerate(lines) if line == "in the features embedded:"]
+    places = [n for n, line in enumerate(lines) if line == "in the features efficientnet:"]
     assert len(places) == 2
     head = lines[places[0] + 2].split()
     assert head == ["update", "diversity", "of", "base", "Vendi", "Frechet", "recall", "coverage"]
     shaped = next(line for line in lines if "which shape the reward" in line)
-    assert "embedded_heldout, which shape the reward that was trained on, embedded;" in shaped
+    assert "embedded_heldout, which shape the reward that was trained on, efficientnet;" in shaped
     assert "no other features" not in shaped
     (first, *_) = records.load(RunDirectory.open(folder / "drift"))
-    assert first.protocol.more_features == ("embedded",)
-    assert first.overall.keys() == {"frechet/embedded"}
-    assert first.mean("diversity/embedded") != first.mean("diversity")
-    shown = f"{first.overall['frechet/embedded']:.3f}"
+    assert first.protocol.more_features == ("efficientnet",)
+    assert first.overall.keys() == {"frechet/efficientnet"}
+    assert first.mean("diversity/efficientnet") != first.mean("diversity")
+    shown = f"{first.overall['frechet/efficientnet']:.3f}"
     assert shown in lines[places[0] + 3].split() + lines[places[1] + 3].split()
 
 
@@ -198,16 +203,16 @@ def test_they_are_compared_on_a_page(runs, tmp_path):
     assert summary.baseline == "flow_grpo"
     assert summary.shaped == ["drift"]
     assert summary.shaping == {"drift": ["embedded_heldout"]}
-    more = {f"{name}/embedded" for name in (*IN_FEATURES, "frechet")}
-    heldout = "heldout/jpeg_incompressibility"
-    assert summary.base.keys() == {*GENERAL, "frechet", heldout, *more}
+    more = {f"{name}/efficientnet" for name in (*IN_FEATURES, "frechet")}
+    heldout = {"heldout/jpeg_incompressibility", "heldout/ocr"}
+    assert summary.base.keys() == {*GENERAL, "frechet", *heldout, *more}
     assert summary.protocol.features == "embedded_heldout"
     page = (tmp_path / "out" / "compare.html").read_text()
     for text in (
         "reward against diversity",
-        "features embedded_heldout (shapes the reward of drift), embedded<",
-        "Fréchet distance, embedded at 75%",
-        "--diversity embedded.",
+        "features embedded_heldout (shapes the reward of drift), efficientnet<",
+        "Fréchet distance, efficientnet at 75%",
+        "--diversity efficientnet.",
         "a red fox",
         "drift: the",
     ):
@@ -222,16 +227,33 @@ def test_a_held_out_scorer_is_an_axis_of_its_own(runs, tmp_path):
     summary = from_json((tmp_path / "out" / "compare.json").read_bytes())
     assert summary.alignment == "heldout/jpeg_incompressibility"
     assert summary.origin[0] == pytest.approx(-summary.base["reward"], rel=1e-5)
-    assert summary.protocol.scorers == ["jpeg_incompressibility"]
+    assert summary.protocol.scorers == ["jpeg_incompressibility", "ocr"]
     page = (tmp_path / "out" / "compare.html").read_text()
     assert "jpeg_incompressibility, held out against diversity" in page
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_of_real_families_fits_a_browser(tab, runs, tmp_path_factory, width):
+    out = tmp_path_factory.getbasetemp() / "families-page"
+    if not out.exists():
+        words = ("--split", "train", "--replicas", 100, "--diversity", "efficientnet")
+        assert drift("compare", runs[0], *words, "--out", out).exit_code == 0
+    tab.show(out / "compare.html", width=width)
+    assert [event for event in tab.events if event.get("method") in BROWSER["COMPLAINTS"]] == []
+    assert tab.value("document.documentElement.scrollWidth") <= width
+    shown = tab.value("document.body.innerText")
+    assert "embedded_heldout (shapes the reward of drift), efficientnet" in shown
+    assert "diversity, efficientnet" in shown
+    sizes = tab.value("[...document.images].map(i => i.naturalWidth)")
+    assert len(sizes) == 3 * 2  # the base model and both methods, two prompts each
+    assert min(sizes) > 0
 
 
 @pytest.mark.parametrize(
     ("name", "axis", "shaped"),
     [
-        ("embedded", "diversity/embedded", []),
-        ("vendi/embedded", "vendi/embedded", []),
+        ("efficientnet", "diversity/efficientnet", []),
+        ("vendi/efficientnet", "vendi/efficientnet", []),
         ("embedded_heldout", "diversity", ["drift"]),
         ("pixel_distance", "pixel_distance", []),
     ],
@@ -273,7 +295,7 @@ def test_a_scorer_that_cannot_be_held_out_is_one_line(runs, scorer, expected):
             ("--diversity", "modes"),
             "the runs were not measured with modes; there are diversity, ve",
         ),
-        (("--diversity", "clip"), "pixel_distance, embedded_heldout, diversity/embedded"),
+        (("--diversity", "clip"), "pixel_distance, embedded_heldout, diversity/efficientnet"),
     ],
 )
 def test_an_axis_that_was_not_measured_is_one_line(runs, tmp_path, words, expected):
@@ -292,12 +314,12 @@ def test_an_axis_that_was_not_measured_is_one_line(runs, tmp_path, words, expect
         ('"scorers": ["', '"scorers": ["imagenet", "', "the measure 'heldout/imagenet' is missing"),
         ('"features": "embedded_heldout", ', "", "the measure 'alignment_heldout' is missing"),
         (
-            '["embedded"]',
-            '["embedded (path = x)"]',
-            "further features embedded and embedded (path = x)",
+            '["efficientnet"]',
+            '["efficientnet (size = 9)"]',
+            "further features efficientnet and efficientnet (size = 9)",
         ),
-        ('["embedded"]', '["embedded", "clip"]', "' is missing; evaluate again"),
-        ('"overall": {', '"whole": {', "the measure 'frechet/embedded' is missing"),
+        ('["efficientnet"]', '["efficientnet", "clip"]', "' is missing; evaluate again"),
+        ('"overall": {', '"whole": {', "the measure 'frechet/efficientnet' is missing"),
     ],
 )
 def test_other_measurements_are_never_compared(runs, tmp_path, old, new, expected):
