@@ -334,7 +334,7 @@ class _Programme:
             uphill = self._gradient(ahead, strength) / (strength * self._curvature)
             moved = capped_simplex.projected(ahead + uphill, caps)
             following = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
-            # The momentum of a row that points away from the optimum starts anew.
+            # The momentum of a row that points away from the optimum starts again.
             away = ((ahead - moved) * (moved - w)).sum(axis=1, keepdims=True) > 0
             pushed = moved + (momentum - 1) / following * (moved - w)
             ahead, momentum = np.where(away, moved, pushed), np.where(away, 1.0, following)

@@ -44,13 +44,13 @@ def diversity_at(curve: np.ndarray, levels: np.ndarray) -> np.ndarray:
         >>> diversity_at(np.array([[1.0, 0.9], [2.0, 0.7]]), np.array([0.0, 1.5, 3.0])).round(3)
         array([0.9, 0.8, nan])
     """
-    found = np.full(len(levels), np.nan)
+    diversity = np.full(len(levels), np.nan)
     for number, level in enumerate(levels):
         if level <= curve[0, ALIGNMENT]:
-            found[number] = curve[0, DIVERSITY]
+            diversity[number] = curve[0, DIVERSITY]
         elif (point := pareto.crossing(curve, float(level), axis=ALIGNMENT)) is not None:
-            found[number] = point[DIVERSITY]
-    return found
+            diversity[number] = point[DIVERSITY]
+    return diversity
 
 
 def level_range(base: float, *curves: np.ndarray, count: int = 41) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""`drift eval --attainable`: how much diversity can be had at equal reward, whatever the method."""
+"""`drift eval --attainable`: how much diversity is possible at equal reward, by any method."""
 
 import json
 from collections.abc import Collection

@@ -60,8 +60,10 @@ def run(
     method, shown = request.method, [workflow.rows(request, how) for how in request.protocols]
     if as_json:
         rows = [mean_row(record) for measured in shown for record in measured]
-        found = {"run": str(method.path), "records": str(method.path / FILE), "new": new}
-        click.echo(json.dumps({"runs": [{**found, "means": rows, "remarks": request.remarks}]}))
+        measured_run = {"run": str(method.path), "records": str(method.path / FILE), "new": new}
+        click.echo(
+            json.dumps({"runs": [{**measured_run, "means": rows, "remarks": request.remarks}]})
+        )
         return
     for how, measured in zip(request.protocols, shown, strict=True):
         prompts = f"{len(how.prompts)} {how.split} prompts"

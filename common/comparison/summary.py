@@ -58,7 +58,7 @@ class Point(Part):
     update: null for images made elsewhere.
     strength: number of its curve. measures: every measure's mean. by_seed: alignment and
     diversity, as chosen for the comparison, of each seed. front: on the method's Pareto front.
-    attained: its share of what can be had at most, see `attainable_shares.reached`.
+    attained: its share of what is possible at most, see `attainable_shares.reached`.
     """
 
     strength: int
@@ -136,7 +136,7 @@ class Summary(Part):
     strength), by dotted key; other configurations list only their changes. shaped: the methods
     whose reward is shaped with the features that diversity is measured in. shaping: for each of
     them and of the others so shaped, the names of all such features. unmeasured: the standing
-    baselines that a method lacks, by its name. attainable: the fronts of what can be had at most,
+    baselines that a method lacks, by its name. attainable: the fronts of what is possible at most,
     where all runs have the same. unattainable: where only some runs have any, the names of the
     others.
     """

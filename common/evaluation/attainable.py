@@ -1,4 +1,4 @@
-"""How much diversity can be had at a given reward with a run's base model, whatever the method.
+"""How much diversity is possible at a given reward with a run's base model, whatever the method.
 
 Images of the base model are drawn, scored once, and weighted in the two ways of
 `common.algorithm.attainable`. What is there already is not made again: images are in the cache of

@@ -40,7 +40,7 @@ class Table:
 def tables(summary: Summary) -> list[Table]:
     """The gains as text, for the page and the terminal.
 
-    The baseline alone has no gains, only its share of what can be had at most.
+    The baseline alone has no gains, only its share of what is possible at most.
     """
     if len(summary.methods) == 1:
         return _shares(summary)

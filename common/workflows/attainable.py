@@ -160,13 +160,13 @@ def make_all(
 def solved(request: Request) -> list[tuple[Protocol, Solved]]:
     """The fronts by the run's reward, for each protocol in each of its features."""
     stored = attainable_records.load(request.run)
-    found = []
+    results = []
     for how in request.protocols:
         entry = stored.entry(attainable_records.images_of(request.run.config, how))
         for features in how.feature_labels:
             front = entry.front(how.images, request.ratio, features, fronts.REWARD)
-            found += [(how, front)] if front else []
-    return found
+            results += [(how, front)] if front else []
+    return results
 
 
 def rows(request: Request) -> list[dict[str, Any]]:
