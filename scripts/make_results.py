@@ -9,16 +9,16 @@ A comparison is what `drift compare --out DIR` writes as DIR/compare.json. In th
     anything
     <!-- end -->
 
-stands for a part of docs/results/NAME.json: `gains` (every table of the comparison), `points`
-(each method's checkpoints), `protocol` (how it was measured) or `front` (the plot). Two more parts
-have their own files: `search`, strengths on validation prompts, and `backends`, the same run on two
-backends.
+stands for a part of docs/results/NAME.json: `gains` (every table of the comparison), `shares` (the
+table of the attainable gain), `points` (each method's checkpoints), `protocol` (how it was
+measured) or `front` (the plot). Two more parts have their own files: `search`, strengths on
+validation prompts, and `backends`, the same run on two backends.
 """
 
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +78,22 @@ def read(folder: Path, name: str) -> Summary:
 
 def gains(summary: Summary) -> str:
     """Every table of the comparison, with intervals after the numbers."""
+    return _tables(gain_tables.tables(summary))
+
+
+def shares(summary: Summary) -> str:
+    """The table of what share of the attainable gain each method has."""
+    return _tables(gain_tables.shares(summary))
+
+
+def _tables(tables: Sequence[gain_tables.Table]) -> str:
     return "\n".join(
         f"**{table.title}**, {table.meaning}\n\n"
         + markdown(
             ["method", *table.columns],
             [[row.method, *map(cell_text, row.cells)] for row in table.rows],
         )
-        for table in gain_tables.tables(summary)
+        for table in tables
     )
 
 
@@ -187,6 +196,7 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 
 PARTS: dict[str, Callable[[Summary], str]] = {
     "gains": gains,
+    "shares": shares,
     "points": points,
     "protocol": protocol,
 }

@@ -43,7 +43,7 @@ def tables(summary: Summary) -> list[Table]:
     The baseline alone has no gains, only its share of what is possible at most.
     """
     if len(summary.methods) == 1:
-        return _shares(summary)
+        return shares(summary)
     alignment, diversity = (
         front.measure_name(summary.alignment),
         front.measure_name(summary.diversity),
@@ -87,7 +87,7 @@ def tables(summary: Summary) -> list[Table]:
                 for measure in summary.degradation
             },
         ),
-        *_shares(summary),
+        *shares(summary),
     ]
 
 
@@ -105,7 +105,7 @@ def _table(
     return Table(title, meaning, list(columns), rows)
 
 
-def _shares(summary: Summary) -> list[Table]:
+def shares(summary: Summary) -> list[Table]:
     """The table of what share of the attainable gain each method has, if there are fronts."""
     limit = summary.attainable
     if limit is None:

@@ -141,7 +141,8 @@ def make_all(
         scorers = {name for how in each.protocols for name in how.scorers}
         named = scorers - {*run.config.evaluate.scorers}
         asked = [f"evaluate.scorers={name}" for name in sorted(named)]
-        before = [other.run for other in planned[:number] if other.backend is each.backend]
+        backend = (each.backend.name, each.backend.dtype)
+        earlier = [o for o in planned[:number] if (o.backend.name, o.backend.dtype) == backend]
         allowed = consent.required_for(run.path, asked, trust=trust)
         with _Shown(run, quiet=quiet) as shown, allowed:
             count = fronts.attain(
@@ -151,7 +152,7 @@ def make_all(
                 ratio=each.ratio,
                 cache=cache or run.path.absolute().parent / measure.CACHE,
                 progress=fronts.Progress(shown.sampled, shown.solved, shown.finished),
-                siblings=before,
+                siblings=[other.run for other in earlier],
             )
         counts.append(count)
     return counts

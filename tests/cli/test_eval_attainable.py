@@ -1,6 +1,7 @@
 """`drift eval --attainable`: the table, the sentence, JSON, and what is refused."""
 
 import json
+import shutil
 
 import pytest
 
@@ -44,6 +45,15 @@ def test_a_table_and_a_sentence_say_how_much_there_is_to_win(drift, finished):
     assert rows == printed["levels"]
     assert [each["share"] for each in rows] == [0.25, 0.5, 0.75, 0.9]
     assert rows[1]["gain"] == axis["gain"]["value"][20]
+
+
+def test_runs_of_one_base_model_are_solved_once(drift, finished, tmp_path):
+    other = shutil.copytree(finished, tmp_path / "other")
+    result = drift("eval", finished, other, *SMALL, "--json")
+    assert result.exit_code == 0, result.output
+    first, second = json.loads(result.output)["runs"]
+    assert (first["new"], second["new"]) == (3, 0)
+    assert (finished / FILE).read_bytes() == (other / FILE).read_bytes()
 
 
 @pytest.mark.parametrize(
