@@ -53,7 +53,7 @@ def measure_name(measure: str) -> str:
     if measure.startswith(HELD_OUT):
         return f"{measure.removeprefix(HELD_OUT)}, held out"
     name, _, features = measure.partition("/")
-    return f"{NAMES[name]}, {features}" if features else NAMES[name]
+    return f"{NAMES[name]} in {features}" if features else NAMES[name]
 
 
 @dataclass(frozen=True)

@@ -211,7 +211,7 @@ def test_they_are_compared_on_a_page(runs, tmp_path):
     for text in (
         "reward against diversity",
         "features embedded_heldout (shapes the reward of drift), efficientnet<",
-        "Fréchet distance, efficientnet at 75%",
+        "Fréchet distance in efficientnet at 75%",
         "--diversity efficientnet.",
         "a red fox",
         "drift: the",
@@ -243,7 +243,7 @@ def test_the_page_of_real_families_fits_a_browser(tab, runs, tmp_path_factory, w
     assert tab.value("document.documentElement.scrollWidth") <= width
     shown = tab.value("document.body.innerText")
     assert "embedded_heldout (shapes the reward of drift), efficientnet" in shown
-    assert "diversity, efficientnet" in shown
+    assert "diversity in efficientnet" in shown
     sizes = tab.value("[...document.images].map(i => i.naturalWidth)")
     assert len(sizes) == 3 * 2  # the base model and both methods, two prompts each
     assert min(sizes) > 0
