@@ -79,7 +79,7 @@ def test_a_part_that_there_is_not_is_named(docs):
     page.write_text(page.read_text().replace("main gains", "main gain"))
     result = run("--docs", docs)
     assert result.exit_code == 1
-    assert "'gain' is none of front, gains, points, protocol" in result.output
+    assert "'gain' is none of front, gains, shares, points, protocol" in result.output
 
 
 def test_a_search_is_read_against_the_baseline_at_equal_alignment():
