@@ -25,8 +25,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 run: $(VENV)/.run
 	$(BIN)/drift run $(ARGS)
 
+# Bytecode is written whatever the shell says: each of many processes would compile all sources again.
 test: $(VENV)/.test
-	DRIFT_REQUIRE_BACKENDS=torch,mlx OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
+	PYTHONDONTWRITEBYTECODE= DRIFT_REQUIRE_BACKENDS=torch,mlx OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.test

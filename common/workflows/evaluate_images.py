@@ -9,7 +9,7 @@ from pydantic import AfterValidator
 
 from common import consent, reading
 from common.backends import Backend
-from common.choices import Split
+from common.choices import SPLITS, Split
 from common.config import Table, key
 from common.config.types import Name
 from common.console import say
@@ -61,7 +61,7 @@ def plan(path: Path, place: Path, chosen: ImagesOptions, backend: str | None) ->
         measured = [
             record.protocol
             for record in records.load(run)
-            if record.variant == BASE and (record.protocol.split in (chosen.splits or _ALL))
+            if record.variant == BASE and (record.protocol.split in (chosen.splits or SPLITS))
         ]
         if not measured:
             raise RequestError(
@@ -125,9 +125,6 @@ def rows(request: Request, how: Protocol) -> list[Record]:
     """The records of the method under a protocol: of the base model, then of the images."""
     measured = {each.variant: each for each in records.load(request.method) if each.protocol == how}
     return [measured[BASE], measured[IMAGES]]
-
-
-_ALL: Sequence[Split] = ("train", "validation", "test")
 
 
 def _on(splits: Sequence[Split]) -> str:

@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -154,12 +154,13 @@ def configured(context: Context, name: str, *changes: str) -> Config:
 @contextmanager
 def trained(context: Context, config: Config) -> Iterator[Trainer]:
     """The trainer of a configuration, whose model has random weights."""
-    if context.mode == "tiny":  # compiling a network takes longer than all rows together
-        torch.compiler.set_stance("force_eager")
+    # In a tiny run compiling a network takes longer than all rows together.
+    tiny = context.mode == "tiny"
+    eager = torch.compiler.set_stance("force_eager") if tiny else nullcontext()
     backend: Any = load(context.backend)
     size = context.pick("full", "shallow", "tiny")
     policy: Any = full_size.policy(config.model, config.adapter, device=backend.device, size=size)
-    with tempfile.TemporaryDirectory() as folder:
+    with eager, tempfile.TemporaryDirectory() as folder:
         run = RunDirectory.create(Path(folder) / "run", config, {})
         yield Trainer(
             config, backend, run, observer=NullObserver(), stop=threading.Event(), policy=policy
