@@ -22,6 +22,7 @@ from common.report import attainable as words
 from common.report.front import measure_name
 from common.runs.directory import RunDirectory
 from common.workflows import options
+from common.workflows.evaluate import protocols
 from common.workflows.options import AttainableOptions
 from common.workflows.run import RunLike, run_paths
 from common.workflows.sample import choose_backend
@@ -29,12 +30,13 @@ from common.workflows.sample import choose_backend
 
 @dataclass(frozen=True)
 class Request:
-    """The fronts of one run's base model. ratio: c."""
+    """The fronts of one run's base model. ratio: c. asked: what the user names."""
 
     run: RunDirectory
     protocols: list[Protocol]
     ratio: float
     backend: Backend
+    asked: tuple[str, ...]
 
 
 def attainable(
@@ -109,22 +111,11 @@ def plan(paths: Iterable[Path], chosen: AttainableOptions, backend: str | None) 
         for path in paths:
             run = RunDirectory.open(path)
             attainable_records.load(run)  # damage shows before the work, not after it
-            protocols = [
-                measure.protocol(
-                    run,
-                    split,
-                    prompts=chosen.prompts,
-                    images=chosen.samples,
-                    steps=chosen.steps,
-                    seed=chosen.seed,
-                    scorers=chosen.scorers,
-                    features=chosen.features,
-                )
-                for split in dict.fromkeys(chosen.splits)
-            ]
-            for how in protocols:
+            split_protocols = protocols(run, chosen, chosen.samples)
+            for how in split_protocols:
                 fronts.check_size(how)
-            planned.append(Request(run, protocols, ratio, choose_backend(backend, run)))
+            engine = choose_backend(backend, run)
+            planned.append(Request(run, split_protocols, ratio, engine, chosen.asked))
     return planned
 
 
@@ -138,12 +129,9 @@ def make_all(
     counts = []
     for number, each in enumerate(planned):
         run = each.run
-        scorers = {name for how in each.protocols for name in how.scorers}
-        named = scorers - {*run.config.evaluate.scorers}
-        asked = [f"evaluate.scorers={name}" for name in sorted(named)]
         backend = (each.backend.name, each.backend.dtype)
         earlier = [o for o in planned[:number] if (o.backend.name, o.backend.dtype) == backend]
-        allowed = consent.required_for(run.path, asked, trust=trust)
+        allowed = consent.required_for(run.path, each.asked, trust=trust)
         with _Shown(run, quiet=quiet) as shown, allowed:
             count = fronts.attain(
                 run,

@@ -27,7 +27,7 @@ from common.progress import Part
 from common.runs import checkpoint
 from common.runs.directory import RunDirectory
 from common.workflows import options
-from common.workflows.options import EvaluateOptions
+from common.workflows.options import EvaluateOptions, MeasuringOptions
 from common.workflows.run import RunLike, mean_row, records_under, run_paths
 from common.workflows.sample import choose_backend
 
@@ -37,13 +37,14 @@ ALIGNMENT_WORDS = {"alignment_heldout": "held-out", "reward": "reward"}
 
 @dataclass(frozen=True)
 class Measurement:
-    """The measurements of one run, and the number of records that were new."""
+    """What to measure of one run. asked: what the user names; the code of others needs consent."""
 
     run: RunDirectory
     protocols: list[Protocol]
     variants: list[Variant]
     backend: Backend
     real: RealImages | None = None
+    asked: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -130,23 +131,30 @@ def plan(
         for path in paths:
             run, variants = _variants(path, wanted, chosen)
             real = _real_images(chosen.real or run.config.evaluate.real, opened)
-            protocols = [
-                measure.protocol(
-                    run,
-                    split,
-                    prompts=chosen.prompts,
-                    images=chosen.images,
-                    steps=chosen.steps,
-                    seed=chosen.seed,
-                    scorers=chosen.scorers,
-                    features=chosen.features,
-                    real=real,
-                )
-                for split in dict.fromkeys(chosen.splits)
-            ]
+            how = protocols(run, chosen, chosen.images, real)
             engine = choose_backend(backend, run)
-            planned.append(Measurement(run, protocols, variants, engine, real))
+            planned.append(Measurement(run, how, variants, engine, real, chosen.asked))
     return planned
+
+
+def protocols(
+    run: RunDirectory, chosen: MeasuringOptions, images: int, real: RealImages | None = None
+) -> list[Protocol]:
+    """The protocol of each split, in the order of the options; errors of `measure.protocol`."""
+    return [
+        measure.protocol(
+            run,
+            split,
+            prompts=chosen.prompts,
+            images=images,
+            steps=chosen.steps,
+            seed=chosen.seed,
+            scorers=chosen.scorers,
+            features=chosen.features,
+            real=real,
+        )
+        for split in dict.fromkeys(chosen.splits)
+    ]
 
 
 def repeated(run: RunDirectory, how: Protocol, variants: Iterable[Variant]) -> Measurement:
@@ -191,12 +199,7 @@ def measure_all(
     """
     counts, kept = [], dict[Path, Written]()
     for each in planned:
-        settings = each.run.config.evaluate
-        scorers = {name for how in each.protocols for name in how.scorers}
-        features = {name for how in each.protocols for name in how.feature_names.values()}
-        named = scorers - {*settings.scorers} | features - {*settings.features}
-        asked = [f"evaluate.scorers={name}" for name in sorted(named)]
-        allowed = consent.required_for(each.run.path, asked, trust=trust)
+        allowed = consent.required_for(each.run.path, each.asked, trust=trust)
         folder = cache or each.run.path.absolute().parent / measure.CACHE
         with _Progress(each, quiet=quiet) as progress, allowed:
             written = measure.evaluate(

@@ -16,44 +16,45 @@ Strength = Annotated[float, Field(ge=STRENGTH[0], le=STRENGTH[1], allow_inf_nan=
 Exponent = Annotated[float, Field(ge=EXPONENT[0], le=EXPONENT[1], allow_inf_nan=False)]
 
 
-class EvaluateOptions(Table):
-    """Options of `drift.evaluate` and `drift eval`."""
+class MeasuringOptions(Table):
+    """What `drift eval` takes with and without --attainable."""
 
     splits: tuple[Split, ...] = key(("train", "test"), "which prompts", strict=False)
     prompts: Annotated[int, Field(ge=0)] = key(24, "of each split, at most; 0 = all")
-    images: Annotated[int, Field(ge=2)] = key(16, "of each prompt")
     steps: Positive = key(20, "of the ODE")
     seed: Seed = key(0, "of the initial noise")
+    scorers: tuple[str, ...] = key(
+        (), "held-out rewards; () = the run's evaluate.scorers", strict=False
+    )
+    features: tuple[str, ...] = key(
+        (), "image features; () = the run's evaluate.features", strict=False
+    )
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """What the user names, written as `consent.required_for` takes it."""
+        scorers = (f"evaluate.scorers={name}" for name in self.scorers)
+        return (*scorers, *(f"evaluate.features={name}" for name in self.features))
+
+
+class EvaluateOptions(MeasuringOptions):
+    """Options of `drift.evaluate` and `drift eval`."""
+
+    images: Annotated[int, Field(ge=2)] = key(16, "of each prompt")
     scales: tuple[Scale, ...] = key((1.0,), "factors on the trained weights", strict=False)
     prompt_noise: tuple[Strength, ...] = key((0.0,), "strengths of CADS at inference", strict=False)
     aig: tuple[Exponent, ...] = key(
         (0.0,), "exponents of annealed importance guidance; 0 = none", strict=False
     )
-    scorers: tuple[str, ...] = key(
-        (), "held-out rewards; () = the run's evaluate.scorers", strict=False
-    )
-    features: tuple[str, ...] = key(
-        (), "image features; () = the run's evaluate.features", strict=False
-    )
     real: str | None = key(None, "a folder of real images; None = the run's evaluate.real")
 
 
-class AttainableOptions(Table):
+class AttainableOptions(MeasuringOptions):
     """Options of `drift.attainable` and `drift eval --attainable`."""
 
-    splits: tuple[Split, ...] = key(("train", "test"), "which prompts", strict=False)
-    prompts: Annotated[int, Field(ge=0)] = key(24, "of each split, at most; 0 = all")
     samples: Positive = key(256, "N, images of each prompt")
     ratio: Annotated[float, Field(gt=1.0, allow_inf_nan=False)] | None = key(
         None, "c, how much more likely an image may become; None = N/8"
-    )
-    steps: Positive = key(20, "of the ODE")
-    seed: Seed = key(0, "of the initial noise")
-    scorers: tuple[str, ...] = key(
-        (), "held-out rewards; () = the run's evaluate.scorers", strict=False
-    )
-    features: tuple[str, ...] = key(
-        (), "image features; () = the run's evaluate.features", strict=False
     )
 
 

@@ -1,5 +1,6 @@
 """A recipe or a run of somebody else imports no code and writes nowhere, until the user agrees."""
 
+import json
 import shutil
 import sys
 
@@ -79,6 +80,37 @@ def test_a_stored_run_imports_nothing_by_itself(command, run, folder):
     assert "--trust" in result.output
     assert not (folder / "was-here").exists()
     assert "evil" not in sys.modules
+
+
+@pytest.mark.parametrize("key", ["scorers", "more_features"])
+def test_the_records_of_a_stored_run_name_no_code(key, run, folder):
+    assert invoke("eval", "mine", *COMMANDS["eval"][2:]).exit_code == 0
+    file = folder / "mine" / "evaluation" / "records.jsonl"
+    lines = []
+    for record in map(json.loads, file.read_text().splitlines()):
+        record["protocol"][key] = ["evil:reward"]
+        measured = record["by_prompt"]
+        measured["heldout/evil:reward"] = measured["reward"]
+        for name in ("diversity", "vendi", "recall", "coverage"):
+            measured[f"{name}/evil:reward"] = measured[name]
+        record["overall"] = {"frechet/evil:reward": record["frechet"]}
+        lines.append(json.dumps(record))
+    file.write_text("\n".join(lines) + "\n")
+    words = ("--split", "train", "--baseline", "emoji", "--with", "scale", "--out", "page")
+    result = invoke("compare", "mine", *words)
+    assert result.exit_code == 2, result.output
+    assert "mine would import 'evil' and run its code" in result.output
+    assert not (folder / "was-here").exists()
+
+
+def test_code_for_measuring_that_the_user_names_is_run(run, folder):
+    config = folder / "mine" / "config.toml"
+    assert "evil" not in config.read_text()
+    (folder / "sizes.py").write_text("def seen(images):\n    return images.mean(axis=(1, 2)) / 1.0\n")
+    for more in ((), ("--attainable", "--samples", "16", "--ratio", "2")):
+        usual = ("--prompts", "1", "--steps", "1", "--split", "train", "--feature", "sizes:seen")
+        result = invoke("eval", "mine", *usual, *more)
+        assert result.exit_code == 0, result.output
 
 
 def test_a_model_class_of_a_stored_run_is_not_imported(run, folder):
