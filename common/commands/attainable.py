@@ -6,34 +6,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from click.core import ParameterSource
 
-from common.errors import RequestError
+from common.commands import given
 
 if TYPE_CHECKING:
     from common.workflows.options import AttainableOptions
 
-ONLY_ATTAINABLE = {"samples": "--samples", "ratio": "--ratio"}
-NOT_ATTAINABLE = {
-    "images": "--images",
-    "wanted": "--checkpoint",
-    "scales": "--scale",
-    "strengths": "--prompt-noise",
-    "aig": "--aig",
-    "keep": "--keep or --no-keep",
-    "real": "--real",
-    "folder": "--folder",
-    "name": "--name",
-}
-"""Options that have an effect only with --attainable, and only without it."""
+ONLY_ATTAINABLE = ("samples", "ratio")
+NOT_ATTAINABLE = (
+    "images", "wanted", "scales", "strengths", "aig", "keep", "real", "folder", "name",
+)  # fmt: skip
+"""Parameters that have an effect only with --attainable, and only without it."""
 
 
 def refuse_without_effect(context: click.Context, *, attainable: bool) -> None:
     """Raise RequestError for an option that was given and would be ignored."""
-    for name, option in (NOT_ATTAINABLE if attainable else ONLY_ATTAINABLE).items():
-        if context.get_parameter_source(name) != ParameterSource.DEFAULT:
-            less = "with" if attainable else "without"
-            raise RequestError(f"{option} has no effect {less} --attainable")
+    if attainable:
+        given.refuse(context, NOT_ATTAINABLE, "has no effect with --attainable")
+    else:
+        given.refuse(context, ONLY_ATTAINABLE, "has no effect without --attainable")
 
 
 def run(

@@ -123,7 +123,7 @@ if TYPE_CHECKING:
 @click.option(
     "--attainable",
     is_flag=True,
-    help="Instead of checkpoints: how much diversity can be had at most, at equal reward.",
+    help="Instead of checkpoints: how much diversity is possible at most, at equal reward.",
 )
 @click.option(
     "--samples",
@@ -193,21 +193,19 @@ def evaluate(
     from common.workflows import evaluate as workflow, options
 
     attainable_command.refuse_without_effect(context, attainable=attainable)
+    shared: dict[str, Any] = {
+        "splits": splits,
+        "prompts": prompts,
+        "steps": steps,
+        "seed": seed,
+        "scorers": scorers,
+        "features": features,
+    }
     if folder is not None or name is not None:
         eval_images.run(context, directories, backend, cache, as_json=as_json, trust=trust)
         return
     if attainable:
-        how = options.checked(
-            options.AttainableOptions,
-            splits=splits,
-            prompts=prompts,
-            samples=samples,
-            ratio=ratio,
-            steps=steps,
-            seed=seed,
-            scorers=scorers,
-            features=features,
-        )
+        how = options.checked(options.AttainableOptions, samples=samples, ratio=ratio, **shared)
         attainable_command.run(
             dict.fromkeys(directories), how, backend, cache, as_json=as_json, trust=trust
         )
@@ -217,17 +215,12 @@ def evaluate(
     _check_finite("--aig", aig)
     chosen = options.checked(
         options.EvaluateOptions,
-        splits=splits,
-        prompts=prompts,
         images=images,
-        steps=steps,
-        seed=seed,
         scales=scales,
         prompt_noise=strengths,
         aig=aig,
-        scorers=scorers,
-        features=features,
         real=real,
+        **shared,
     )
     planned = workflow.plan(dict.fromkeys(directories), chosen, wanted, backend)
     counts = workflow.measure_all(planned, cache, keep=keep, quiet=as_json, trust=trust)

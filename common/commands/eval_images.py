@@ -5,25 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
-from common.commands import eval_table
+from common.commands import eval_table, given
 from common.errors import RequestError
 
-FROM_RUN = {
-    "prompts": "--prompts",
-    "images": "--images",
-    "steps": "--steps",
-    "seed": "--seed",
-    "wanted": "--checkpoint",
-    "scales": "--scale",
-    "strengths": "--prompt-noise",
-    "aig": "--aig",
-    "keep": "--keep or --no-keep",
-    "scorers": "--scorer",
-    "features": "--feature",
-}
-"""Options that have no effect: RUN's measurements say what is measured."""
+FROM_RUN = (
+    "prompts", "images", "steps", "seed", "wanted", "scales", "strengths", "aig", "keep", "scorers",
+    "features",
+)  # fmt: skip
+"""Parameters that have no effect: RUN's measurements say what is measured."""
 
 
 def run(
@@ -41,21 +31,19 @@ def run(
     from common.workflows import evaluate_images as workflow, options
     from common.workflows.run import mean_row
 
-    given = context.params
-    if given["folder"] is None or given["name"] is None:
+    values = context.params
+    if values["folder"] is None or values["name"] is None:
         raise RequestError("--folder and --name go together: images, and the name of the method")
     if len(directories) != 1:
         raise RequestError("--folder takes one RUN, which the images are measured like")
-    for name, option in FROM_RUN.items():
-        if _was_given(context, name):
-            raise RequestError(f"{option} has no effect with --folder: RUN's measurements say it")
+    given.refuse(context, FROM_RUN, "has no effect with --folder: RUN's measurements say it")
     chosen = options.checked(
         workflow.ImagesOptions,
-        name=given["name"],
-        splits=given["splits"] if _was_given(context, "splits") else (),
-        real=given["real"],
+        name=values["name"],
+        splits=values["splits"] if given.was_given(context, "splits") else (),
+        real=values["real"],
     )
-    request = workflow.plan(directories[0], given["folder"], chosen, backend)
+    request = workflow.plan(directories[0], values["folder"], chosen, backend)
     new = workflow.measure_images(request, cache, quiet=as_json, trust=trust)
     method, shown = request.method, [workflow.rows(request, how) for how in request.protocols]
     if as_json:
@@ -72,7 +60,3 @@ def run(
     for remark in request.remarks:
         say(f"\n{remark}")
     say(f"\nrecords  {method.path / FILE}")
-
-
-def _was_given(context: click.Context, name: str) -> bool:
-    return context.get_parameter_source(name) != ParameterSource.DEFAULT

@@ -21,7 +21,6 @@ from common.evaluation.base_images import BLOCK, BaseImages, OnImages, Part
 from common.evaluation.cache import Cache
 from common.evaluation.families import measures_for
 from common.evaluation.records import HELD_OUT, Protocol
-from common.prompts import Prompt
 from common.rewards import RewardError, RewardSuite, held_out
 from common.runs.directory import RunDirectory
 
@@ -270,28 +269,18 @@ class _Measuring:
         """The raw scores [G, n] of a part by name, but those that are known."""
         count = part.images.shape[1]
         flat = part.images.reshape(-1, *part.images.shape[2:])
-        repeated = [self._prompts[n] for n in part.prompts for _ in range(count)]
+        prompts = [self._prompts[n] for n in part.prompts]
         first = part.numbers.start
         made: Scores = {}
         for name, suite in self._suites.items():
             if any(known.get(_raw(name, term), 0) <= first for term in suite.terms):
-                raw = _score(suite, flat, repeated, count, first)
+                raw = instruments.score(suite, flat, prompts, first=first)
                 made |= {_raw(name, term): values for term, values in raw.items()}
         own = [name for name in ALIGNMENTS if name != REWARD]
         if self._measures.HAS_ALIGNMENT and any(known.get(name, 0) <= first for name in own):
-            made |= self._measures.alignments(flat, [prompt.text for prompt in repeated])
+            texts = [prompt.text for prompt in prompts for _ in range(count)]
+            made |= self._measures.alignments(flat, texts)
         return {name: _rounded(values).reshape(-1, count) for name, values in made.items()}
-
-
-def _score(
-    suite: RewardSuite, flat: np.ndarray, prompts: Sequence[Prompt], count: int, first: int
-) -> Scores:
-    return suite.score(
-        flat,
-        [prompt.text for prompt in prompts],
-        [prompt.metadata for prompt in prompts],
-        describe=lambda n: f"prompt '{prompts[n].text}', image {first + n % count}",
-    )
 
 
 def _raw(suite: str, term: str) -> str:

@@ -93,8 +93,7 @@ class AxisLevels(Part):
         kl, best, high, low = values.values()
         if kl is None or best is None:
             return None
-        clear = high is not None and low is not None and low > high + ROUNDING
-        return Between(kl, best, clear)
+        return Between(kl, best, _is_clear(low, high))
 
     def at(self, share: float) -> int:
         """The number of the level nearest to a share of the range."""
@@ -102,16 +101,20 @@ class AxisLevels(Part):
 
     def clear(self, number: int) -> bool:
         """Whether the fronts are further from each other than their intervals at a level."""
-        above, below = self.best.low[number], self.kl.high[number]
-        return above is not None and below is not None and above > below + ROUNDING
+        return _is_clear(self.best.low[number], self.kl.high[number])
 
 
 class Between(NamedTuple):
-    """Diversity on both fronts, and whether they are further apart than their intervals."""
+    """Diversity on both fronts; clear: the gap between them is larger than their intervals."""
 
     kl: float
     best: float
     clear: bool
+
+
+def _is_clear(low: float | None, high: float | None) -> bool:
+    """Whether the lower end of the diversity front is above the upper end of the KL front."""
+    return low is not None and high is not None and low > high + ROUNDING
 
 
 def _interpolated(at: float, levels: list[float], values: Numbers) -> float | None:
@@ -160,6 +163,14 @@ class Entry(Part):
     images: Images
     scores: dict[str, list[Numbers]]
     fronts: list[Solved]
+
+    @model_validator(mode="after")
+    def _check(self) -> "Entry":
+        for name, rows in self.scores.items():
+            lengths = {len(row) for row in rows}
+            if len(rows) != len(self.images.prompts) or len(lengths) > 1:
+                raise ValueError(f"'{name}' needs equally many scores of each prompt")
+        return self
 
     def front(self, samples: int, ratio: float, features: str, rewards: str) -> Solved | None:
         """The fronts that were solved so, if they are there."""

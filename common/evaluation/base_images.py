@@ -55,6 +55,7 @@ class BaseImages:
         prompts, name = len(how.prompts), f"base model, {how.split}"
         size = max(self._rollout.batch_size // BLOCK, 1)
         total, done = prompts * how.images, 0
+        around = circumstances(self._policy, self._backend, self._rollout, how)
         self._on_images(name, 0, total)
         for start in range(0, prompts, size):
             group = range(start, min(start + size, prompts))
@@ -63,16 +64,19 @@ class BaseImages:
                 def report(drawn: int, _: int, before: int = done) -> None:
                     self._on_images(name, before + drawn, total)
 
-                yield Part(
-                    self._block(how, group, first, report), group, range(first, first + BLOCK)
-                )
+                images = self._block(how, group, first, around, report)
+                yield Part(images, group, range(first, first + BLOCK))
                 done += len(group) * BLOCK
                 self._on_images(name, done, total)
 
     def _block(
-        self, how: Protocol, group: range, first: int, report: Callable[[int, int], None]
+        self,
+        how: Protocol,
+        group: range,
+        first: int,
+        around: dict[str, Any],
+        report: Callable[[int, int], None],
     ) -> np.ndarray:
-        process = make_process(self._policy, self._rollout, how.steps)
         texts = [how.prompts[n] for n in group]
 
         @cache
@@ -80,7 +84,7 @@ class BaseImages:
             return sample_images(
                 self._policy,
                 self._backend,
-                process,
+                make_process(self._policy, self._rollout, how.steps),
                 texts,
                 BLOCK,
                 seed=how.seed,
@@ -89,7 +93,6 @@ class BaseImages:
                 on_progress=report,
             )
 
-        around = circumstances(self._policy, self._backend, self._rollout, how)
         return np.stack(
             [
                 self._store.images(

@@ -11,6 +11,7 @@ import numpy as np
 from common.algorithm import diversity, quality
 from common.backends import Backend, Policy, Scorer
 from common.config import Config
+from common.evaluation import instruments
 from common.evaluation.emoji_measures import ALIGNMENT_SCALE
 from common.evaluation.families import measures_for
 from common.evaluation.records import HELD_OUT, in_features
@@ -103,9 +104,8 @@ class Evaluator:
     def _measure(self, images: np.ndarray, texts: list[str]) -> dict[str, Any]:
         prompts, count = images.shape[:2]
         flat = images.reshape(-1, *images.shape[2:])
-        repeated = [prompt for prompt in self._prompts for _ in range(count)]
-        words = [prompt.text for prompt in repeated]
-        scores = self._scores(self._rewards, flat, repeated)
+        words = [text for text in texts for _ in range(count)]
+        scores = self._scores(self._rewards, flat)
         by_group = {name: values.reshape(prompts, count) for name, values in scores.items()}
         scored = measures_for(self._config.model.family).HAS_ALIGNMENT
         train, heldout = (
@@ -130,24 +130,14 @@ class Evaluator:
             "high_frequency": float(quality.high_frequency_energy(flat).mean()),
             **{in_features("diversity", name): float(each.mean()) for name, each in more},
             **{
-                HELD_OUT + name: float(finite_mean(self._scores(suite, flat, repeated)[name]))
+                HELD_OUT + name: float(finite_mean(self._scores(suite, flat)[name]))
                 for name, suite in self._scorers.items()
             },
         }
 
-    @staticmethod
-    def _scores(
-        suite: RewardSuite, images: np.ndarray, prompts: Sequence[Prompt]
-    ) -> dict[str, np.ndarray]:
+    def _scores(self, suite: RewardSuite, images: np.ndarray) -> dict[str, np.ndarray]:
         """The raw scores of uint8 [N, H, W, 3], the images of each prompt in a row: [N] by name."""
-        words = [prompt.text for prompt in prompts]
-        count = len(words) // max(len(set(words)), 1)
-        return suite.score(
-            images,
-            words,
-            [prompt.metadata for prompt in prompts],
-            describe=lambda n: f"prompt '{words[n]}', evaluation image {n % count}",
-        )
+        return instruments.score(suite, images, self._prompts, noun="evaluation image")
 
     @staticmethod
     def _diversity(

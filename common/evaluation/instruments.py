@@ -1,5 +1,7 @@
 """What the images of a run are measured with: its reward, held-out rewards and image features."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from common.backends import Backend
@@ -9,7 +11,7 @@ from common.evaluation.families import measures_for
 from common.evaluation.foreign import RealImages
 from common.evaluation.measures import frechet
 from common.evaluation.records import Protocol
-from common.prompts import PromptSet, load as load_prompts
+from common.prompts import Prompt, PromptSet, load as load_prompts
 from common.rewards import RewardError, RewardSuite, finite_mean, held_out
 from common.runs.directory import RunDirectory
 
@@ -33,6 +35,7 @@ class Instruments:
         self._on_images, self._real = on_images, real
         self._rewards = RewardSuite(config.reward.terms, backend, config.reward)
         self._measures = measures_for(config.model.family)(config, backend)
+        self._prompts = {prompt.text: prompt for prompt in source(run)}
         self._heldout: dict[str, RewardSuite] = {}
         self._real_features: dict[str, np.ndarray] = {}
 
@@ -99,20 +102,40 @@ class Instruments:
 
     def _mean(self, suite: RewardSuite, how: Protocol, flat: np.ndarray, what: str) -> np.ndarray:
         """Mean of a reward over a prompt's images that have a score: [P]."""
-        by_text = {prompt.text: prompt for prompt in source(self._run)}
-        repeated = [by_text[text] for text in how.prompts for _ in range(how.images)]
-        scores = suite.score(
-            flat,
-            [prompt.text for prompt in repeated],
-            [prompt.metadata for prompt in repeated],
-            describe=lambda n: f"prompt '{repeated[n].text}', image {n % how.images}",
-        )
+        scores = score(suite, flat, [self._prompts[text] for text in how.prompts])
         by_group = {name: values.reshape(-1, how.images) for name, values in scores.items()}
         total = finite_mean(suite.reported(by_group), axis=1)
         if not np.isfinite(total).all():
             text = how.prompts[int(np.flatnonzero(~np.isfinite(total))[0])]
             raise RewardError(f"no image of prompt '{text}' has a finite {what}")
         return total
+
+
+def score(
+    suite: RewardSuite,
+    images: np.ndarray,
+    prompts: Sequence[Prompt],
+    *,
+    noun: str = "image",
+    first: int = 0,
+) -> dict[str, np.ndarray]:
+    """The raw scores of images, equally many of each prompt: float64 [N] by term.
+
+    Args:
+        suite: the rewards.
+        images: uint8 [N, H, W, 3], those of the first prompt first.
+        prompts: P prompts; each has N / P images.
+        noun: what an error message calls an image.
+        first: the number of the first image of each prompt, for an error message.
+    """
+    count = len(images) // len(prompts)
+    repeated = [prompt for prompt in prompts for _ in range(count)]
+    return suite.score(
+        images,
+        [prompt.text for prompt in repeated],
+        [prompt.metadata for prompt in repeated],
+        describe=lambda n: f"prompt '{repeated[n].text}', {noun} {first + n % count}",
+    )
 
 
 def source(run: RunDirectory) -> PromptSet:

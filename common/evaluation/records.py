@@ -274,6 +274,8 @@ def parse(line: bytes | str, where: str) -> Record:
     how, there = record.protocol, {FRECHET, *record.by_prompt, *record.overall}
     if missing := {*how.measures, *how.overall} - there:
         raise RecordError(f"{where}: the measure '{min(missing)}' is missing; evaluate again")
+    if unknown := there - {*how.measures, *how.overall}:
+        raise RecordError(f"{where}: '{min(unknown)}' is no measure under that protocol")
     if wrong := [name for name, v in record.by_prompt.items() if len(v) != prompts]:
         raise RecordError(f"{where}: '{wrong[0]}' must have {prompts} values, one for each prompt")
     whole = {FRECHET: (record.frechet,), **{name: (v,) for name, v in record.overall.items()}}

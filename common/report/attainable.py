@@ -54,7 +54,7 @@ def caption(summary: Summary) -> str:
     if summary.attainable is None:
         return ""
     return (
-        " Dashed, with bands: what can be had at most by re-weighting what the base model draws, "
+        " Dashed, with bands: what is possible at most by re-weighting what the base model draws, "
         "and below it by KL regularisation. " + basis(summary.attainable) + "."
     )
 
@@ -113,8 +113,7 @@ def rows(front: Solved, axis: str) -> list[dict[str, str]]:
             "interval": _interval(levels, share),
             "from halves": _percent(levels.halves, n),
         }
-        for share in SHARES
-        if levels.level and (n := levels.at(share)) >= 0
+        for share, n in _levels(levels)
     ]
 
 
@@ -133,9 +132,13 @@ def numbers(front: Solved, axis: str) -> list[dict[str, Any]]:
             "halves": levels.halves[n],
             "clear": levels.clear(n),
         }
-        for share in SHARES
-        if levels.level and (n := levels.at(share)) >= 0
+        for share, n in _levels(levels)
     ]
+
+
+def _levels(levels: AxisLevels) -> list[tuple[float, int]]:
+    """Each of SHARES with the number of its level; [] where there are no levels."""
+    return [(share, levels.at(share)) for share in SHARES] if levels.level else []
 
 
 def _interval(levels: AxisLevels, share: float) -> str:

@@ -113,9 +113,10 @@ def shares(summary: Summary) -> list[Table]:
     columns = {f"at {share:.0%}": share for share in summary.gain_shares}
     rows = []
     for method in summary.methods:
-        shares = [limit.share(method.name, share) for share in columns.values()]
-        texts = [(share, *attainable.share_texts(share)) for share in shares]
-        cells = [Cell(text, more, missing=share.estimate is None) for share, text, more in texts]
+        reached = [limit.share(method.name, share) for share in columns.values()]
+        cells = [
+            Cell(*attainable.share_texts(each), missing=each.estimate is None) for each in reached
+        ]
         rows.append(TableRow(method.name, cells))
     meaning = (
         f"where {summary.baseline} has made that share of its gain; 0% is the KL front, 100% the "

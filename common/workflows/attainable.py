@@ -5,25 +5,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self
-
-from rich.progress import BarColumn, Progress as Bars
+from typing import Any
 
 from common import consent
 from common.backends import Backend
 from common.choices import Split
-from common.console import console, part_words, say
+from common.console import say
 from common.errors import preparing
 from common.evaluation import attainable as fronts, attainable_records, measure
 from common.evaluation.attainable_records import Solved
 from common.evaluation.records import Protocol
-from common.progress import Part
 from common.report import attainable as words
 from common.report.front import measure_name
 from common.runs.directory import RunDirectory
 from common.workflows import options
 from common.workflows.evaluate import protocols
 from common.workflows.options import AttainableOptions
+from common.workflows.part_progress import PartProgress
 from common.workflows.run import RunLike, run_paths
 from common.workflows.sample import choose_backend
 
@@ -174,36 +172,20 @@ def rows(request: Request) -> list[dict[str, Any]]:
     ]
 
 
-class _Shown:
-    """Shows how far a run's fronts are: a bar on a terminal, else a line now and then."""
+class _Shown(PartProgress):
+    """Shows how far a run's fronts are."""
 
     def __init__(self, run: RunDirectory, *, quiet: bool) -> None:
-        self._quiet, self._part = quiet, Part("")
         self._start = time.perf_counter()
-        self._bar = Bars(
-            "{task.description}",
-            BarColumn(24),
-            "{task.fields[words]}",
-            console=console,
-            transient=True,
-            disable=quiet or not console.is_terminal,
-        )
-        self._task = self._bar.add_task(run.path.absolute().name, total=1, words="")
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        super().__init__(run.path.absolute().name, quiet=quiet)
 
     def sampled(self, name: str, done: int, total: int) -> None:
         """Take in that so many base images are drawn and measured."""
-        self._show(name, done, total, "images")
+        self._advance(name, done, total, "images")
 
     def solved(self, how: Protocol, axis: str, done: int, total: int) -> None:
         """Take in that a front is solved for so many prompts."""
-        self._show(f"fronts by {measure_name(axis)}, {how.split}", done, total, "prompts")
+        self._advance(f"fronts by {measure_name(axis)}, {how.split}", done, total, "prompts")
 
     def finished(self, how: Protocol, front: Solved) -> None:
         """Take in that a front is on disk."""
@@ -213,13 +195,3 @@ class _Shown:
             where = f"{how.split} prompts{words.in_features(front.features)}"
             say(f"solved both fronts by {name}, {where}  ({now - self._start:.1f} s)")
         self._start = now
-
-    def _show(self, name: str, done: int, total: int, noun: str) -> None:
-        if self._part.name != name or done < self._part.done:
-            self._part = Part(name)
-        due = self._part.advance(done, total)
-        text = part_words(self._part, noun)
-        rest = text.removeprefix(name).strip()
-        self._bar.update(self._task, description=name, completed=done / total, words=rest)
-        if due and self._bar.disable and not self._quiet:
-            say(text)

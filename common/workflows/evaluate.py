@@ -9,14 +9,11 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Self
 
-from rich.markup import escape
-from rich.progress import BarColumn, Progress
-
 from common import consent
 from common.backends import Backend
 from common.choices import Split
 from common.config import Config
-from common.console import clock, console, part_words, say
+from common.console import clock, say
 from common.errors import RequestError, existing, preparing
 from common.evaluation import measure, measured_runs
 from common.evaluation.cache import Written
@@ -28,6 +25,7 @@ from common.runs import checkpoint
 from common.runs.directory import RunDirectory
 from common.workflows import options
 from common.workflows.options import EvaluateOptions, MeasuringOptions
+from common.workflows.part_progress import PartProgress
 from common.workflows.run import RunLike, mean_row, records_under, run_paths
 from common.workflows.sample import choose_backend
 
@@ -294,57 +292,29 @@ def _updates(run: RunDirectory, wanted: Sequence[str]) -> list[int]:
     return updates or [0, *there]
 
 
-class _Progress:
-    """Shows how far the records and their images are: bars on a terminal, else a line now and then.
-
-    Each new record has a line.
-    """
+class _Progress(PartProgress):
+    """Shows how far the records and their images are; each new record has a line."""
 
     def __init__(self, measurement: Measurement, *, quiet: bool) -> None:
-        self.new, self._records, self._quiet = 0, 0, quiet
+        self.new, self._records = 0, 0
         self._total = len(measurement.protocols) * len(measurement.variants)
-        self._part: Part | None = None
-        self._bars = Progress(
-            "{task.description}",
-            BarColumn(24),
-            "{task.fields[words]}",
-            console=console,
-            transient=True,
-            disable=quiet or not console.is_terminal,
-        )
-        name = escape(measurement.run.path.absolute().name)
-        self._whole = self._bars.add_task(f"measuring {name}", total=self._total, words="")
-        self._record = self._bars.add_task("", total=1, words="", visible=False)
+        name = measurement.run.path.absolute().name
+        super().__init__("", whole=f"measuring {name}", total=self._total, quiet=quiet)
 
     def __enter__(self) -> Self:
         self._begin = self._start = time.perf_counter()
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        return super().__enter__()
 
     def sampled(self, name: str, done: int, total: int) -> None:
         """Take in that so many images of one record, or of what it is compared with, are done."""
-        if self._part is None or self._part.name != name:
-            self._part = Part(name)
-        due = self._part.advance(done, total)
-        words = part_words(self._part, "images")
         self._show(done / total)
-        self._bars.update(
-            self._record,
-            visible=True,
-            description=name,
-            completed=done / total,
-            words=words.removeprefix(name).strip(),
-        )
-        if due and self._bars.disable and not self._quiet:
-            say(f"record {self._records + 1} of {self._total}  {words}")
+        before = f"record {self._records + 1} of {self._total}  "
+        self._advance(name, done, total, "images", before)
 
     def measured(self, record: Record, is_new: bool) -> None:
         """Take in a record that was made just now, or was there."""
         now = time.perf_counter()
-        self._part = None
+        self._part = Part("")
         self._records += 1
         self.new += is_new
         self._show(0.0)

@@ -1,6 +1,7 @@
 """Measuring images that another program made, like those of a run: a method of its own."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -149,17 +150,15 @@ def _real(run: RunDirectory, protocols: Sequence[Protocol], name: str | None) ->
 
 def _copy_base(run: RunDirectory, method: ImageMethod, how: Protocol) -> None:
     """Copy the record of the run's base model, with its picture if that is there."""
-    for record in records.load(run):
-        if (record.variant, record.protocol) == (BASE, how):
-            if record.grid is not None:
-                try:
-                    source = reading.inside(run.path / FILE.parent, record.grid)
-                    content = reading.content(source)
-                except (OSError, ValueError):
-                    content = None  # the page says that the picture is missing
-                if content is not None:
-                    target = reading.inside(method.path / FILE.parent, record.grid)
-                    with files.os_errors_as(f"write {target}"):
-                        files.write_whole(target, content)
-            records.append(method, record)
-            return
+    record = next(
+        each for each in records.load(run) if (each.variant, each.protocol) == (BASE, how)
+    )
+    content = None
+    if record.grid is not None:
+        with suppress(OSError, ValueError):  # the page says that the picture is missing
+            content = reading.content(reading.inside(run.path / FILE.parent, record.grid))
+    if content is not None and record.grid is not None:
+        target = reading.inside(method.path / FILE.parent, record.grid)
+        with files.os_errors_as(f"write {target}"):
+            files.write_whole(target, content)
+    records.append(method, record)

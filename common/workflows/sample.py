@@ -142,9 +142,11 @@ def _restore(policy: Policy, backend: Backend, run: RunDirectory, variant: Varia
     """Load the weights of a variant into the policy."""
     if not variant.update:
         return
-    base = {name: backend.to_numpy(value) for name, value in policy.parameters().items()}
-    tuned = checkpoint.load(run.checkpoints / f"{variant.update:06d}").weights
-    policy.load_parameters(low_rank.scaled(tuned, base, run.config.adapter, variant.scale))
+    weights = checkpoint.load(run.checkpoints / f"{variant.update:06d}").weights
+    if variant.scale != 1.0:
+        base = {name: backend.to_numpy(value) for name, value in policy.parameters().items()}
+        weights = low_rank.scaled(weights, base, run.config.adapter, variant.scale)
+    policy.load_parameters(weights)
 
 
 def checkpoint_path(run: RunDirectory, which: str) -> Path:

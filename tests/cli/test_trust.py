@@ -90,10 +90,12 @@ def test_the_records_of_a_stored_run_name_no_code(key, run, folder):
     for record in map(json.loads, file.read_text().splitlines()):
         record["protocol"][key] = ["evil:reward"]
         measured = record["by_prompt"]
-        measured["heldout/evil:reward"] = measured["reward"]
-        for name in ("diversity", "vendi", "recall", "coverage"):
-            measured[f"{name}/evil:reward"] = measured[name]
-        record["overall"] = {"frechet/evil:reward": record["frechet"]}
+        if key == "scorers":
+            measured["heldout/evil:reward"] = measured["reward"]
+        else:
+            record["overall"] = {"frechet/evil:reward": record["frechet"]}
+            for name in ("diversity", "vendi", "recall", "coverage"):
+                measured[f"{name}/evil:reward"] = measured[name]
         lines.append(json.dumps(record))
     file.write_text("\n".join(lines) + "\n")
     words = ("--split", "train", "--baseline", "emoji", "--with", "scale", "--out", "page")
@@ -106,7 +108,8 @@ def test_the_records_of_a_stored_run_name_no_code(key, run, folder):
 def test_code_for_measuring_that_the_user_names_is_run(run, folder):
     config = folder / "mine" / "config.toml"
     assert "evil" not in config.read_text()
-    (folder / "sizes.py").write_text("def seen(images):\n    return images.mean(axis=(1, 2)) / 1.0\n")
+    code = "def seen(images):\n    return images.mean(axis=(1, 2))\n"
+    (folder / "sizes.py").write_text(code)
     for more in ((), ("--attainable", "--samples", "16", "--ratio", "2")):
         usual = ("--prompts", "1", "--steps", "1", "--split", "train", "--feature", "sizes:seen")
         result = invoke("eval", "mine", *usual, *more)

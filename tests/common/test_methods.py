@@ -257,6 +257,11 @@ def test_folders_without_runs_and_damaged_ones_are_reported(tmp_path):
     (run.path / FILE).write_text("\n".join([*lines[:2], json.dumps(record), *lines[3:]]) + "\n")
     with pytest.raises(RecordError, match="line 3: the measure 'vendi' is missing"):
         methods.gather([tmp_path], "test")
+    record = json.loads(lines[2])
+    record["by_prompt"]["beauty"] = record["by_prompt"]["vendi"]
+    (run.path / FILE).write_text("\n".join([*lines[:2], json.dumps(record), *lines[3:]]) + "\n")
+    with pytest.raises(RecordError, match="line 3: 'beauty' is no measure under that protocol"):
+        methods.gather([tmp_path], "test")
     for value in (1e300, "nan"):  # sums and products of them are not finite
         record = json.loads(lines[2])
         record["by_prompt"]["vendi"][1] = value

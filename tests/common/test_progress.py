@@ -11,7 +11,7 @@ from rich.console import Console
 from common import console, progress
 from common.evaluation.records import Variant
 from common.progress import Part
-from common.workflows import evaluate
+from common.workflows import evaluate, part_progress
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def measured(clock, monkeypatch, *, terminal):
     screen = io.StringIO()
     shown = Console(file=screen, force_terminal=terminal, width=80, highlight=False)
     monkeypatch.setattr(console, "console", shown)
-    monkeypatch.setattr(evaluate, "console", shown)
+    monkeypatch.setattr(part_progress, "console", shown)
     monkeypatch.setattr(evaluate.time, "perf_counter", lambda: clock[0])
     run = SimpleNamespace(path=Path("a-run"))
     planned = SimpleNamespace(run=run, protocols=["train", "test"], variants=[0, 1])

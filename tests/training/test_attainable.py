@@ -231,6 +231,15 @@ def test_damage_and_another_process_are_one_line(run, cpu):
         json.dumps(good).replace('"value": [', '"value": [0.5, ', 1).encode(),
         json.dumps(good | {"entries": [{**good["entries"][0], "more": 1}]}).encode(),
     ]
+    (name, rows), *_ = good["entries"][0]["scores"].items()
+    images = good["entries"][0]["images"]
+    for texts, scores in (
+        (images["prompts"], []),
+        (images["prompts"], [*rows, rows[0]]),
+        (["a", "b"], [rows[0], rows[0][1:]]),
+    ):
+        entry = {"images": images | {"prompts": texts}, "scores": {name: scores}, "fronts": []}
+        wrong.append(json.dumps(good | {"entries": [entry]}).encode())
     for harm in wrong:
         file.write_bytes(harm)
         with pytest.raises(
