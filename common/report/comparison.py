@@ -123,12 +123,8 @@ def _pictures_lead(summary: Summary) -> str:
         if summary.gained
         else f"the base model's alignment, over which {summary.baseline} gained nothing"
     )
-    noise = (
-        ", of runs from the same initial noise"
-        if any(m.made_elsewhere for m in summary.methods)
-        else None
-    )
-    same = f"The same prompts{noise or ' from the same initial noise'}."
+    runs = ", of runs" if any(method.made_elsewhere for method in summary.methods) else ""
+    same = f"The same prompts{runs} from the same initial noise."
     return f"{same} For each method the point nearest to {where}."
 
 

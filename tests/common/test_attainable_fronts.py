@@ -45,6 +45,28 @@ def quiet(done):
     """No progress."""
 
 
+def test_each_half_of_the_images_has_the_same_c(task):
+    whole = task()
+    axis = solve(whole, quiet).axes["reward"]
+    ends = {"betas": attainable.BETAS, "strengths": attainable.STRENGTHS}
+    paths = {key: attainable.parameters(whole.rewards, e, 9) for key, e in ends.items()}
+    gains = []
+    for half in (slice(0, 12), slice(12, 24)):
+        images = (whole.rewards[:, half], np.array([gram[half, half] for gram in whole.grams]))
+        cap = whole.ratio / 12
+        fronts = (
+            attainable.kl_front(*images, cap=cap, betas=paths["betas"]),
+            attainable.diversity_front(*images, cap=cap, strengths=paths["strengths"]),
+        )
+        curves = [np.stack([front.reward, front.diversity], axis=-1) for front in fronts]
+        kl, best = (diversity_at(curve, np.array(axis.level)) for curve in curves)
+        gains.append(best / kl - 1)
+    expected = np.mean(gains, axis=0)
+    got = np.array([np.nan if value is None else value for value in axis.halves])
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+    assert np.isfinite(got).sum() > 10
+
+
 def test_a_front_is_flat_before_its_first_point_and_nothing_after_its_last():
     found = diversity_at(BEST, np.array([0.5, 1.2, 1.6, 3.0, 3.1]))
     np.testing.assert_allclose(found, [0.6, 0.6, 0.55, 0.1, np.nan])

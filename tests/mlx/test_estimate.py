@@ -161,7 +161,7 @@ def test_the_emoji_model_takes_about_what_is_estimated(kind):
         mx.reset_peak_memory()
         work()
         own = mx.get_peak_memory() - before
-        assert 0.5 < (peaks[stage] - weights - beside[stage]) / own < 2
+        assert 0.7 < (peaks[stage] - weights - beside[stage]) / own < 1.4
         policy.module.update(tree_unflatten(list(trained.items())))
 
 
@@ -182,7 +182,7 @@ def test_stages_of_a_run(checkpoint):
 
     found, policy = stages()
     assert list(found) == ["encoding", "rollout", "decoding", "update"]
-    weights = sum(np.prod(v.shape) * 4 for v in policy.parameters().values())
+    weights = estimate.weight_nbytes(policy)
     assert all(size > weights for size in found.values())
     sparing, _ = stages("model.gradient_checkpointing=true")
     assert sparing["update"] <= found["update"]

@@ -6,6 +6,7 @@ rounding; stopping and going on gives the same bytes.
 """
 
 import json
+import threading
 from contextlib import nullcontext
 
 import numpy as np
@@ -13,7 +14,10 @@ import pytest
 from safetensors.numpy import load as read_tensors
 
 from common.config import ConfigError
+from common.progress import NullObserver
 from common.rewards import RewardError
+from common.runs.directory import RunDirectory
+from common.trainer import Trainer
 
 DRIFT_OFF = ("drift.noise.strength=0.0", "drift.shaping.weight=0.0", "drift.subset.rule=none")
 
@@ -44,6 +48,8 @@ def test_ratio_is_one_before_the_first_optimizer_step(backend, tiny, train, chan
         assert 0 <= row["objective/ratio_mean"] <= row["objective/ratio_max"] < 1e-6
         assert np.isfinite(row["objective/gradient_norm"])
         assert row["objective/gradient_norm"] > 0
+        full = "adapter.kind=full" in changes  # one more gradient would be large
+        assert np.isnan(row["objective/gradient_agreement"]) == full
 
 
 @pytest.mark.parametrize("kl_weight", [0.0, 0.01])
@@ -77,6 +83,27 @@ def test_training_moves_the_policy_and_logs_every_promised_figure(backend, tiny,
     assert len(trained) > 2, "several micro-batches an update"
     assert sum(done == total for done, total in trained) == 2
     assert all(0 <= done <= total <= 8 * 2 for done, total in trained)
+
+
+def test_the_agreement_is_that_of_the_two_halves_of_the_gradient(backend, tiny, tmp_path):
+    config = tiny("run.updates=1", "evaluate.prompts=1")
+    directory = RunDirectory.create(tmp_path / "run", config, {})
+    stop = threading.Event()
+    trainer = Trainer(config, backend, directory, observer=NullObserver(), stop=stop)
+    gradients, sums = trainer.learner.gradients, []
+
+    def recorded(batch, onto=None):
+        loss, auxiliary, total = gradients(batch, onto=onto)
+        parts = [backend.to_numpy(total[name]).ravel() for name in sorted(total)]
+        sums.append(np.concatenate(parts, dtype=np.float64))
+        return loss, auxiliary, total
+
+    trainer.learner.gradients = recorded
+    row = trainer.step()
+    first, whole = sums  # of two micro-batches
+    rest = whole - first
+    cosine = first @ rest / np.linalg.norm(first) / np.linalg.norm(rest)
+    assert row["objective/gradient_agreement"] == pytest.approx(cosine, abs=1e-5)
 
 
 @pytest.mark.parametrize("zeros", ["keep", "drop"])
