@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common import reading, widths
-from common.progress import Part, Stage
+from common.progress import Part, Stage, clock, part_words
 
 
 def _in_notebook() -> bool:
@@ -146,21 +146,6 @@ def _stacked(names: Sequence[str], cells: Sequence[Sequence[str]], headings: Seq
         say(name)
         for line in widths.paragraph(headings, row, console.width - GAP):
             say(" " * GAP + line)
-
-
-def clock(seconds: float) -> str:
-    """Seconds as m:ss or h:mm:ss."""
-    minutes, rest = divmod(max(round(seconds), 0), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def part_words(part: Part, noun: str) -> str:
-    """How far a part of the work is: "sampling 24/96 images  0:12 left"."""
-    if not part.done:
-        return f"{part.name} {part.total:,} {noun}"
-    left = part.seconds_left() or 0.0
-    return f"{part.name} {part.done:,}/{part.total:,} {noun}  {clock(left)} left"
 
 
 def results(base: Mapping[str, Any], tuned: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-__all__ = ["NullObserver", "Observer", "OnProgress", "Part", "Stage"]
+__all__ = ["NullObserver", "Observer", "OnProgress", "Part", "Stage", "clock", "part_words"]
 
 OnProgress = Callable[[int, int], None]
 """Called with the number of images (or transitions) that are done, and with that of all."""
@@ -98,3 +98,18 @@ class Part:
         if not self.done:
             return None
         return (time.monotonic() - self._start) * (self.total - self.done) / self.done
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    minutes, rest = divmod(max(round(seconds), 0), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def part_words(part: Part, noun: str) -> str:
+    """How far a part of the work is: "sampling 24/96 images  0:12 left"."""
+    if not part.done:
+        return f"{part.name} {part.total:,} {noun}"
+    left = part.seconds_left() or 0.0
+    return f"{part.name} {part.done:,}/{part.total:,} {noun}  {clock(left)} left"

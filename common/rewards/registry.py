@@ -17,7 +17,7 @@ from common import imports
 from common.backends import Backend
 from common.config import Config, closest
 from common.errors import RequestError
-from common.rewards.spec import RAW, Affine, Factory, Options, Spec
+from common.rewards.spec import RAW, Affine, Factory, Options, RewardInfo, Spec, info
 
 DECLARED = "drift_spec"
 """Attribute of a registered factory: its declaration."""
@@ -46,26 +46,6 @@ class Reward(Protocol):
     ) -> Any:
         """Score uint8 [N, H, W, 3] images of N clean prompts: array-like float [N]."""
         ...
-
-
-@dataclass(frozen=True)
-class RewardInfo:
-    """Facts about one scorer. works: here and now. needs: why it does not, or its download."""
-
-    name: str
-    description: str
-    range: str
-    works: bool
-    needs: str = ""
-    version: str = ""
-    licence: str = ""
-    weights: str = ""
-    device: str = "host"
-    batch_size: int | None = None
-    groupwise: bool = False
-    scalings: tuple[tuple[str, str], ...] = ()
-    options: tuple[tuple[str, str, str], ...] = ()
-    """(key, default, meaning) of each."""
 
 
 def _unscaled(values: np.ndarray) -> np.ndarray:
@@ -155,8 +135,8 @@ class Registry:
                 self._load_plugin(name, point)
             except RewardNameError as error:
                 broken.append(RewardInfo(name, point.value, "unknown", False, str(error)))
-        infos = [_info(spec) for spec, _ in self.entries.values()]
-        return sorted(infos + broken, key=lambda info: info.name)
+        infos = [info(spec) for spec, _ in self.entries.values()]
+        return sorted(infos + broken, key=lambda each: each.name)
 
     def create(
         self, name: str, backend: Backend, options: Mapping[str, Any] | None = None
@@ -364,28 +344,6 @@ def create(name: str, backend: Backend, options: Mapping[str, Any] | None = None
             that is not there or not callable.
     """
     return REWARDS.create(name, backend, options)
-
-
-def _info(spec: Spec) -> RewardInfo:
-    missing, fetched = spec.missing(), spec.fetches()
-    fields = spec.options.model_fields.items()
-    return RewardInfo(
-        spec.name,
-        spec.description,
-        spec.range,
-        works=not missing and not fetched,
-        needs=missing or (f"weights {fetched}, by path or from the hub" if fetched else ""),
-        version=spec.version,
-        licence=spec.licence,
-        weights=spec.weights,
-        device=spec.device,
-        batch_size=spec.batch_size,
-        groupwise=spec.groupwise,
-        scalings=tuple((name, str(scale)) for name, scale in spec.scalings.items()),
-        options=tuple(
-            (name, str(field.default), field.description or "") for name, field in fields
-        ),
-    )
 
 
 def _import(kind: str, name: str) -> RewardFunction:

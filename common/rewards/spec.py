@@ -121,5 +121,48 @@ def cached(repository: str) -> bool:
     return any((Path(constants.HF_HUB_CACHE) / folder / "snapshots").glob("*/*"))
 
 
+@dataclass(frozen=True)
+class RewardInfo:
+    """Facts about one scorer. works: here and now. needs: why it does not, or its download."""
+
+    name: str
+    description: str
+    range: str
+    works: bool
+    needs: str = ""
+    version: str = ""
+    licence: str = ""
+    weights: str = ""
+    device: str = "host"
+    batch_size: int | None = None
+    groupwise: bool = False
+    scalings: tuple[tuple[str, str], ...] = ()
+    options: tuple[tuple[str, str, str], ...] = ()
+    """(key, default, meaning) of each."""
+
+
+def info(spec: Spec) -> RewardInfo:
+    """The facts of a scorer, here and now."""
+    missing, fetched = spec.missing(), spec.fetches()
+    fields = spec.options.model_fields.items()
+    return RewardInfo(
+        spec.name,
+        spec.description,
+        spec.range,
+        works=not missing and not fetched,
+        needs=missing or (f"weights {fetched}, by path or from the hub" if fetched else ""),
+        version=spec.version,
+        licence=spec.licence,
+        weights=spec.weights,
+        device=spec.device,
+        batch_size=spec.batch_size,
+        groupwise=spec.groupwise,
+        scalings=tuple((name, str(scale)) for name, scale in spec.scalings.items()),
+        options=tuple(
+            (name, str(field.default), field.description or "") for name, field in fields
+        ),
+    )
+
+
 Factory = Callable[..., Any]
 """(backend) -> callable, or (backend, options) -> callable where options are declared."""

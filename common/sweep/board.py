@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from common import console
-from common.console import UPDATE, LivePanel, clock, say
+from common.console import UPDATE, LivePanel, say
+from common.progress import clock
 from common.sweep.jobs import Outcome, Step, Task
 from common.sweep.plan import latest_metrics
 

@@ -13,14 +13,14 @@ from common import consent
 from common.backends import Backend
 from common.choices import Split
 from common.config import Config
-from common.console import clock, say
+from common.console import say
 from common.errors import RequestError, existing, preparing
 from common.evaluation import measure, measured_runs
 from common.evaluation.cache import Written
 from common.evaluation.families import measures_for
 from common.evaluation.foreign import RealImages
 from common.evaluation.records import Protocol, Record, Variant, load
-from common.progress import Part
+from common.progress import Part, clock
 from common.runs import checkpoint
 from common.runs.directory import RunDirectory
 from common.workflows import options

@@ -5,8 +5,8 @@ from typing import Self
 from rich.markup import escape
 from rich.progress import BarColumn, Progress
 
-from common.console import console, part_words, say
-from common.progress import Part
+from common.console import console, say
+from common.progress import Part, part_words
 
 
 class PartProgress:

@@ -9,9 +9,9 @@ from typing import Any
 from common import machine
 from common.backends import Backend
 from common.config import Config, Overrides, changed
-from common.console import clock, console
+from common.console import console
 from common.errors import preparing
-from common.progress import NullObserver
+from common.progress import NullObserver, clock
 from common.prompts import load as load_prompts
 from common.rewards import hosts
 from common.runs.directory import RunDirectory
