@@ -1,5 +1,6 @@
 # make run    set up everything and fine-tune the embedded model with DRIFT
-# make test   set up everything and run the tests
+# make test   set up everything and run the tests but the slow ones; SLOW=all with them, SLOW=2/4
+#             with the second of four shares of them
 # make check  lint, format, types, import contracts
 # make results  rebuild docs/results.md and docs/performance.md from what is stored in docs/results,
 #               and docs/configuration.md from the tables of settings
@@ -17,18 +18,22 @@ NO_PYTHON = no Python 3.11 or newer that can make an environment (tried $(PYTHON
 # A Mac trains on MLX, anything else on PyTorch, and the emoji model needs nothing else of the
 # extras; the tests need both.
 PLATFORM := $(shell uname -s)-$(shell uname -m)
+SLOW ?= none
 LIBRARY := $(if $(filter Darwin-arm64,$(PLATFORM)),mlx,torch)
 
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Python compiles what is imported, and keeps it; compiling all that is installed takes a minute more.
+PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check \
+	-c constraints.txt
+# Whatever the shell says: else each of many processes would compile all sources again.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: run test check results clean
 run: $(VENV)/.run
 	$(BIN)/drift run $(ARGS)
 
-# Bytecode is written whatever the shell says: each of many processes would compile all sources again.
 test: $(VENV)/.test
-	PYTHONDONTWRITEBYTECODE= DRIFT_REQUIRE_BACKENDS=torch,mlx OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+	DRIFT_REQUIRE_BACKENDS=torch,mlx OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --slow $(SLOW) $(ARGS)
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -32,6 +32,7 @@ from tests.skips import (  # noqa: F401  # pytest finds hooks by their names
     pytest_make_collect_report,
     pytest_runtest_makereport,
 )
+from tests.slow import leave_out, pytest_addoption  # noqa: F401  # found by its name too
 
 # A shell that starts the tests in the background ignores these signals, and so would every run.
 for name in ("SIGINT", "SIGHUP"):
@@ -79,8 +80,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The files that take longest begin: a worker that begins one late would end alone."""
+    leave_out(config, items)
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else 99)
 
 

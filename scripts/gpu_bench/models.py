@@ -2,7 +2,8 @@
 
 A model has the published shapes and random weights, which are drawn on the device; a smoke run
 keeps two layers of each network. Everything else is the recipe's: only the number of prompts of
-an update, the reward (JPEG size, which costs nothing) and the evaluations differ.
+an update, the reward (JPEG size, which costs nothing; equal ones are kept) and the evaluations
+differ.
 """
 
 import tempfile
@@ -42,6 +43,7 @@ EVERY = (
     "prompts.source=animals",
     "evaluate.every=1000000",
     "rollout.prompts=1",
+    "objective.zero_advantage=keep",  # two equal rewards must not leave the update out
 )
 SMOKE = ("rollout.group_size=4",)
 TINY = (

@@ -56,9 +56,11 @@ def test_a_reward_beside_it_works(theirs, tmp_path, small):
 @pytest.mark.parametrize(
     ("theirs", "imports"),
     [
-        ("common.py", "import common"),
+        pytest.param("common.py", "import common", marks=pytest.mark.slow),
         ("common/__init__.py", "from common import VALUE"),
-        ("common/__init__.py", "from common.helpers import VALUE"),
+        pytest.param(
+            "common/__init__.py", "from common.helpers import VALUE", marks=pytest.mark.slow
+        ),
     ],
     indirect=["theirs"],
 )

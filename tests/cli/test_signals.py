@@ -41,7 +41,14 @@ def start(tmp_path, small):
 
 
 @pytest.mark.usefixtures("no_report")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_saves_and_the_command_it_names_goes_on(number, start, drift, tmp_path):
     """SIGHUP is a lost terminal, SIGUSR1 what SLURM may send before its limit."""
     process = start(run__updates="1000", evaluate__every="1000", checkpoint__every="1000")

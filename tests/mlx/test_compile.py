@@ -53,7 +53,10 @@ def apart(ours, theirs):
 
 
 @pytest.mark.usefixtures("quick_compiler")
-@pytest.mark.parametrize("changes", [(), FULL], ids=["lora", "full"])
+@pytest.mark.parametrize(
+    "changes",
+    [pytest.param((), id="lora"), pytest.param(FULL, id="full", marks=pytest.mark.slow)],
+)
 def test_updates_are_the_same_and_only_the_first_is_compiled(trainer_of, changes):
     """12 pairs an update, in optimizer steps of 6, in micro-batches of 4 and 2."""
     plain, fast = trainer_of(*changes), trainer_of("model.compile=true", *changes)

@@ -185,6 +185,7 @@ TINY = (
     "evaluate.every=3",
     "checkpoint.every=1",
     "reward.terms={jpeg_compressibility = 1.0}",
+    "objective.zero_advantage=keep",  # JPEG sizes of two tiny images may be equal
     "prompts.names=[]",
     "drift.subset.rule=mad",
     "drift.shaping.mode=terminal",
@@ -209,8 +210,8 @@ def train(config, name, path, stop_after=None):
 @pytest.mark.parametrize(
     ("shape", "first", "second"),
     [
-        ("sd15", "mlx", "cpu"),
-        ("sd35", "mlx", "cpu"),
+        pytest.param("sd15", "mlx", "cpu", marks=pytest.mark.slow),
+        pytest.param("sd35", "mlx", "cpu", marks=pytest.mark.slow),
         ("sd35", "cpu", "mlx"),
         ("flux-dev", "mlx", "cpu"),
     ],

@@ -27,7 +27,7 @@ FLUX = (
 )
 
 
-@pytest.mark.parametrize("family", ["embedded", "flux"])
+@pytest.mark.parametrize("family", ["embedded", pytest.param("flux", marks=pytest.mark.slow)])
 def test_compiling_is_reported_with_the_update_that_waited_for_it(
     family, checkpoint, tmp_path, monkeypatch, capsys
 ):

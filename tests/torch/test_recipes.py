@@ -15,6 +15,7 @@ from common.runs.directory import RunDirectory
 
 TINY = Path(__file__).with_name("tiny.py")
 RECIPES = [name for name in config.recipe_names() if config.load(name).model.family != "embedded"]
+FIRST = {config.load(name).model.family: name for name in reversed(RECIPES)}
 
 SIZES = {
     "run.updates": "2",
@@ -47,7 +48,13 @@ def folders(tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in FIRST.values() else pytest.param(name, marks=pytest.mark.slow)
+        for name in RECIPES
+    ],
+)
 def test_two_updates(name, folders, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "build", lambda run: run.report)
     family = config.load(name).model.family

@@ -51,6 +51,7 @@ def context(tmp_path):
     return Context("row", "tiny", "cpu", tmp_path)
 
 
+@pytest.mark.slow
 def test_every_row_is_done_on_a_cpu(document):
     written, said, folder = document
     assert {name: row["status"] for name, row in written["rows"].items()} == {
@@ -63,6 +64,7 @@ def test_every_row_is_done_on_a_cpu(document):
     assert (folder / "gpu_bench.trace.json.gz").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_work_that_was_done(document):
     rows = {name: row["figures"] for name, row in document[0]["rows"].items()}
     assert rows["rates"]["products"]["float32"]["median"] > 1e8
@@ -109,7 +111,7 @@ def test_a_full_run_measures_the_recipe_unchanged(recipe, tmp_path):
     config = models.configured(Context("row", "full", "cuda", tmp_path), recipe)
     own = configuration.load(recipe)
     assert config.model == own.model
-    assert config.objective == own.objective
+    assert config.objective == own.objective.model_copy(update={"zero_advantage": "keep"})
     assert config.optimizer == own.optimizer
     assert config.rollout == own.rollout.model_copy(update={"prompts": 1})
     smoke = models.configured(Context("row", "smoke", "cuda", tmp_path), recipe)
@@ -130,7 +132,9 @@ def test_a_shallow_model_has_the_published_widths(family):
 
 
 @pytest.mark.parametrize("recipe", ["sd35m-fast-grpo", "sd35m-pickscore-grpo"])
-def test_the_straight_line_is_the_same_work(recipe, context):
+def test_the_straight_line_is_the_same_work(recipe, context, monkeypatch):
+    # JPEG sizes of two tiny images may be equal, and then there is nothing to learn.
+    monkeypatch.setattr(straight, "_jpeg_kilobytes", lambda image: float(image.mean()))
     config = models.configured(context, recipe)
     asked = {"ours": 0, "straight": 0}
     with models.trained(context, config) as trainer:
@@ -261,6 +265,7 @@ def test_the_page_is_that_of_the_stored_documents():
     assert blocks == make_performance.TABLES.keys()
 
 
+@pytest.mark.slow
 def test_a_measured_row_enters_the_page_and_a_newer_one_replaces_it(document, tmp_path):
     measured = json.loads(json.dumps(document[0]))
     measured["mode"] = "full"

@@ -8,7 +8,7 @@ from common.backends import load
 
 
 @pytest.mark.parametrize(("first", "second"), [("cpu", "mlx"), ("mlx", "cpu")])
-@pytest.mark.parametrize("kind", ["lora", "full"])
+@pytest.mark.parametrize("kind", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_hand_over(tiny, train, final_bytes, first, second, kind):
     config = tiny("run.updates=2", f"adapter.kind={kind}", "optimizer.ema_decay=0.9")
     begun, _, finished = train(config, load(first), stop_after=1)

@@ -47,11 +47,11 @@ main()
 
 KILLS = [
     ("cpu", "update", 3),  # in the second update
-    ("cpu", "fsync", 9),  # after the first row of metrics.jsonl
+    pytest.param("cpu", "fsync", 9, marks=pytest.mark.slow),  # after the first row of metrics.jsonl
     ("cpu", "fsync", 16),  # before the first checkpoint is whole
-    ("cpu", "fsync", 27),  # with the second one in its place
+    pytest.param("cpu", "fsync", 27, marks=pytest.mark.slow),  # with the second one in its place
     ("mlx", "update", 3),
-    ("mlx", "fsync", 16),
+    pytest.param("mlx", "fsync", 16, marks=pytest.mark.slow),
 ]
 
 

@@ -46,7 +46,13 @@ def changes(model):
 
 
 @pytest.mark.parametrize("backend", ["cpu", "mlx"])
-@pytest.mark.parametrize("model", bench.REAL)
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(model, marks=pytest.mark.slow) if model == "sd15" else model
+        for model in bench.REAL
+    ],
+)
 def test_a_real_model_is_measured(model, backend, tiny):
     stages = []
     measured = bench.measure(Case(backend, model, changes(model)), stages.append)

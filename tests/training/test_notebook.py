@@ -26,6 +26,7 @@ def test_what_is_stored_is_small_and_names_no_machine():
     assert MACHINE.search(nbformat.writes(notebook)) is None
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # those of Jupyter's own libraries
 def test_it_runs_from_top_to_bottom(tmp_path):
     notebook = nbformat.read(FILE, as_version=4)
