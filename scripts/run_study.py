@@ -1,29 +1,29 @@
 """Run the study of docs/results.md: train, measure, compare, and store the comparisons.
 
-    python scripts/run_study.py RUNS [--backend cpu] [--jobs 2] [PART...]
+    python -m scripts.run_study RUNS [--backend cpu] [--jobs 2] [PART...]
+    python -m scripts.run_study RUNS low-rate --seeds 0,1,2 --updates 200
+    python -m scripts.run_study RUNS neutral --rate 1e-3 --updates 24
 
 Every part can be stopped and started again: finished runs and measured checkpoints stay. Test
 prompts are measured here and nowhere else; strengths were chosen on validation prompts before.
 """
 
 import json
-import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
+from common.commands.sweep import Seeds
 from common.evaluation import measured_runs
 from common.runs.directory import RunDirectory
+from scripts.low_rate_study import VARIABLE
+from scripts.study_commands import OFTEN, SCALED, changes, drift, store
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
-
-OFTEN = ("checkpoint.every=20", "evaluate.every=1000", "evaluate.prompts=4")
 
 COMMON = (
     *OFTEN,
@@ -41,8 +41,6 @@ COMMON = (
 LEVELS = ("--level", "0.25,0.5,0.75,0.9", "--diversity-level", "0.95,0.9,0.8,0.6")
 EARLY = ("--level", "0.25,0.5,0.75", "--diversity-level", "0.95")
 """Levels at which runs of 40 updates can be compared: none of them reaches deeper ones."""
-
-SCALED = ("--checkpoint", "latest", "--scale", 0.25, "--scale", 0.5, "--scale", 0.75)
 
 PROMPTS = {"test": (), "train": ("--prompts", 8)}
 """Prompts of a split to measure: all held-out ones, eight of the training ones."""
@@ -187,8 +185,7 @@ def methods(part: Part, runs: Path, backend: str, jobs: int) -> None:
         others = [runs / path for path in part.also]
         axis = () if "--axis" in options else ("--axis", "alignment_heldout")
         drift("compare", *trained, *others, *options, *axis, *part.levels, "--out", out)
-        RESULTS.mkdir(exist_ok=True)
-        shutil.copy(out / "compare.json", RESULTS / f"{comparison}.json")
+        store(out / "compare.json", RESULTS, comparison)
 
 
 def levers(runs: Path, backend: str, jobs: int) -> None:
@@ -265,33 +262,57 @@ def twins(runs: Path, _backend: str, _jobs: int) -> None:
     (RESULTS / "backends.json").write_text(json.dumps(by_backend, indent=1) + "\n")
 
 
-def changes(*settings: str) -> list[str]:
-    """Settings as options of `drift sweep`."""
-    return [word for setting in settings for word in ("--set", setting)]
-
-
-def drift(*words: object) -> None:
-    """Run the command; exit with its code if it fails."""
-    command = [str(Path(sys.executable).with_name("drift")), *map(str, words)]
-    if code := subprocess.run(command, check=False).returncode:
-        sys.exit(code)
-
-
 OTHERS = {"levers": levers, "backends": twins}
 
 
 @click.command()
 @click.argument("runs", type=click.Path(path_type=Path))
-@click.argument("parts", nargs=-1, type=click.Choice([*PARTS, *OTHERS]))
+@click.argument("parts", nargs=-1, type=click.Choice([*PARTS, *OTHERS, *VARIABLE]))
 @click.option("--backend", default="auto", show_default=True)
-@click.option("--jobs", default=2, show_default=True, help="Runs at a time.")
-def main(runs: Path, parts: Sequence[str], backend: str, jobs: int) -> None:
-    """Do PARTS (all of them by default) in the folder RUNS."""
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Runs at a time."
+)
+@click.option("--seeds", type=Seeds(), help="Of neutral and low-rate, as 0,1 or 0-4.")
+@click.option(
+    "--updates", type=click.IntRange(min=1), help="Of plain GRPO in neutral and low-rate."
+)
+@click.option("--rate", type=click.FloatRange(0, 1, min_open=True), help="Of neutral.")
+@click.option(
+    "--results", type=click.Path(path_type=Path), default=RESULTS, help="Of neutral and low-rate."
+)
+def main(
+    runs: Path,
+    parts: Sequence[str],
+    backend: str,
+    jobs: int,
+    seeds: tuple[int, ...] | None,
+    updates: int | None,
+    rate: float | None,
+    results: Path,
+) -> None:
+    """Do PARTS in the folder RUNS, by default all but neutral and low-rate.
+
+    These two have a length of their own choice; the other parts are fixed.
+    """
+    chosen = {"seeds": seeds, "updates": updates, "rate": rate}
+    given = {name: value for name, value in chosen.items() if value is not None}
+    check(parts, given)
     for name in parts or [*PARTS, *OTHERS]:
         if name in OTHERS:
             OTHERS[name](runs, backend, jobs)
+        elif name in VARIABLE:
+            do, length = VARIABLE[name]
+            do(runs, backend, jobs, results, replace(length, **given))
         else:
             methods(PARTS[name], runs, backend, jobs)
+
+
+def check(parts: Sequence[str], given: dict[str, Any]) -> None:
+    """Raise click.UsageError for a length that one of the parts cannot have."""
+    allowed = {"neutral": {"seeds", "updates", "rate"}, "low-rate": {"seeds", "updates"}}
+    for name in parts or [*PARTS, *OTHERS]:
+        if fixed := sorted(given.keys() - allowed.get(name, set())):
+            raise click.UsageError(f"the protocol of {name} is fixed: it takes no --{fixed[0]}")
 
 
 if __name__ == "__main__":

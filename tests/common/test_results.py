@@ -8,10 +8,12 @@ import pytest
 from click.testing import CliRunner
 
 from common import config as configuration
+from common.commands import sweep as sweep_command
 from common.comparison.methods import gather
 from common.comparison.summarise import summarise
 from common.comparison.summary import from_json, to_json
-from scripts import make_results, run_study
+from common.sweep import plan as planning
+from scripts import low_rate_study, make_results, run_study
 from tests.common.synthetic_study import better_curve, make_run
 
 DOCS = Path(make_results.DOCS)
@@ -115,6 +117,77 @@ def test_every_run_of_the_study_is_one_that_can_be_made(name):
             held_out = config.prompts.source == "emoji-animals" and config.prompts.split == "train"
             assert held_out == (sweep.common is run_study.COMMON)
             assert config.run.updates == sweep.updates
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """The `drift` commands of a part of variable length; a comparison writes an empty file."""
+    called = []
+
+    def record(*words):
+        called.append([str(word) for word in words])
+        if words[0] == "compare":
+            out = Path(words[words.index("--out") + 1])
+            out.mkdir(parents=True)
+            (out / "compare.json").write_text("{}")
+
+    monkeypatch.setattr(low_rate_study, "drift", record)
+    return called
+
+
+def planned(commands):
+    """Every run that the recorded sweeps would make."""
+    for words in commands:
+        if words[0] == "sweep":
+            made = sweep_command.sweep.make_context("sweep", list(words[1:])).params
+            yield from planning.plan(
+                made["recipes"], over=made["over"], seeds=made["seeds"], overrides=made["overrides"]
+            )
+
+
+def study(*arguments):
+    return CliRunner().invoke(run_study.main, [str(a) for a in arguments])
+
+
+def test_the_study_at_the_low_rate_has_drift_twice_as_long_and_three_coins(tmp_path, commands):
+    options = ["--seeds", "0", "--updates", 80, "--jobs", 1, "--results", tmp_path / "results"]
+    assert study(tmp_path, "low-rate", *options).exit_code == 0
+    runs = list(planned(commands))
+    by_method = {}
+    for run in runs:
+        by_method.setdefault(run.config.run.recipe, []).append(run.config)
+    assert {name: len(made) for name, made in by_method.items()} == {
+        "emoji-grpo": 1,
+        "emoji-shaping": 1,
+        "emoji": 1,
+        "emoji-neutral": 3,
+    }
+    assert [made[0].run.updates for made in by_method.values()] == [80, 160, 160, 80]
+    assert {run.config.optimizer.learning_rate for run in runs} == {2.5e-4}
+    for name in ("emoji-shaping", "emoji"):
+        assert by_method[name][0].drift.shaping.weight == 0.8
+        assert by_method[name][0].objective.statistics == "global"
+    coins = [config.reward.options["coin"]["seed"] for config in by_method["emoji-neutral"]]
+    assert coins == [0, 1, 2]
+    stored = sorted(path.stem for path in (tmp_path / "results").iterdir())
+    assert stored == ["low-rate", "low-rate-heldout", "low-rate-unseen"]
+
+
+def test_neutral_runs_differ_from_plain_grpo_in_their_reward_alone(tmp_path, commands):
+    assert study(tmp_path, "neutral", "--rate", 5e-4, "--updates", 12).exit_code == 0
+    plain, *_, last = (run.config for run in planned(commands))
+    assert plain.optimizer.learning_rate == 5e-4
+    assert plain.run.updates == last.run.updates == 12
+    changed = configuration.differences(plain, last, frozenset({"run.seed", "run.recipe"}))
+    assert all(text.startswith("reward.") for text in changed)
+
+
+def test_only_parts_of_variable_length_take_a_length(tmp_path, commands):
+    refused = study(tmp_path, "main", "--updates", 5)
+    assert refused.exit_code == 2
+    assert "the protocol of main is fixed: it takes no --updates" in refused.output
+    assert "takes no --rate" in study(tmp_path, "low-rate", "--rate", 1e-3).output
+    assert commands == []
 
 
 @pytest.mark.parametrize("name", run_study.LEVERS)
