@@ -42,10 +42,12 @@ LOW_RATE_METHODS = {
 reward that plain GRPO has."""
 
 LOW_RATE_SPLITS = {
-    "train": ("--prompts", 8, "--images", 32),
-    "test": ("--prompts", 16, "--images", 16),
+    "train": ("--prompts", 8, "--images", 24),
+    "test": ("--prompts", 12, "--images", 16),
 }
 """Prompts that are trained on, which are the main ones, and unseen ones."""
+
+TRAINED = {"train": LOW_RATE_SPLITS["train"]}
 
 LOW_RATE_LEVELS = ("--level", "0.5,0.75,0.9", "--diversity-level", "0.95,0.9,0.8")
 
@@ -70,6 +72,8 @@ def low_rate(runs: Path, backend: str, jobs: int, results: Path, length: Length)
     for start in range(0, len(length.seeds), jobs):
         seeds = length.seeds[start : start + jobs]
         for recipe, method in LOW_RATE_METHODS.items():
+            if start == 0 and recipe == "emoji":  # all three mechanisms come last
+                coins(folder, machine, (*LOW_RATE, f"run.updates={length.updates}"))
             settings = (*method.settings, f"run.updates={method.longer * length.updates}")
             options = ["--seeds", ",".join(map(str, seeds)), "--out", folder, *machine]
             drift("sweep", recipe, *options, *changes(*settings))
@@ -77,8 +81,6 @@ def low_rate(runs: Path, backend: str, jobs: int, results: Path, length: Length)
             measure(trained, LOW_RATE_SPLITS)
             done += trained
         measure([folder / f"emoji-grpo-seed{seed}" for seed in seeds], LOW_RATE_SPLITS, SCALED)
-        if start == 0:
-            coins(folder, machine, (*LOW_RATE, f"run.updates={length.updates}"), LOW_RATE_SPLITS)
         for name, options in LOW_RATE_COMPARISONS.items():
             out = runs / f"compare-{name}"
             drift("compare", *done, *options, *LOW_RATE_LEVELS, "--out", out)
@@ -92,23 +94,16 @@ def neutral(runs: Path, backend: str, jobs: int, _results: Path, length: Length)
     settings = (*BRIEF, rate, f"run.updates={length.updates}")
     options = ["--seeds", ",".join(map(str, length.seeds)), "--out", folder, *machine]
     drift("sweep", "emoji-grpo", *options, *changes(*settings))
-    splits = {"train": LOW_RATE_SPLITS["train"]}
-    measure([folder / f"emoji-grpo-seed{seed}" for seed in length.seeds], splits)
-    coins(folder, machine, settings, splits)
+    measure([folder / f"emoji-grpo-seed{seed}" for seed in length.seeds], TRAINED)
+    coins(folder, machine, settings)
 
 
-def coins(
-    folder: Path,
-    machine: Sequence[object],
-    settings: Sequence[str],
-    splits: Mapping[str, Sequence[object]],
-) -> list[Path]:
+def coins(folder: Path, machine: Sequence[object], settings: Sequence[str]) -> None:
     """Train and measure the neutral runs; the task's reward scores their images too."""
     over = ("--seeds", 0, "--over", f"reward.options.coin.seed={COINS}")
     drift("sweep", "emoji-neutral", *over, "--out", folder, *machine, *changes(*settings))
     paths = sorted(file.parent for file in folder.glob("emoji-neutral-*/config.toml"))
-    measure(paths, splits, ("--scorer", "embedded"))
-    return paths
+    measure(paths, TRAINED, ("--scorer", "embedded"))
 
 
 def measure(

@@ -156,13 +156,12 @@ def test_the_study_at_the_low_rate_has_drift_twice_as_long_and_three_coins(tmp_p
     by_method = {}
     for run in runs:
         by_method.setdefault(run.config.run.recipe, []).append(run.config)
-    assert {name: len(made) for name, made in by_method.items()} == {
-        "emoji-grpo": 1,
-        "emoji-shaping": 1,
-        "emoji": 1,
-        "emoji-neutral": 3,
+    assert {name: [each.run.updates for each in made] for name, made in by_method.items()} == {
+        "emoji-grpo": [80],
+        "emoji-shaping": [160],
+        "emoji": [160],
+        "emoji-neutral": [80, 80, 80],
     }
-    assert [made[0].run.updates for made in by_method.values()] == [80, 160, 160, 80]
     assert {run.config.optimizer.learning_rate for run in runs} == {2.5e-4}
     for name in ("emoji-shaping", "emoji"):
         assert by_method[name][0].drift.shaping.weight == 0.8
