@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from common.workflows.attainable import attainable
     from common.workflows.compare import Comparison, compare
     from common.workflows.evaluate import evaluate
+    from common.workflows.evaluate_images import evaluate_images
     from common.workflows.images import Images
     from common.workflows.run import Run, open_run as open
     from common.workflows.sample import sample
@@ -56,6 +57,7 @@ __all__ = [
     "attainable",
     "compare",
     "evaluate",
+    "evaluate_images",
     "load_backend",
     "load_config",
     "open",
@@ -84,6 +86,7 @@ _PLACES = {
     "attainable": "common.workflows.attainable:attainable",
     "compare": "common.workflows.compare:compare",
     "evaluate": "common.workflows.evaluate:evaluate",
+    "evaluate_images": "common.workflows.evaluate_images:evaluate_images",
     "load_backend": "common.backends:load",
     "load_config": "common.workflows.train:load_config",
     "open": "common.workflows.run:open_run",

@@ -167,11 +167,13 @@ def compare(
     Runs of one recipe are a method: its configurations are strengths, its seeds repetitions. Each
     method is compared with the baseline at equal alignment and at equal diversity; intervals are
     at 95 %, over seeds and prompts. A level that a method does not reach is never extrapolated.
-    Nothing is measured, but for the baselines that --with names.
+    Nothing is measured, but for the baselines that --with names. Of images that were measured
+    without a run there is no base model: every measure is compared, and there are no curves.
     """
     from common.comparison import summary as summaries
+    from common.comparison.side_by_side import SideBySide
     from common.console import console, say
-    from common.report import gain_tables, notes
+    from common.report import gain_tables, notes, side_by_side
     from common.workflows import options
     from common.workflows.compare import compare_runs, measure_standing
 
@@ -196,11 +198,15 @@ def compare(
     if as_json:
         click.echo(summaries.to_json(done.summary), nl=False)
         return
-    _show(gain_tables.tables(done.summary))
-    for note in notes.notes(done.summary):
-        say(f"{note}\n")
-    if len(done.summary.seeds) == 1:
-        say("one seed: no intervals, because the spread between runs is unknown\n")
+    if isinstance(done.summary, SideBySide):
+        _show(side_by_side.tables(done.summary))
+        say(f"{side_by_side.NOTE}\n")
+    else:
+        _show(gain_tables.tables(done.summary))
+        for note in notes.notes(done.summary):
+            say(f"{note}\n")
+        if len(done.summary.seeds) <= 1:
+            say(f"{notes.without_intervals(done.summary)}\n")
     for path in reversed(done.files):
         say(str(path))
 

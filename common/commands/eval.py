@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command(name="eval", short_help="Measure alignment and diversity of checkpoints.")
-@click.argument(
-    "directories", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path)
-)
+@click.argument("directories", metavar="RUN...", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--split",
     "splits",
@@ -142,10 +140,13 @@ if TYPE_CHECKING:
     "--folder",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Instead of checkpoints: images made elsewhere, DIR/PROMPT/*.png or a .jsonl, like RUN's.",
+    help="Instead of checkpoints: images made elsewhere, DIR/PROMPT/*.png or a .jsonl, like RUN's "
+    "or, without RUN, alone.",
 )
 @click.option(
-    "--name", metavar="NAME", help="With --folder: the method in `drift compare`, beside RUN."
+    "--name",
+    metavar="NAME",
+    help="With --folder: the method in `drift compare`, beside RUN or DIR.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 @trust_option
@@ -188,7 +189,7 @@ def evaluate(
     that KL regularisation and that any method can have, go to RUN/evaluation/attainable.json.
 
     With --folder and --name: images of another program are measured as RUN was, with the same
-    prompts and equally many of each.
+    prompts and equally many of each; without RUN alone, with no base model and no reward.
     """
     from common.workflows import evaluate as workflow, options
 
@@ -204,6 +205,8 @@ def evaluate(
     if folder is not None or name is not None:
         eval_images.run(context, directories, backend, cache, as_json=as_json, trust=trust)
         return
+    if not directories:
+        raise click.MissingParameter(ctx=context, param=context.command.params[0])
     if attainable:
         how = options.checked(options.AttainableOptions, samples=samples, ratio=ratio, **shared)
         attainable_command.run(

@@ -23,7 +23,7 @@ COLUMNS = {
 
 
 def show(measured: Sequence["Record"]) -> None:
-    """Print the records of one protocol, the base model's first."""
+    """Print the records of one protocol, the base model's first where there is one."""
     from common.console import say, table
 
     for rows in _fitting([_row(record, measured[0]) for record in measured]):
@@ -57,15 +57,15 @@ def _row(record: "Record", base: "Record") -> dict[str, str]:
 
     row = _variant(record)
     for name, (head, decimals) in COLUMNS.items():
+        for scorer in record.protocol.scorers if name == "diversity" else ():
+            value, start = (each.mean(HELD_OUT + scorer) for each in (record, base))
+            row[scorer] = f"{value:.{_places(start, 2)}f}"
         if name not in record.measures:
             continue
         places = _places(base.mean(name), decimals) if name == "reward" else decimals
         row[head] = f"{record.mean(name):.{places}f}"
         if name == "diversity":
-            row["of base"] = _share(record, base, name)
-        for scorer in record.protocol.scorers if name == "reward" else ():
-            value, start = (each.mean(HELD_OUT + scorer) for each in (record, base))
-            row[scorer] = f"{value:.{_places(start, decimals)}f}"
+            row |= _share(record, base, name)
     return row
 
 
@@ -79,7 +79,7 @@ def _features_row(record: "Record", base: "Record", features: str) -> dict[str, 
         if measure in record.measures:
             row[head] = f"{record.mean(measure):.{decimals}f}"
         if name == "diversity":
-            row["of base"] = _share(record, base, measure)
+            row |= _share(record, base, measure)
     return row
 
 
@@ -96,10 +96,12 @@ def _variant(record: "Record") -> dict[str, str]:
     }
 
 
-def _share(record: "Record", base: "Record", measure: str) -> str:
-    """A measure as a share of the base model's."""
+def _share(record: "Record", base: "Record", measure: str) -> dict[str, str]:
+    """A measure as a share of the base model's, if there is one."""
+    if not record.protocol.has_base:
+        return {}
     start = base.mean(measure)
-    return f"{record.mean(measure) / start:.0%}" if start else "-"
+    return {"of base": f"{record.mean(measure) / start:.0%}" if start else "-"}
 
 
 def _places(value: float, least: int) -> int:

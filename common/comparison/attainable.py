@@ -27,6 +27,8 @@ def find(study: Study, alignment: str, diversity: str) -> Found:
     labels = zip(study.protocol.feature_names, study.protocol.feature_labels, strict=True)
     features = dict(labels)[suffix]
     runs = _runs(study)
+    if not runs:
+        return Found(None)
     by_run = [_fronts(run, study, features, alignment) for run in runs]
     names = [run.path.resolve().name for run in runs]
     without = [name for name, fronts in zip(names, by_run, strict=True) if not fronts]

@@ -23,7 +23,6 @@ from common.evaluation.families import measures_for
 from common.evaluation.measured_runs import BASE, Images, Run, StudyError
 from common.evaluation.records import (
     HELD_OUT,
-    IMAGES,
     IN_FEATURES,
     Protocol,
     Split,
@@ -45,8 +44,8 @@ class Strength:
     """One curve of a method: the same variants of runs that differ only in their seed.
 
     label: its difference from the method's other strengths; "" when it is the only one. runs: in
-    the order of their seeds. variants: in the order of the curve, the base model first. images:
-    what was made elsewhere, which has no runs.
+    the order of their seeds. variants: in the order of the curve, the base model first, if there
+    is one. images: what was made elsewhere, which has no runs.
     """
 
     label: str
@@ -75,7 +74,8 @@ class Method:
     @property
     def measures(self) -> tuple[str, ...]:
         """The names of what was measured."""
-        return self.strengths[0].measured[0].records[BASE].measures
+        first = self.strengths[0]
+        return first.measured[0].records[first.variants[0]].measures
 
     @property
     def made_elsewhere(self) -> bool:
@@ -125,7 +125,10 @@ class Method:
 
 @dataclass(frozen=True)
 class Study:
-    """Methods that can be compared: the same protocol and the same seeds."""
+    """Methods that can be compared: the same protocol and the same seeds.
+
+    seeds: those of the runs; () where there are only images made elsewhere.
+    """
 
     protocol: Protocol
     seeds: tuple[int, ...]
@@ -190,15 +193,18 @@ def sort(protocol: Protocol, runs: Sequence[Run], elsewhere: Sequence[Images] = 
                 f"two methods are called {images.name}, one of them the images of {images.path}: "
                 "measure these again with another --name"
             )
-        methods.append(Method(images.name, (Strength("", (), (BASE, IMAGES), images),)))
+        methods.append(Method(images.name, (Strength("", (), tuple(images.records), images),)))
     return Study(protocol, seeds, tuple(methods))
 
 
 def plain(study: Study) -> Method:
-    """The default baseline: the only method that trains with plain GRPO.
+    """The default baseline: the only method that trains with plain GRPO, or the first images.
 
-    Raises StudyError when there is none or several.
+    Images count only where there are no runs. Raises StudyError when there is no plain GRPO or
+    several methods of it.
     """
+    if all(method.made_elsewhere for method in study.methods):
+        return study.methods[0]
     candidates = [
         method
         for method in study.methods
@@ -329,6 +335,8 @@ def _method(name: str, curves: Sequence[tuple[list[Run], Family]]) -> Method:
 def _common_seeds(methods: Sequence[Method]) -> tuple[int, ...]:
     """The seeds of every strength of every method of runs. Raises StudyError where they differ."""
     curves = [(method, strength) for method in methods for strength in method.strengths]
+    if not curves:
+        return ()
     _, first = curves[0]
     expected = [run.seed for run in first.runs]
     for method, strength in curves:

@@ -63,7 +63,7 @@ def summarise(
     degradation = ("high_frequency", *study.protocol.overall)
     levels = Levels(tuple(gain_shares), tuple(diversity_shares), degradation)
     measures = (axis, spread, *degradation)
-    samples = {m.name: _sample(m, measures, len(study.seeds)) for m in methods}
+    samples = {m.name: _sample(m, measures, max(len(study.seeds), 1)) for m in methods}
     config, source = first.strengths[0].config, first.strengths[0].measured[0]
     reference = {} if config is None else settings(config)
     reward = measured_runs.rewards(source.directory)
@@ -137,7 +137,7 @@ def _means(method: Method) -> list[dict[str, float]]:
     """Every measure's mean over seeds and prompts, for each point."""
     names = method.measures
     means = method.values(names).mean(axis=(0, 1))
-    return [dict(zip(names, map(_rounded, point), strict=True)) for point in means]
+    return [dict(zip(names, map(rounded, point), strict=True)) for point in means]
 
 
 def _method(
@@ -161,8 +161,8 @@ def _method(
                     **({"aig": variant.aig} if variant.aig else {}),
                     measures=means[i],
                     by_seed={
-                        "alignment": [_rounded(x) for x in by_seed[:, i, ALIGNMENT]],
-                        "diversity": [_rounded(x) for x in by_seed[:, i, DIVERSITY]],
+                        "alignment": [rounded(x) for x in by_seed[:, i, ALIGNMENT]],
+                        "diversity": [rounded(x) for x in by_seed[:, i, DIVERSITY]],
                     },
                     front=tuple(mean[i, :2].tolist()) in on_front,
                     **_attained(fronts, *mean[i, :2].tolist()),
@@ -175,7 +175,7 @@ def _method(
 
 def _attained(fronts: AxisLevels | None, alignment: float, diversity: float) -> dict[str, float]:
     share = attainable_shares.reached(fronts, alignment, diversity) if fronts else None
-    return {} if share is None else {"attained": _rounded(share)}
+    return {} if share is None else {"attained": rounded(share)}
 
 
 def _strength(strength: Strength, reference: Mapping[str, Any]) -> StrengthSummary:
@@ -249,8 +249,8 @@ def _gain(
             why = _why(ours, theirs, level, axis)
     elif interval.estimate is None:
         why = NO_GAIN
-    rounded = {key: None if value is None else _rounded(value) for key, value in numbers.items()}
-    return Gain.model_validate(name._asdict() | rounded | {"why": why})
+    short = {key: None if value is None else rounded(value) for key, value in numbers.items()}
+    return Gain.model_validate(name._asdict() | short | {"why": why})
 
 
 def _why(ours: Curves, theirs: Curves, level: float | None, axis: int) -> str:
@@ -265,6 +265,6 @@ def _why(ours: Curves, theirs: Curves, level: float | None, axis: int) -> str:
     return f"{NO_GAIN} there"
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
     """Rounded to DIGITS significant digits."""
     return float(f"{value:.{DIGITS}g}")

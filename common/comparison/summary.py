@@ -206,8 +206,8 @@ class Summary(Part):
         }
 
 
-def to_json(summary: Summary) -> str:
-    """The summary as JSON: one line per key, and one line per object of a list."""
+def to_json(summary: Part) -> str:
+    """A summary as JSON: one line per key, and one line per object of a list."""
     return _lines(summary.model_dump(mode="json", exclude_unset=True)) + "\n"
 
 

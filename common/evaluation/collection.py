@@ -30,14 +30,31 @@ class Collection:
         """Images of each prompt."""
         return len(next(iter(self.by_prompt.values())))
 
-    def images(self, prompts: Sequence[str], size: tuple[int, int]) -> np.ndarray:
+    def size(self, prompt: str) -> tuple[int, int]:
+        """(Height, width) of the first image of a prompt. Raises ImagesError."""
+        height, width, _ = foreign.image(self.by_prompt[prompt][0]).shape
+        return height, width
+
+    def images(
+        self,
+        prompts: Sequence[str],
+        size: tuple[int, int],
+        which: str = "the base model's images have",
+    ) -> np.ndarray:
         """The images of these prompts, uint8 [P, n, H, W, 3].
 
-        size: (H, W), which each must have. Raises ImagesError.
+        size: (H, W), which each must have. which: what has it, for an error message. Raises
+        ImagesError.
         """
-        return np.stack(
-            [np.stack([_sized(file, size) for file in self.by_prompt[text]]) for text in prompts]
-        )
+        files = [self.by_prompt[text] for text in prompts]
+        return np.stack([np.stack([_sized(file, size, which) for file in row]) for row in files])
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the user should know of the folder."""
+        if not self.others:
+            return []
+        return [f"left out: {self.others} files that are no PNG, JPEG or WebP"]
 
     def digest(self, prompts: Sequence[str]) -> str:
         """SHA-256 of the files of these prompts, in order. Raises ImagesError."""
@@ -48,7 +65,7 @@ class Collection:
         return whole.hexdigest()
 
 
-def read(place: Path, known: Names[str]) -> Collection:
+def read(place: Path, known: Names[str] | None) -> Collection:
     """The images of a folder `PLACE/PROMPT/*.png` or of a file of lines with path and prompt.
 
     A folder is named as its prompt, or by its letters and digits with other signs between them.
@@ -57,11 +74,12 @@ def read(place: Path, known: Names[str]) -> Collection:
 
     Args:
         place: the folder, or the `.jsonl`.
-        known: the prompts that there may be.
+        known: the prompts that there may be; None: any. A folder is then named as its prompt, with
+            "_" for a space.
 
     Raises:
-        ImagesError: in one line, for what is not there, a prompt that is not known, a path or a
-            link that leads out of the folder, and prompts with other numbers of images.
+        ImagesError: in one line, for what is not there, a prompt that is not known or no text, a
+            path or a link that leads out of the folder, and prompts with other numbers of images.
     """
     others = 0
     try:
@@ -104,9 +122,7 @@ def choose(
         )
     same = [how for how in measured if how.images == count]
     chosen = [how for how in same if collection.by_prompt.keys() >= {*how.prompts}]
-    remarks = []
-    if collection.others:
-        remarks.append(f"left out: {collection.others} files that are no PNG, JPEG or WebP")
+    remarks = collection.remarks
     for split in dict.fromkeys(how.split for how in same):
         if any(how.split == split for how in chosen):
             continue
@@ -133,13 +149,13 @@ def _and_more(count: int) -> str:
     return f" and {count - 1} more prompts" if count > 1 else ""
 
 
-def _sized(file: Path, size: tuple[int, int]) -> np.ndarray:
+def _sized(file: Path, size: tuple[int, int], which: str) -> np.ndarray:
     image = foreign.image(file)
     if image.shape[:2] != size:
         height, width = image.shape[:2]
         raise ImagesError(
-            f"{file} has {width} x {height} pixels and the base model's images have {size[1]} x "
-            f"{size[0]}: what is measured depends on the size, so make them in that size"
+            f"{file} has {width} x {height} pixels and {which} {size[1]} x {size[0]}: what is "
+            "measured depends on the size, so make all in that size"
         )
     return image
 
@@ -147,11 +163,11 @@ def _sized(file: Path, size: tuple[int, int]) -> np.ndarray:
 # --- folders --------------------------------------------------------------------------------------
 
 
-def _from_folder(place: Path, known: Names[str]) -> tuple[dict[str, list[Path]], int]:
+def _from_folder(place: Path, known: Names[str] | None) -> tuple[dict[str, list[Path]], int]:
     """The images of each prompt, and the number of files that are none."""
     root, by_prompt, others = place.resolve(), {}, 0
     by_letters: dict[str, list[str]] = {}
-    for text in known:
+    for text in known or ():
         by_letters.setdefault(letters(text), []).append(text)
     for entry in sorted(place.iterdir()):
         if entry.name.startswith("."):
@@ -163,7 +179,10 @@ def _from_folder(place: Path, known: Names[str]) -> tuple[dict[str, list[Path]],
             continue
         if entry.is_symlink():
             foreign.check_inside(entry, root)
-        text = _prompt(entry, known, by_letters)
+        if known is None:
+            text = _checked(entry.name.replace("_", " ").strip(), str(entry))
+        else:
+            text = _prompt(entry, known, by_letters)
         if text in by_prompt:
             raise ImagesError(f"{entry} and another folder of {place} are both for '{text}'")
         files = [file for file in entry.iterdir() if not file.name.startswith(".")]
@@ -200,6 +219,13 @@ def _prompt(entry: Path, known: Names[str], by_letters: Mapping[str, list[str]])
     return texts[0]
 
 
+def _checked(text: str, where: str) -> str:
+    """The text of a prompt that no run knows; ImagesError where it is none."""
+    if not text.strip() or not text.isprintable():
+        raise ImagesError(f"{where}: {text!a} is no prompt")
+    return text
+
+
 def _number(file: Path) -> tuple[int, str]:
     """Sorts 2.png before 10.png."""
     digits = "".join(sign for sign in file.stem if sign.isascii() and sign.isdigit())[:18]
@@ -209,7 +235,7 @@ def _number(file: Path) -> tuple[int, str]:
 # --- lines ----------------------------------------------------------------------------------------
 
 
-def _from_lines(place: Path, known: Names[str]) -> dict[str, list[Path]]:
+def _from_lines(place: Path, known: Names[str] | None) -> dict[str, list[Path]]:
     try:
         content = reading.content(place, reading.LOG)
     except OSError as error:
@@ -221,7 +247,9 @@ def _from_lines(place: Path, known: Names[str]) -> dict[str, list[Path]]:
             continue
         where = f"{place}, line {number}"
         name, text = _line(line, where)
-        if text not in known:
+        if known is None:
+            _checked(text, where)
+        elif text not in known:
             raise ImagesError(f"{where}: '{text}' is no prompt that the run has")
         file = folder / name
         foreign.check_inside(file, root)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from common import reading
 from common.config import Table, errors
@@ -28,16 +28,16 @@ class NoteError(RequestError):
 class Note(Table):
     """What the images are, and the run that they are measured like.
 
-    folder: where they were. run: the name of the run's folder. reward, prompts: what it maximises,
-    and the prompts that it trains on, as `measured_runs` compares them.
+    folder: where they were. run: the name of the run's folder; "" = images alone. reward, prompts:
+    what the run maximises, and the prompts that it trains on, as `measured_runs` compares them.
     """
 
     format: Literal[1] = 1
     name: Name
     folder: str
-    run: str
-    reward: dict[str, Any]
-    prompts: dict[str, Any]
+    run: str = ""
+    reward: dict[str, Any] = Field(default_factory=dict)
+    prompts: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,18 +60,18 @@ class ImageMethod:
         raise NoteError(f"{path / NOTE} cannot be read: {reading.printable(reason)}")
 
     @classmethod
-    def beside(cls, run: Path, note: Note) -> "ImageMethod":
-        """The method of that note beside a run; it is there already, or `save` makes its folder.
+    def beside(cls, place: Path, note: Note) -> "ImageMethod":
+        """The method of that note beside a run or images; `save` makes its folder if it lacks.
 
         The images may have moved since. Raises NoteError for a folder of something else.
         """
-        path = run.absolute().parent / note.name
+        path = place.absolute().parent / note.name
         if (path / NOTE).exists():
             there = cls.open(path)
             if there.note.model_copy(update={"folder": note.folder}) != note:
+                like = f"like the run {there.note.run}" if there.note.run else "without a run"
                 raise NoteError(
-                    f"{path} has images that were measured like another run, {there.note.run}: "
-                    "choose another --name"
+                    f"{path} has images that were measured {like}: choose another --name"
                 )
             return there
         if path.exists() and (not path.is_dir() or any(path.iterdir())):

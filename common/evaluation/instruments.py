@@ -1,15 +1,16 @@
 """What the images of a run are measured with: its reward, held-out rewards and image features."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from common.backends import Backend
+from common.config import Config
 from common.evaluation import records
 from common.evaluation.base_images import OnImages
 from common.evaluation.families import measures_for
 from common.evaluation.foreign import RealImages
-from common.evaluation.measures import frechet
+from common.evaluation.measures import Measures, frechet
 from common.evaluation.records import Protocol
 from common.prompts import Prompt, PromptSet, load as load_prompts
 from common.rewards import RewardError, RewardSuite, finite_mean, held_out
@@ -17,27 +18,49 @@ from common.runs.directory import RunDirectory
 
 
 class Instruments:
-    """Measures images, whatever they were made by.
-
-    Raises ValueError when the run's rewards cannot be loaded here.
-    """
+    """Measures images, whatever they were made by."""
 
     def __init__(
         self,
+        config: Config,
+        backend: Backend,
+        measures: Measures,
+        prompts: Iterable[Prompt],
+        *,
+        rewards: RewardSuite | None = None,
+        on_images: OnImages | None = None,
+        real: RealImages | None = None,
+    ) -> None:
+        """Instruments with these settings and prompts.
+
+        rewards: of a run; None measures no reward. real: of the protocols that have some.
+        """
+        self._config, self._backend = config, backend
+        self._measures, self._rewards = measures, rewards
+        self._on_images, self._real = on_images, real
+        self._prompts = {prompt.text: prompt for prompt in prompts}
+        self._heldout: dict[str, RewardSuite] = {}
+        self._real_features: dict[str, np.ndarray] = {}
+
+    @classmethod
+    def of_run(
+        cls,
         run: RunDirectory,
         backend: Backend,
         on_images: OnImages | None = None,
         real: RealImages | None = None,
-    ) -> None:
-        """real: the real images of the protocols that have some."""
+    ) -> "Instruments":
+        """Those of a run. Raises ValueError when its rewards cannot be loaded here."""
         config = run.config
-        self._run, self._backend = run, backend
-        self._on_images, self._real = on_images, real
-        self._rewards = RewardSuite(config.reward.terms, backend, config.reward)
-        self._measures = measures_for(config.model.family)(config, backend)
-        self._prompts = {prompt.text: prompt for prompt in source(run)}
-        self._heldout: dict[str, RewardSuite] = {}
-        self._real_features: dict[str, np.ndarray] = {}
+        return cls(
+            config,
+            backend,
+            measures_for(config.model.family)(config, backend),
+            source(run),
+            rewards=RewardSuite(config.reward.terms, backend, config.reward),
+            on_images=on_images,
+            real=real,
+        )
 
     def prepare(self, how: Protocol) -> None:
         """Load what a protocol measures with: what is not there shows before the work.
@@ -51,8 +74,7 @@ class Instruments:
                 self._real_features[name] = self._features_of_real(self._real, name)
         for name in how.scorers:
             if name not in self._heldout:
-                reward = self._run.config.reward
-                self._heldout[name] = held_out.suite(name, self._backend, reward)
+                self._heldout[name] = held_out.suite(name, self._backend, self._config.reward)
 
     def features(self, how: Protocol, images: np.ndarray) -> dict[str, np.ndarray]:
         """Every feature of images uint8 [P, n, H, W, 3] by its name: float64 [P, n, F] each."""
@@ -60,14 +82,14 @@ class Instruments:
         return {name: self._measures.features(images, name) for name in names}
 
     def measure(
-        self, how: Protocol, images: np.ndarray, base: dict[str, np.ndarray]
+        self, how: Protocol, images: np.ndarray, base: Mapping[str, np.ndarray] | None
     ) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
         """The measures of each prompt, and those of all images together; see `Protocol`.
 
         Args:
             how: a protocol that was given to `prepare`.
             images: uint8 [P, n, H, W, 3].
-            base: `features` of the base model's images.
+            base: `features` of the base model's images; None without a base model.
         """
         by_prompt = {
             **self._scores(how, images.reshape(-1, *images.shape[2:])),
@@ -76,12 +98,14 @@ class Instruments:
         overall: dict[str, float] = {}
         for suffix, name in how.feature_names.items():
             seen = self._measures.features(images, name)
-            other = self._measures.reference(name, how.prompts, base[name])
-            overall[records.in_features(records.FRECHET, suffix)] = frechet(seen, other)
+            before = None if base is None else base[name]
+            if before is not None:
+                other = self._measures.reference(name, how.prompts, before)
+                overall[records.in_features(records.FRECHET, suffix)] = frechet(seen, other)
             if how.real:
                 to_real = frechet(seen, self._real_features[name])
                 overall[records.in_features(records.FRECHET_REAL, suffix)] = to_real
-            for measure, values in self._measures.in_features(seen, base[name]).items():
+            for measure, values in self._measures.in_features(seen, before).items():
                 by_prompt[records.in_features(measure, suffix)] = values
         return {name: tuple(map(float, values)) for name, values in by_prompt.items()}, overall
 
@@ -94,7 +118,9 @@ class Instruments:
 
     def _scores(self, how: Protocol, flat: np.ndarray) -> dict[str, np.ndarray]:
         """What the run maximises, and each held-out reward: see `_mean`, by measure."""
-        scores = {"reward": self._mean(self._rewards, how, flat, "reward")}
+        scores = {}
+        if self._rewards is not None:
+            scores["reward"] = self._mean(self._rewards, how, flat, "reward")
         for name in how.scorers:
             what = f"score by '{name}'"
             scores[records.HELD_OUT + name] = self._mean(self._heldout[name], how, flat, what)

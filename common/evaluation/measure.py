@@ -169,7 +169,7 @@ class Measurer:
         parameters = self._policy.parameters()
         self._base = {name: to_numpy(value) for name, value in parameters.items()}
         self._model = measures_for(config.model.family).model(config)
-        self._instruments = Instruments(run, backend, on_images, real)
+        self._instruments = Instruments.of_run(run, backend, on_images, real)
         self._compared: dict[Protocol, dict[str, np.ndarray]] = {}
         self._sizes: dict[Protocol, tuple[int, int]] = {}
 
@@ -196,7 +196,15 @@ class Measurer:
         self._instruments.prepare(how)
         self._compared_with(how)
         images = self._images(how, variant, weights, parameters, _name(variant, how))
-        return self._record(variant, how, weights, images, self._run.path)
+        return make_record(
+            self._instruments,
+            how,
+            images,
+            self._compared_with(how),
+            variant=variant,
+            weights=weights,
+            place=self._run.path,
+        )
 
     def size(self, how: Protocol) -> tuple[int, int]:
         """(Height, width) of the base model's images, which are drawn or read for it."""
@@ -212,21 +220,8 @@ class Measurer:
         Its picture is below `place` by then.
         """
         self._instruments.prepare(how)
-        return self._record(records.IMAGES, how, images_digest, images, place)
-
-    def _record(
-        self, variant: Variant, how: Protocol, weights: str, images: np.ndarray, place: Path
-    ) -> Record:
-        by_prompt, overall = self._instruments.measure(how, images, self._compared_with(how))
-        return Record(
-            variant=variant,
-            protocol=how,
-            by_prompt=by_prompt,
-            frechet=overall.pop(records.FRECHET),
-            weights=weights,
-            grid=_save_picture(place / records.FILE.parent, variant, how, images),
-            overall=overall,
-        )
+        base = self._compared_with(how)
+        return make_record(self._instruments, how, images, base, weights=images_digest, place=place)
 
     def _compared_with(self, how: Protocol) -> dict[str, np.ndarray]:
         """Features of the base model's images by their name, [P, n, F] each.
@@ -300,6 +295,33 @@ class Measurer:
             **({"aig": aig} if aig else {}),
             **base_images.circumstances(self._policy, self._backend, self._run.config.rollout, how),
         }
+
+
+def make_record(
+    instruments: Instruments,
+    how: Protocol,
+    images: np.ndarray,
+    base: Mapping[str, np.ndarray] | None,
+    *,
+    weights: str,
+    place: Path,
+    variant: Variant = records.IMAGES,
+) -> Record:
+    """The record of images [P, n, H, W, 3]; its picture is below `place` by then.
+
+    instruments: prepared for the protocol. base: features of the base model's images by their
+    name, [P, n, F] each; None without a base model. weights: digest of what the images are from.
+    """
+    by_prompt, overall = instruments.measure(how, images, base)
+    return Record(
+        variant=variant,
+        protocol=how,
+        by_prompt=by_prompt,
+        frechet=overall.pop(records.FRECHET, None),
+        weights=weights,
+        grid=_save_picture(place / records.FILE.parent, variant, how, images),
+        overall=overall,
+    )
 
 
 def _name(variant: Variant, how: Protocol) -> str:

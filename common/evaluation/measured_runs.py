@@ -48,7 +48,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Images:
-    """Images that were made elsewhere, and their measurements on one split; they have no seed."""
+    """Images that were made elsewhere, and their measurements on one split; they have no seed.
+
+    records: of the base model, if there is one, then of the images.
+    """
 
     directory: ImageMethod
     records: Mapping[Variant, Record]
@@ -99,6 +102,13 @@ def eval_command(run: RunDirectory, how: Protocol, variants: Iterable[Variant]) 
     return " && ".join(commands)
 
 
+def images_command(method: ImageMethod) -> str:
+    """The command that measures images made elsewhere, as far as their note says it."""
+    note = method.note
+    like = [str(method.path.parent / note.run)] if note.run else []
+    return shlex.join(["drift", "eval", *like, "--folder", note.folder, "--name", note.name])
+
+
 def feature_names(run: RunDirectory, how: Protocol) -> list[str]:
     """What `drift eval --feature` names for a protocol; [] where it is the run's default."""
     measures = measures_for(run.config.model.family)
@@ -120,9 +130,8 @@ def read(
     Raises StudyError for runs that cannot be compared, RunError and RecordError for damaged ones.
     """
     measurements = {directory: _measurements(directory, split) for directory in find(paths)}
-    if not any(isinstance(directory, RunDirectory) for directory in measurements):
-        images = "; images made elsewhere are compared with runs" if measurements else ""
-        raise StudyError(f"nothing to compare: name at least one run{images}")
+    if not measurements:
+        raise StudyError("nothing to compare: name at least one run")
     protocol = _common_protocol(measurements)
     runs, elsewhere = [], []
     for directory, by_protocol in measurements.items():
@@ -130,8 +139,9 @@ def read(
             runs.append(_run(directory, by_protocol[protocol], until))
         else:
             elsewhere.append(_images(directory, by_protocol[protocol]))
-    for other in (*runs[1:], *elsewhere):
-        _check_comparable(runs[0], other)
+    first, *others = (*runs, *elsewhere)
+    for other in others:
+        _check_comparable(first, other)
     return protocol, runs, elsewhere
 
 
@@ -162,11 +172,11 @@ def _measurements(directory: Directory, split: Split) -> ByProtocol:
     """The records of a run on a split, by protocol and variant."""
     path = directory.path
     everything = records.load(directory)
-    again = f"`drift eval {_quoted(path)} --split {split}`"
+    again = f"run `drift eval {_quoted(path)} --split {split}`, or "
     if isinstance(directory, ImageMethod):
-        again = f"`drift eval RUN --folder DIR --name {_quoted(Path(directory.note.name))}`"
+        again = "" if directory.note.run == "" else f"run `{images_command(directory)}`, or "
         if not everything:
-            raise StudyError(f"{path} was not measured: run {again}")
+            raise StudyError(f"{path} was not measured: run `{images_command(directory)}`")
     elif not everything:
         if checkpoint.latest(directory.checkpoints) is None:
             raise StudyError(
@@ -181,8 +191,8 @@ def _measurements(directory: Directory, split: Split) -> ByProtocol:
     if not by_protocol:
         there = ", ".join(sorted({record.protocol.split for record in everything}))
         raise StudyError(
-            f"{path} was measured on {there} prompts, not on {split}: run {again}, or compare "
-            "with --split"
+            f"{path} was measured on {there} prompts, not on {split}: {again}compare with "
+            f"--split {there.partition(', ')[0]}"
         )
     return by_protocol
 
@@ -205,12 +215,14 @@ def _run(directory: RunDirectory, everything: Mapping[Variant, Record], until: i
 
 
 def _images(directory: ImageMethod, measured: Mapping[Variant, Record]) -> Images:
-    if lacking := {BASE, IMAGES} - measured.keys():
+    how = next(iter(measured.values())).protocol
+    needed = (BASE, IMAGES) if how.has_base else (IMAGES,)
+    if lacking := {*needed} - measured.keys():
         raise StudyError(
-            f"{directory.path} has no measurement of {min(lacking).name}: measure it again with "
-            "`drift eval RUN --folder DIR --name NAME`"
+            f"{directory.path} has no measurement of {min(lacking).name}: run "
+            f"`{images_command(directory)}`"
         )
-    return Images(directory, {variant: measured[variant] for variant in (BASE, IMAGES)})
+    return Images(directory, {variant: measured[variant] for variant in needed})
 
 
 def _how_to_go_on(directory: RunDirectory) -> str:
@@ -260,6 +272,11 @@ def _difference(one: Protocol, other: Protocol) -> str:
         if getattr(one, field.name) != getattr(other, field.name)
     )
     before, after = getattr(one, name), getattr(other, name)
+    if name in ("model", "steps", "seed") and one.has_base != other.has_base:
+        return (
+            "only one of them has a base model: measure the images of the other like a run, "
+            "`drift eval RUN --folder DIR`"
+        )
     if name == "model":
         return f"they have other base models ({before[:12]} and {after[:12]})"
     if name in ("scorers", "more_features"):
@@ -269,6 +286,8 @@ def _difference(one: Protocol, other: Protocol) -> str:
     if name == "real":
         ours, theirs = (digest[:-52] or "none" for digest in (before, after))
         return f"they were compared with other real images ({ours} and {theirs})"
+    if name == "sampler" and not one.has_base:
+        return f"one has {before}, the other {after}"
     if name in records.OPTIONAL and not (before and after):
         return f"they were measured as models of other families ({name} {before or after!r})"
     if name == "prompts":
@@ -276,12 +295,12 @@ def _difference(one: Protocol, other: Protocol) -> str:
     return f"they were measured with {name} = {before} and {after}"
 
 
-def _check_comparable(one: Run, other: Run | Images) -> None:
+def _check_comparable(one: Run | Images, other: Run | Images) -> None:
     pair = f"{one.path} and {other.path} cannot be compared"
     ours, prompts = rewards(one.directory), training_prompts(one.directory)
     if ours != (theirs := rewards(other.directory)):
         raise StudyError(f"{pair}: they maximise other rewards, {ours} and {theirs}")
-    before, after = (run.records[BASE].measures for run in (one, other))
+    before, after = (next(iter(run.records.values())).measures for run in (one, other))
     if before != after:
         odd = min({*before} ^ {*after})
         raise StudyError(f"{pair}: only one of them was measured with {odd}; evaluate both again")

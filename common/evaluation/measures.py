@@ -129,16 +129,21 @@ class Measures:
         }
 
     @staticmethod
-    def in_features(seen: np.ndarray, base: np.ndarray) -> dict[str, np.ndarray]:
+    def in_features(seen: np.ndarray, base: np.ndarray | None) -> dict[str, np.ndarray]:
         """The measures of IN_FEATURES, [P] each.
 
-        seen, base: features of the images and of the base model's images, [P, n, F].
+        seen, base: features of the images and of the base model's images, [P, n, F]. Without a
+        base model there is no recall and no coverage.
         """
         distances = diversity.cosine_distances(seen)
-        k = min(NEIGHBOURS, seen.shape[1] - 1)
-        return {
+        made = {
             "diversity": diversity.mean_pairwise(distances),
             "vendi": diversity.vendi_of_distances(distances),
+        }
+        if base is None:
+            return made
+        k = min(NEIGHBOURS, seen.shape[1] - 1)
+        return made | {
             "recall": fidelity.recall(base, seen, k),
             "coverage": fidelity.coverage(base, seen, k),
         }

@@ -52,6 +52,9 @@ IN_FEATURES = ("diversity", "vendi", "recall", "coverage")
 FRECHET, FRECHET_REAL = "frechet", "frechet_real"
 """Measures of all images together, in each of the features; the second by `evaluate.real`."""
 
+WITH_BASE = ("reward", "recall", "coverage", FRECHET)
+"""Measures that need a run and its base model; images alone have none of them."""
+
 OPTIONAL = ("features", "sampler", "scorers", "more_features", "real")
 """Fields of a protocol that are written only where they say something."""
 
@@ -114,12 +117,13 @@ class Protocol:
     """How images were made: runs are compared only if all of this is the same.
 
     images: of each prompt. steps: of the ODE. seed: of the initial noise. model: digest of the
-    base model's weights. prompts: of the split, in order. features: name of the image features
-    that diversity and fidelity are measured in; "" = the emoji model's held-out ones. sampler: the
-    settings beside these that determine the images, in words; "" = those of the emoji model.
-    scorers: held-out rewards that score the images. more_features: further features, in which the
-    same is measured under other names (see `in_features`). real: digest of the folder of real
-    images that they are compared with; "" = none. Features are in words, see `features.label`.
+    base model's weights; "" = there is none, only images. prompts: of the split, in order.
+    features: name of the image features that diversity and fidelity are measured in; "" = the
+    emoji model's held-out ones. sampler: the settings beside these that determine the images, in
+    words; "" = those of the emoji model. scorers: held-out rewards that score the images.
+    more_features: further features, in which the same is measured under other names (see
+    `in_features`). real: digest of the folder of real images that they are compared with; "" =
+    none. Features are in words, see `features.label`.
     """
 
     images: int
@@ -135,17 +139,25 @@ class Protocol:
     real: str = ""
 
     @property
+    def has_base(self) -> bool:
+        """Whether there is a base model; images alone have none, and no reward."""
+        return bool(self.model)
+
+    @property
     def measures(self) -> tuple[str, ...]:
         """The measures of each prompt that every record under it has."""
         own = GENERAL if self.features else tuple(MEASURES)
         more = (in_features(measure, each) for each in self.more_names for measure in IN_FEATURES)
-        return (*own, *more, *(HELD_OUT + name for name in self.scorers))
+        return (*filter(self._made, (*own, *more)), *(HELD_OUT + name for name in self.scorers))
 
     @property
     def overall(self) -> tuple[str, ...]:
         """The measures of all images together that every record under it has; `frechet` first."""
-        kinds = (FRECHET, FRECHET_REAL) if self.real else (FRECHET,)
+        kinds = filter(self._made, (FRECHET, FRECHET_REAL) if self.real else (FRECHET,))
         return tuple(in_features(kind, each) for kind in kinds for each in ("", *self.more_names))
+
+    def _made(self, measure: str) -> bool:
+        return self.has_base or measure.partition("/")[0] not in WITH_BASE
 
     @property
     def feature_labels(self) -> tuple[str, ...]:
@@ -175,15 +187,16 @@ class Record:
 
     by_prompt: for each measure one value per prompt of the protocol. frechet: Frechet distance of
     the features to those of real images of the same prompts, or, where the model has none, to
-    those of the base model's images. weights: digest of the sampled weights, the key of the cache.
-    grid: file of the picture beside the records. overall: the further measures of all images
-    together, see `Protocol.overall`.
+    those of the base model's images; None without a base model. weights: digest of the sampled
+    weights, the key of the cache, or of the images that were made elsewhere. grid: file of the
+    picture beside the records. overall: the further measures of all images together, see
+    `Protocol.overall`.
     """
 
     variant: Variant
     protocol: Protocol
     by_prompt: Mapping[str, tuple[float, ...]]
-    frechet: float
+    frechet: float | None
     weights: str
     grid: str | None = None
     overall: Mapping[str, float] = field(default_factory=dict)
@@ -193,7 +206,8 @@ class Record:
         """The names of its measures, first those of each prompt in the order of MEASURES."""
         known = [name for name in MEASURES if name in self.by_prompt]
         others = sorted(self.by_prompt.keys() - MEASURES.keys())
-        return (*known, *others, FRECHET, *sorted(self.overall))
+        own = () if self.frechet is None else (FRECHET,)
+        return (*known, *others, *own, *sorted(self.overall))
 
     @property
     def alignment(self) -> str:
@@ -204,8 +218,13 @@ class Record:
         """A measure of each prompt; one of all images together is the same for each."""
         if measure in self.by_prompt:
             return tuple(self.by_prompt[measure])
-        whole = self.frechet if measure == FRECHET else self.overall[measure]
-        return (whole,) * len(self.protocol.prompts)
+        return (self.whole[measure],) * len(self.protocol.prompts)
+
+    @property
+    def whole(self) -> dict[str, float]:
+        """The measures of all images together, `frechet` first."""
+        own = {} if self.frechet is None else {FRECHET: self.frechet}
+        return own | dict(self.overall)
 
     def mean(self, measure: str) -> float:
         """Mean of a measure over the prompts."""
@@ -262,7 +281,7 @@ def parse(line: bytes | str, where: str) -> Record:
                 more_features=tuple(protocol.more_features),
             ),
             by_prompt={name: tuple(map(float, v)) for name, v in values["by_prompt"].items()},
-            frechet=float(values["frechet"]),
+            frechet=float(values["frechet"]) if "frechet" in values else None,
             weights=str(values["weights"]),
             grid=values.get("grid"),
             overall={name: float(v) for name, v in values.get("overall", {}).items()},
@@ -271,14 +290,14 @@ def parse(line: bytes | str, where: str) -> Record:
         reason = f"{type(error).__name__}: {error}"
         raise RecordError(f"{where}: not a record of `drift eval` ({reason})") from None
     prompts = len(record.protocol.prompts)
-    how, there = record.protocol, {FRECHET, *record.by_prompt, *record.overall}
+    how, there = record.protocol, {*record.by_prompt, *record.whole}
     if missing := {*how.measures, *how.overall} - there:
         raise RecordError(f"{where}: the measure '{min(missing)}' is missing; evaluate again")
     if unknown := there - {*how.measures, *how.overall}:
         raise RecordError(f"{where}: '{min(unknown)}' is no measure under that protocol")
     if wrong := [name for name, v in record.by_prompt.items() if len(v) != prompts]:
         raise RecordError(f"{where}: '{wrong[0]}' must have {prompts} values, one for each prompt")
-    whole = {FRECHET: (record.frechet,), **{name: (v,) for name, v in record.overall.items()}}
+    whole = {name: (value,) for name, value in record.whole.items()}
     for name, numbers in {**record.by_prompt, **whole}.items():
         if wild := [number for number in numbers if not abs(number) <= LARGEST]:  # NaN is not
             raise RecordError(f"{where}: '{name}' is {wild[0]:g}, which is no measure")
@@ -305,4 +324,6 @@ def to_line(record: Record) -> str:
     }
     if not record.overall:
         del values["overall"]
+    if record.frechet is None:
+        del values["frechet"]
     return json.dumps(values, allow_nan=False, sort_keys=True) + "\n"

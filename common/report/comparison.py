@@ -3,6 +3,7 @@
 All numbers come from the summary; only the pictures are read from the runs.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,11 @@ def build(summary: Summary, study: Study, out: Path) -> list[Path]:
         "front.png": plots["png"],
         "compare.html": render(summary, panels(summary, study)).encode(),
     }
+    return write(contents, out)
+
+
+def write(contents: Mapping[str, bytes], out: Path) -> list[Path]:
+    """Write files into a folder; their paths. Raises files.WriteError."""
     with files.os_errors_as(f"write to {out}"):
         out.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
@@ -85,7 +91,7 @@ def _facts(summary: Summary) -> list[str]:
         f"baseline {summary.baseline}",
         f"{words.count(len(protocol.prompts), f'{protocol.split} prompt')}",
         f"{words.count(protocol.images, 'image')} of each",
-        f"{words.count(len(summary.seeds), 'seed')}",
+        words.count(len(summary.seeds), "seed") if summary.seeds else "no runs",
         f"{front.measure_name(summary.alignment)} against {front.measure_name(summary.diversity)}",
         *_features(summary),
     ]
@@ -123,8 +129,9 @@ def _pictures_lead(summary: Summary) -> str:
         if summary.gained
         else f"the base model's alignment, over which {summary.baseline} gained nothing"
     )
-    runs = ", of runs" if any(method.made_elsewhere for method in summary.methods) else ""
-    same = f"The same prompts{runs} from the same initial noise."
+    elsewhere = [method.made_elsewhere for method in summary.methods]
+    noise = "" if all(elsewhere) else " from the same initial noise"
+    same = f"The same prompts{', of runs' if any(elsewhere) and noise else ''}{noise}."
     return f"{same} For each method the point nearest to {where}."
 
 
@@ -134,7 +141,7 @@ def _reading(summary: Summary) -> str:
         f"Below each number its {summary.confidence:.0%} interval: {count:,} bootstrap draws of "
         "seeds, then prompts, the same for every method, widened for the small number of seeds. "
         if len(summary.seeds) > 1
-        else "One seed: the spread between runs is unknown, so there are no intervals. "
+        else notes.without_intervals(summary)
     )
     choice = (
         "Values are read from the Pareto front, linear between its points. These points are the "
@@ -152,13 +159,13 @@ def panels(summary: Summary, study: Study) -> list[Panel]:
     """Pictures of the base model and of each method at matched alignment, of the first seed."""
     baseline = study.method(summary.baseline).strengths[0].measured[0]
     origin = f"before tuning: alignment {summary.origin[0]:.2f}, diversity {summary.origin[1]:.3f}"
-    shown = [_panel("base model", origin, baseline, BASE)]
+    shown = [panel("base model", origin, baseline, BASE)]
     for name, point in summary.matched().items():
         run = study.method(name).strengths[point.strength].measured[0]
         variant = IMAGES
         if point.update is not None:
             variant = Variant(point.update, point.scale, point.prompt_noise, point.aig)
-        shown.append(_panel(name, _detail(summary, name, point), run, variant))
+        shown.append(panel(name, _detail(summary, name, point), run, variant))
     return shown
 
 
@@ -168,7 +175,8 @@ def _detail(summary: Summary, name: str, point: Point) -> str:
     return f"{which}: alignment {alignment:.2f}, diversity {diversity:.3f}"
 
 
-def _panel(name: str, detail: str, run: Run | Images, variant: Variant) -> Panel:
+def panel(name: str, detail: str, run: Run | Images, variant: Variant) -> Panel:
+    """The pictures of what was measured, or why there are none."""
     record = run.records[variant]
     prompts = record.protocol.prompts
     if record.grid is None:

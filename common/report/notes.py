@@ -16,6 +16,13 @@ def notes(summary: Summary) -> list[str]:
     return [note for note in several if note]
 
 
+def without_intervals(summary: Summary) -> str:
+    """Why the numbers of at most one seed have no intervals."""
+    if not summary.seeds:
+        return "No runs, so no seeds and no intervals. "
+    return "One seed: the spread between runs is unknown, so there are no intervals. "
+
+
 def _shaped(summary: Summary) -> str:
     if not summary.shaped:
         return ""

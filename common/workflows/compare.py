@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from common.choices import Reading, Split, Standing
-from common.comparison import methods, standing as standing_baselines
+from common.comparison import methods, side_by_side, standing as standing_baselines
+from common.comparison.methods import Study
+from common.comparison.side_by_side import SideBySide
 from common.comparison.summarise import summarise
 from common.comparison.summary import Summary
-from common.errors import listed, preparing
+from common.errors import RequestError, listed, preparing
 from common.evaluation import measured_runs
-from common.report import comparison as pages
+from common.report import comparison as pages, side_by_side as image_pages
 from common.workflows import evaluate, options
 from common.workflows.options import CompareOptions
 from common.workflows.run import RunLike, run_paths
@@ -22,14 +24,16 @@ from common.workflows.run import RunLike, run_paths
 class Comparison:
     """Methods against a baseline; a notebook shows the plot of their fronts.
 
-    summary: all numbers. files: compare.json, front.svg, front.png and compare.html.
+    summary: all numbers. files: compare.json, front.svg, front.png and compare.html; of images
+    without a base model there is no plot.
     """
 
-    summary: Summary
+    summary: Summary | SideBySide
     files: tuple[Path, ...]
 
     def __repr__(self) -> str:
-        names = listed(method.name for method in self.summary.methods)
+        methods = self.summary.methods
+        names = listed(methods if isinstance(methods, dict) else [each.name for each in methods])
         return f"<Comparison of {names} with {self.summary.baseline}: {self.page}>"
 
     @property
@@ -40,11 +44,15 @@ class Comparison:
     @property
     def gains(self) -> list[dict[str, Any]]:
         """A row for each statistic of each method against the baseline."""
+        if isinstance(self.summary, SideBySide):
+            return [difference.model_dump() for difference in self.summary.differences]
         return [gain.model_dump() for gain in self.summary.gains]
 
     @property
     def points(self) -> list[dict[str, Any]]:
         """A row for each measured point of each method, without the base model."""
+        if isinstance(self.summary, SideBySide):
+            return [{"method": name, **each} for name, each in self.summary.methods.items()]
         return [
             {
                 "method": method.name,
@@ -60,9 +68,10 @@ class Comparison:
             for point in method.points
         ]
 
-    def _repr_png_(self) -> bytes:
-        """The plot, which notebooks ask for."""
-        return next(path for path in self.files if path.suffix == ".png").read_bytes()
+    def _repr_png_(self) -> bytes | None:
+        """The plot, which notebooks ask for; None where there is none."""
+        plots = [path for path in self.files if path.suffix == ".png"]
+        return plots[0].read_bytes() if plots else None
 
 
 def compare(
@@ -87,10 +96,12 @@ def compare(
     """Compare runs that were evaluated, and write the page; the Python form of `drift compare`.
 
     Runs of one recipe are a method: its configurations are strengths, its seeds repetitions.
+    Images that `drift.evaluate_images` measured are one too. Where they were measured without a
+    run, every measure is compared and there are no fronts.
 
     Args:
         runs: runs, paths of their folders, or of folders that hold runs.
-        baseline: a method; None: the one of plain GRPO.
+        baseline: a method; None: the one of plain GRPO, or the first where no runs are compared.
         split: which prompts count.
         until: leave out what was measured after more updates; None: take all.
         axis: the measure of alignment: "reward" (the run's own), a held-out scorer, or of the emoji
@@ -153,6 +164,8 @@ def measure_standing(
             replace(run, records={v: r for v, r in run.records.items() if not v.changes})
             for run in runs
         ]
+        if not runs:
+            raise RequestError("--with measures checkpoints of runs, and there are only images")
         study = methods.sort(how, plain, elsewhere)
         study.alignment(chosen.axis)
         study.diversity(chosen.diversity)
@@ -171,6 +184,8 @@ def compare_runs(
     """What `compare` and the command share."""
     with preparing():
         study = methods.gather(paths, chosen.split, chosen.until)
+        if not study.protocol.has_base:
+            return _compare_images(study, baseline, chosen, out)
         summary = summarise(
             study,
             baseline or methods.plain(study).name,
@@ -182,3 +197,29 @@ def compare_runs(
             replicas=chosen.replicas,
         )
     return Comparison(summary, tuple(pages.build(summary, study, out)))
+
+
+_OF_CURVES = {
+    "until": "--until",
+    "axis": "--axis",
+    "diversity": "--diversity",
+    "gain_shares": "--level",
+    "diversity_shares": "--diversity-level",
+    "curve": "--curve",
+}
+"""Options that choose among curves from a base model, by their names in Python."""
+
+
+def _compare_images(
+    study: Study, baseline: str | None, chosen: CompareOptions, out: Path
+) -> Comparison:
+    usual = CompareOptions()
+    for name, option in _OF_CURVES.items():
+        if getattr(chosen, name) != getattr(usual, name):
+            raise RequestError(
+                f"{option} has no effect on images without a base model, which have no curves: "
+                "every measure is compared"
+            )
+    first = baseline or methods.plain(study).name
+    summary = side_by_side.summarise(study, first, replicas=chosen.replicas)
+    return Comparison(summary, tuple(image_pages.build(summary, study, out)))

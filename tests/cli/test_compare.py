@@ -146,7 +146,9 @@ def test_later_checkpoints_can_be_left_out(drift, runs):
 def test_one_seed_claims_no_interval(drift, runs):
     result = drift("compare", runs / "grpo-0", runs / "drift-0", *QUICK)
     assert result.exit_code == 0, result.output
-    assert "one seed: no intervals, because the spread between runs is unknown" in result.stdout
+    assert (
+        "One seed: the spread between runs is unknown, so there are no intervals" in result.stdout
+    )
     assert " to " not in next(x for x in result.stdout.splitlines() if x.startswith("emoji"))
 
 

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+import drift
 from common import pictures
 from common.cli import drift as command
 from common.comparison.summary import from_json
@@ -115,9 +116,31 @@ def test_they_are_a_method_without_a_curve(here):
     against = call("compare", "run", "flow_grpo", "--baseline", "flow_grpo", *words)
     assert against.exit_code == 0, against.output
     assert from_json((here / "out" / "compare.json").read_bytes()).settings == {}
-    alone = call("compare", "flow_grpo")
-    assert alone.exit_code == 2
-    assert "name at least one run; images made elsewhere are compared with runs" in alone.stderr
+
+
+def test_images_like_those_of_a_run_are_compared_without_the_run(here):
+    before, after = drift.evaluate_images("images", "flow_grpo", like="run", progress=False)
+    assert (before["update"], after["update"]) == (0, -1)
+    assert after["reward"] == by_variant(here / "run")[Variant(2)].mean("reward")
+    assert json.loads(call(*FOLDER, "--json").output)["runs"][0]["new"] == 0
+    with pytest.raises(drift.RequestError, match="--feature has no effect on images like those"):
+        drift.evaluate_images("images", "flow_grpo", like="run", features=["embedded"])
+    shutil.copytree(here / "images", here / "others")
+    Image.new("RGB", (32, 32)).save(next((here / "others").rglob("*.png")))
+    assert call("eval", "run", "--folder", "others", "--name", "other").exit_code == 0
+    words = ("--split", "test", "--replicas", 100, "--out", "out")
+    result = call("compare", "flow_grpo", "other", *words)
+    assert result.exit_code == 0, result.output
+    summary = from_json((here / "out" / "compare.json").read_bytes())
+    assert (summary.baseline, summary.seeds) == ("flow_grpo", [])
+    base = by_variant(here / "run")[Variant(0)]
+    assert summary.base["recall"] == pytest.approx(base.mean("recall"), rel=1e-5)
+    assert "No runs, so no seeds" in result.output
+    page = (here / "out" / "compare.html").read_text()
+    assert "0 seeds" not in page
+    refused = call("compare", "flow_grpo", "other", "--with", "aig")
+    assert refused.exit_code == 2
+    assert "--with measures checkpoints of runs, and there are only images" in refused.stderr
 
 
 def add_image(here, name="10.png", size=(32, 32)):
