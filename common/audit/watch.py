@@ -6,6 +6,7 @@ resumed run continues with the same.
 """
 
 import math
+import shlex
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -105,7 +106,8 @@ class Watch:
         if self._settings.action == "stop":
             raise HackedError(
                 f"{what}, more than audit.tolerance = {self._settings.tolerance:g}: stopped; the "
-                f"checkpoint is saved, and `drift audit {self._run.path}` shows the images"
+                f"checkpoint is saved, and `drift audit {shlex.quote(str(self._run.path))}` shows "
+                "the images"
             )
         then = f"; {weakened} now weighs {self._suite.weights[weakened]:g}" if weakened else ""
         warnings.warn(f"{what}{then}", stacklevel=3)

@@ -200,13 +200,12 @@ def compare(
         return
     if isinstance(done.summary, SideBySide):
         _show(side_by_side.tables(done.summary))
-        say(f"{side_by_side.NOTE}\n")
     else:
         _show(gain_tables.tables(done.summary))
-        for note in notes.notes(done.summary):
-            say(f"{note}\n")
-        if len(done.summary.seeds) <= 1:
-            say(f"{notes.without_intervals(done.summary)}\n")
+    for note in done.notes:
+        say(f"{note}\n")
+    if not isinstance(done.summary, SideBySide) and len(done.summary.seeds) <= 1:
+        say(f"{notes.without_intervals(done.summary)}\n")
     for path in reversed(done.files):
         say(str(path))
 

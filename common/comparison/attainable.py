@@ -1,5 +1,6 @@
 """Finds the attainable fronts that all runs of a comparison have: of the same images, N and c."""
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 from common.comparison.methods import Study
@@ -10,10 +11,14 @@ from common.evaluation.measured_runs import Run
 
 @dataclass(frozen=True)
 class Found:
-    """front: what all runs have. missing: names of the runs without it, if others have one."""
+    """front: what all runs have. missing: the runs without it, if others have one.
+
+    wanted: N and c of the fronts that the others have, or the first run where all have some.
+    """
 
     front: Solved | None
-    missing: tuple[str, ...] = ()
+    missing: tuple[Run, ...] = ()
+    wanted: tuple[int, float] | None = None
 
 
 def find(study: Study, alignment: str, diversity: str) -> Found:
@@ -30,16 +35,19 @@ def find(study: Study, alignment: str, diversity: str) -> Found:
     if not runs:
         return Found(None)
     by_run = [_fronts(run, study, features, alignment) for run in runs]
-    names = [run.path.resolve().name for run in runs]
-    without = [name for name, fronts in zip(names, by_run, strict=True) if not fronts]
-    if without:
-        return Found(None, tuple(without) if len(without) < len(runs) else ())
-    first, *others = by_run
+    without = [run for run, fronts in zip(runs, by_run, strict=True) if not fronts]
+    if len(without) == len(runs):
+        return Found(None)
+    first, *others = [fronts for fronts in by_run if fronts]
     shared = set(first).intersection(*others)
-    if not shared:
-        return Found(None, tuple(names))
-    best = max(shared, key=lambda key: (key[0], key[1] == key[0] / 8, key[1]))
-    return Found(first[best])
+    if without or not shared:
+        return Found(None, tuple(without or runs), _best(shared or set(first)))
+    return Found(first[_best(shared)])
+
+
+def _best(fronts: Set[tuple[int, float]]) -> tuple[int, float]:
+    """The N and c of most images; of several c the default."""
+    return max(fronts, key=lambda key: (key[0], key[1] == key[0] / 8, key[1]))
 
 
 def _runs(study: Study) -> list[Run]:

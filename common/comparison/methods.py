@@ -18,7 +18,7 @@ from common import config as configuration
 from common.choices import ALIGNMENTS, DIVERSITIES
 from common.config import Config
 from common.errors import existing
-from common.evaluation import measured_runs
+from common.evaluation import measured_runs, suggested
 from common.evaluation.families import measures_for
 from common.evaluation.measured_runs import BASE, Images, Run, StudyError
 from common.evaluation.records import (
@@ -277,8 +277,8 @@ def _lacking(has: Run, lacks: Run, variants: Set[Variant]) -> str:
         last = max(there)
         until = f", or compare with --until {last}" if last else ""
         return f"{text}, and has no checkpoint after update {min(absent)}: train it further{until}"
-    how = next(iter(has.records.values())).protocol
-    return f"{text}: run `{measured_runs.eval_command(lacks.directory, how, variants)}`"
+    measured = [*lacks.records.values(), *has.records.values()]
+    return f"{text}: run `{suggested.eval_run(lacks.directory, measured, variants)}`"
 
 
 def words(variant: Variant) -> str:

@@ -121,7 +121,8 @@ def _limits(
 ) -> dict[str, Any]:
     """`attainable` or `unattainable` of a summary, if there is something to say."""
     if reached.front is None:
-        return {"unattainable": list(reached.missing)} if reached.missing else {}
+        names = [run.path.resolve().name for run in reached.missing]
+        return {"unattainable": names} if names else {}
     curves = _curves(samples, reading)
     return {
         "attainable": attainable_shares.attainable(

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from common import reading
-from common.evaluation import foreign
+from common.evaluation import foreign, suggested
 from common.evaluation.foreign import ImagesError
-from common.evaluation.records import Protocol
+from common.evaluation.records import Protocol, Record, Variant
+from common.runs.directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -105,20 +106,27 @@ def read(place: Path, known: Names[str] | None) -> Collection:
 
 
 def choose(
-    collection: Collection, measured: Sequence[Protocol], run: Path
+    collection: Collection, base: Sequence[Record], directory: RunDirectory
 ) -> tuple[list[Protocol], list[str]]:
     """Those of a run's protocols that the images can be measured under, and remarks for the user.
 
     Each has as many images of each prompt, and all of its prompts. Raises ImagesError where there
     is none, and for a split of which only some prompts are there.
+
+    Args:
+        collection: the images.
+        base: records of the run's base model.
+        directory: the run.
     """
-    place, count = collection.place, collection.count
+    place, count, run = collection.place, collection.count, directory.path
+    measured = [record.protocol for record in base]
     numbers = sorted({how.images for how in measured})
     if count not in numbers:
         there = " and ".join(map(str, numbers))
         raise ImagesError(
             f"{place} has {count} images of each prompt and {run} was measured with {there}: run "
-            f"`drift eval` on it with --images {count}, or make as many images as it has"
+            f"`{suggested.eval_run(directory, base, [Variant(0)], count)}`, or make as many images "
+            "as it has"
         )
     same = [how for how in measured if how.images == count]
     chosen = [how for how in same if collection.by_prompt.keys() >= {*how.prompts}]

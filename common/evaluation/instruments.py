@@ -62,6 +62,11 @@ class Instruments:
             real=real,
         )
 
+    @property
+    def real_folder(self) -> str:
+        """The folder of the real images; "" where there are none."""
+        return "" if self._real is None else str(self._real.folder.absolute())
+
     def prepare(self, how: Protocol) -> None:
         """Load what a protocol measures with: what is not there shows before the work.
 

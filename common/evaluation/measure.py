@@ -321,6 +321,7 @@ def make_record(
         weights=weights,
         grid=_save_picture(place / records.FILE.parent, variant, how, images),
         overall=overall,
+        real_folder=instruments.real_folder if how.real else "",
     )
 
 

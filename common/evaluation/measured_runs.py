@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import RequestError
-from common.evaluation import records
-from common.evaluation.families import measures_for
+from common.evaluation import records, suggested
 from common.evaluation.image_methods import NOTE, ImageMethod
 from common.evaluation.records import IMAGES, Protocol, Record, Split, Variant
 from common.runs import checkpoint
@@ -16,9 +15,6 @@ from common.runs.directory import CONFIG, DIGESTS, RunDirectory
 
 BASE = Variant(update=0)
 """The model before tuning, the start of every curve."""
-
-_SAMPLING_OPTIONS = {"prompts": 24, "images": 16, "steps": 20, "seed": 0}
-"""Options of `drift eval` that a protocol holds, and their defaults."""
 
 ByProtocol = dict[Protocol, dict[Variant, Record]]
 """The measurements of a run by protocol and variant."""
@@ -69,52 +65,6 @@ class Images:
 
 Directory = RunDirectory | ImageMethod
 """What has records."""
-
-
-def eval_command(run: RunDirectory, how: Protocol, variants: Iterable[Variant]) -> str:
-    """The command, or several joined by "&&", that measures exactly these variants of a run.
-
-    The base model is measured along with the first.
-    """
-    by_sampling: dict[tuple[float, float, float], list[int]] = {}
-    features = feature_names(run, how)
-    for variant in sorted(variants):
-        knobs = (variant.scale, variant.prompt_noise, variant.aig)
-        by_sampling.setdefault(knobs, []).append(variant.update)
-    commands = []
-    for (scale, noise, aig), updates in by_sampling.items():
-        words = ["drift", "eval", str(run.path), "--split", how.split]
-        for name, value in _SAMPLING_OPTIONS.items():
-            given = len(how.prompts) if name == "prompts" else getattr(how, name)
-            words += [f"--{name}", str(given)] if given != value else []
-        for update in updates:
-            words += ["--checkpoint", str(update) if update else "base"]
-        for scorer in how.scorers:
-            words += ["--scorer", scorer]
-        for name in features:
-            words += ["--feature", name]
-        if how.real and not run.config.evaluate.real:
-            words += ["--real", "DIR"]
-        words += ["--scale", f"{scale!r}"] if scale != 1 else []
-        words += ["--prompt-noise", f"{noise!r}"] if noise else []
-        words += ["--aig", f"{aig!r}"] if aig else []
-        commands.append(shlex.join(words))
-    return " && ".join(commands)
-
-
-def images_command(method: ImageMethod) -> str:
-    """The command that measures images made elsewhere, as far as their note says it."""
-    note = method.note
-    like = [str(method.path.parent / note.run)] if note.run else []
-    return shlex.join(["drift", "eval", *like, "--folder", note.folder, "--name", note.name])
-
-
-def feature_names(run: RunDirectory, how: Protocol) -> list[str]:
-    """What `drift eval --feature` names for a protocol; [] where it is the run's default."""
-    measures = measures_for(run.config.model.family)
-    if measures.feature_labels(run.config) == (how.features, *how.more_features):
-        return []
-    return [name or measures.OWN_FEATURES for name in how.feature_names.values()]
 
 
 def read(
@@ -174,9 +124,10 @@ def _measurements(directory: Directory, split: Split) -> ByProtocol:
     everything = records.load(directory)
     again = f"run `drift eval {_quoted(path)} --split {split}`, or "
     if isinstance(directory, ImageMethod):
-        again = "" if directory.note.run == "" else f"run `{images_command(directory)}`, or "
+        command = suggested.eval_images(directory, everything)
+        again = f"run `{command}`, or " if directory.note.run else ""
         if not everything:
-            raise StudyError(f"{path} was not measured: run `{images_command(directory)}`")
+            raise StudyError(f"{path} was not measured: run `{command}`")
     elif not everything:
         if checkpoint.latest(directory.checkpoints) is None:
             raise StudyError(
@@ -202,11 +153,8 @@ def _run(directory: RunDirectory, everything: Mapping[Variant, Record], until: i
     last = max(variant.update for variant in everything) if until is None else until
     measured = {v: record for v, record in everything.items() if v.update <= last}
     if BASE not in measured:
-        how = next(iter(measured.values())).protocol
-        raise StudyError(
-            f"{path} has no measurement of the base model: run "
-            f"`{eval_command(directory, how, [BASE])}`"
-        )
+        command = suggested.eval_run(directory, measured.values(), [BASE])
+        raise StudyError(f"{path} has no measurement of the base model: run `{command}`")
     if len(measured) == 1 < len(everything):
         raise StudyError(f"{path} has no measurement up to update {until}, only later ones")
     if len(measured) == 1:
@@ -220,7 +168,7 @@ def _images(directory: ImageMethod, measured: Mapping[Variant, Record]) -> Image
     if lacking := {*needed} - measured.keys():
         raise StudyError(
             f"{directory.path} has no measurement of {min(lacking).name}: run "
-            f"`{images_command(directory)}`"
+            f"`{suggested.eval_images(directory, measured.values())}`"
         )
     return Images(directory, {variant: measured[variant] for variant in needed})
 

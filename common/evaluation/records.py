@@ -190,7 +190,8 @@ class Record:
     those of the base model's images; None without a base model. weights: digest of the sampled
     weights, the key of the cache, or of the images that were made elsewhere. grid: file of the
     picture beside the records. overall: the further measures of all images together, see
-    `Protocol.overall`.
+    `Protocol.overall`. real_folder: where the real images of the protocol were; "" = unknown, as
+    in records before there was this field.
     """
 
     variant: Variant
@@ -200,6 +201,7 @@ class Record:
     weights: str
     grid: str | None = None
     overall: Mapping[str, float] = field(default_factory=dict)
+    real_folder: str = ""
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -285,6 +287,7 @@ def parse(line: bytes | str, where: str) -> Record:
             weights=str(values["weights"]),
             grid=values.get("grid"),
             overall={name: float(v) for name, v in values.get("overall", {}).items()},
+            real_folder=str(values.get("real_folder", "")),
         )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         reason = f"{type(error).__name__}: {error}"
@@ -326,4 +329,6 @@ def to_line(record: Record) -> str:
         del values["overall"]
     if record.frechet is None:
         del values["frechet"]
+    if not record.real_folder:
+        del values["real_folder"]
     return json.dumps(values, allow_nan=False, sort_keys=True) + "\n"

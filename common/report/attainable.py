@@ -59,14 +59,17 @@ def caption(summary: Summary) -> str:
     )
 
 
-def missing(summary: Summary) -> str:
-    """Why a comparison has no fronts although some of its runs have; "" where they all agree."""
+def missing(summary: Summary, command: str = "") -> str:
+    """Why a comparison has no fronts although some of its runs have; "" where they all agree.
+
+    command: the one that makes them; "" where no paths are known.
+    """
     if not summary.unattainable:
         return ""
+    form = f"drift eval RUN --attainable --split {summary.protocol.split}"
     return (
         f"no attainable fronts: {listed(summary.unattainable)} have none that the other runs have "
-        f"too on these axes (`drift eval RUN --attainable --split {summary.protocol.split}` makes "
-        "them)"
+        f"too on these axes (`{command or form}` makes them)"
     )
 
 

@@ -1,18 +1,27 @@
 """What a reader must know before the numbers of a comparison are believed."""
 
+import shlex
+from collections.abc import Sequence
 from itertools import chain
+from pathlib import Path
 
 from common.choices import STANDING
-from common.comparison import standing
+from common.comparison import attainable as fronts, standing
+from common.comparison.methods import Study
 from common.comparison.summary import Summary
+from common.evaluation import suggested
 from common.evaluation.records import feature_name
 from common.report import attainable
 
 
-def notes(summary: Summary) -> list[str]:
-    """What to know before the numbers are believed, and what is not there."""
-    attained = attainable.missing(summary)
-    several = (_shaped(summary), _lacking(summary), attained, _elsewhere(summary))
+def notes(summary: Summary, study: Study | None = None, paths: Sequence[Path] = ()) -> list[str]:
+    """What to know before the numbers are believed, and what is not there.
+
+    study, paths: what was compared, and what the user named, so that commands can be repeated; a
+    page, which may be read elsewhere, has none of them.
+    """
+    attained = attainable.missing(summary, _attainable_command(summary, study))
+    several = (_shaped(summary), _lacking(summary, paths), attained, _elsewhere(summary))
     return [note for note in several if note]
 
 
@@ -42,12 +51,24 @@ def _shaped(summary: Summary) -> str:
     )
 
 
-def _lacking(summary: Summary) -> str:
+def _lacking(summary: Summary, paths: Sequence[Path]) -> str:
     """The standing baselines that were not measured, and the option that measures them; or ""."""
     words = standing.sentence(summary.unmeasured)
     names = [name for name in STANDING if name in {*chain(*summary.unmeasured.values())}]
-    command = f"drift compare RUN... --with {','.join(names)}"
+    runs = shlex.join(map(str, paths)) or "RUN..."
+    command = f"drift compare {runs} --with {','.join(names)}"
     return f"{words} `{command}` measures them." if words else ""
+
+
+def _attainable_command(summary: Summary, study: Study | None) -> str:
+    """The command that makes the attainable fronts that are not there; "" where none is known."""
+    if study is None or not summary.unattainable:
+        return ""
+    there = fronts.find(study, summary.alignment, summary.diversity)
+    if there.wanted is None:
+        return ""
+    paths = [run.path for run in there.missing]
+    return suggested.attainable(paths, study.protocol, *there.wanted)
 
 
 def _elsewhere(summary: Summary) -> str:

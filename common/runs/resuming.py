@@ -4,6 +4,7 @@ A run goes on from its newest checkpoint. Where that one is damaged or gone, goi
 one would throw away work without a word: it is refused, and `--from N` goes back on purpose.
 """
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -99,8 +100,8 @@ def _way_back(run: RunDirectory, *, below: int) -> str:
     newest = max(whole, default=0)
     known = ", ".join(map(str, [0, *whole]))
     return (
-        f"; to go back to an older one (whole: {known}): drift run --resume --out {run.path} "
-        f"--from {newest}"
+        f"; to go back to an older one (whole: {known}): drift run --resume --out "
+        f"{shlex.quote(str(run.path))} --from {newest}"
     )
 
 

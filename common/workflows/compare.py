@@ -14,7 +14,7 @@ from common.comparison.summarise import summarise
 from common.comparison.summary import Summary
 from common.errors import RequestError, listed, preparing
 from common.evaluation import measured_runs
-from common.report import comparison as pages, side_by_side as image_pages
+from common.report import comparison as pages, notes, side_by_side as image_pages
 from common.workflows import evaluate, options
 from common.workflows.options import CompareOptions
 from common.workflows.run import RunLike, run_paths
@@ -25,11 +25,12 @@ class Comparison:
     """Methods against a baseline; a notebook shows the plot of their fronts.
 
     summary: all numbers. files: compare.json, front.svg, front.png and compare.html; of images
-    without a base model there is no plot.
+    without a base model there is no plot. notes: what to know before the numbers are believed.
     """
 
     summary: Summary | SideBySide
     files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         methods = self.summary.methods
@@ -171,9 +172,10 @@ def measure_standing(
         study.diversity(chosen.diversity)
         if baseline is None:
             methods.plain(study)
+    wanted = [standing_baselines.variants(run, chosen.standing) for run in plain]
     planned = [
-        evaluate.repeated(run.directory, how, standing_baselines.variants(run, chosen.standing))
-        for run in plain
+        evaluate.repeated(run.directory, run.records, variants)
+        for run, variants in zip(plain, wanted, strict=True)
     ]
     evaluate.measure_all(planned, cache, keep=keep, quiet=quiet, trust=trust)
 
@@ -182,6 +184,7 @@ def compare_runs(
     paths: Iterable[Path], baseline: str | None, chosen: CompareOptions, out: Path
 ) -> Comparison:
     """What `compare` and the command share."""
+    paths = list(paths)
     with preparing():
         study = methods.gather(paths, chosen.split, chosen.until)
         if not study.protocol.has_base:
@@ -196,7 +199,8 @@ def compare_runs(
             reading=chosen.curve,
             replicas=chosen.replicas,
         )
-    return Comparison(summary, tuple(pages.build(summary, study, out)))
+    files = tuple(pages.build(summary, study, out))
+    return Comparison(summary, files, tuple(notes.notes(summary, study, paths)))
 
 
 _OF_CURVES = {
@@ -222,4 +226,4 @@ def _compare_images(
             )
     first = baseline or methods.plain(study).name
     summary = side_by_side.summarise(study, first, replicas=chosen.replicas)
-    return Comparison(summary, tuple(image_pages.build(summary, study, out)))
+    return Comparison(summary, tuple(image_pages.build(summary, study, out)), (image_pages.NOTE,))

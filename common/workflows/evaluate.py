@@ -1,9 +1,8 @@
 """Measuring the checkpoints of runs: which weights, under which protocols, and its progress."""
 
 import itertools
-import shlex
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
@@ -15,7 +14,7 @@ from common.choices import Split
 from common.config import Config
 from common.console import say
 from common.errors import RequestError, existing, preparing
-from common.evaluation import measure, measured_runs
+from common.evaluation import measure, suggested
 from common.evaluation.cache import Written
 from common.evaluation.families import measures_for
 from common.evaluation.foreign import RealImages
@@ -155,10 +154,14 @@ def protocols(
     ]
 
 
-def repeated(run: RunDirectory, how: Protocol, variants: Iterable[Variant]) -> Measurement:
-    """Other variants of a run under a protocol that it was measured under. RequestError."""
+def repeated(
+    run: RunDirectory, measured: Mapping[Variant, Record], variants: Iterable[Variant]
+) -> Measurement:
+    """Other variants of a run under the protocol that these are measured under. RequestError."""
+    how = next(iter(measured.values())).protocol
     with preparing():
-        real = _real_images(run.config.evaluate.real if how.real else None, {})
+        folder = suggested.real_folder(run, how, measured.values()) if how.real else None
+        real = _real_images(folder, {})
         now = measure.protocol(
             run,
             how.split,
@@ -167,14 +170,13 @@ def repeated(run: RunDirectory, how: Protocol, variants: Iterable[Variant]) -> M
             steps=how.steps,
             seed=how.seed,
             scorers=how.scorers,
-            features=measured_runs.feature_names(run, how),
+            features=suggested.feature_names(run, how),
             real=real,
         )
         if now != how:
             raise RequestError(
                 f"{run.path} would not be measured as it was: its base model, prompts, settings or "
-                f"real images changed; run `drift eval {shlex.quote(str(run.path))} "
-                f"--split {how.split}` again"
+                f"real images changed; run `{suggested.eval_run(run, measured.values(), measured)}`"
             )
         chosen = sorted({Variant(0), *variants})
         _updates(run, [str(variant.update) for variant in chosen if variant.update])

@@ -1,5 +1,6 @@
 """Measuring images that another program made: like those of a run, or alone; a method each."""
 
+import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from common.config import Table, key
 from common.config.types import Name
 from common.console import say
 from common.errors import RequestError, preparing
-from common.evaluation import collection, images_alone, measure, measured_runs, records
+from common.evaluation import collection, images_alone, measure, measured_runs, records, suggested
 from common.evaluation.cache import Cache
 from common.evaluation.collection import Collection
 from common.evaluation.families import measures_for
@@ -138,19 +139,21 @@ def plan(
                     "measurements say it"
                 )
         run = RunDirectory.open(path)
-        measured = [
-            record.protocol
+        base = [
+            record
             for record in records.load(run)
             if record.variant == BASE and (record.protocol.split in (chosen.splits or SPLITS))
         ]
-        if not measured:
+        if not base:
+            command = ["drift", "eval", str(path)]
+            command += [word for split in chosen.splits for word in ("--split", split)]
             raise RequestError(
-                f"{path} was not measured{_on(chosen.splits)}: run `drift eval` on it first, since "
-                "its prompts, number of images and measures count"
+                f"{path} was not measured{_on(chosen.splits)}: run `{shlex.join(command)}` first, "
+                "since its prompts, number of images and measures count"
             )
-        known = {text for how in measured for text in how.prompts}
+        known = {text for record in base for text in record.protocol.prompts}
         images = collection.read(place, known)
-        protocols, remarks = collection.choose(images, measured, path)
+        protocols, remarks = collection.choose(images, base, run)
         if measures_for(run.config.model.family).model(run.config) != protocols[0].model:
             raise RequestError(f"{path} was measured with another base model than it has now")
         real = _real(run, protocols, chosen.real)
@@ -263,7 +266,8 @@ def _real(run: RunDirectory, protocols: Sequence[Protocol], name: str | None) ->
         if name is not None:
             raise RequestError(f"--real: {run.path} was measured without real images")
         return None
-    place = name or run.config.evaluate.real
+    compared = next(how for how in protocols if how.real)
+    place = name or suggested.real_folder(run, compared, records.load(run))
     if place is None:
         raise RequestError(f"{run.path} was compared with real images: name their folder, --real")
     real = RealImages.open(place)

@@ -72,18 +72,18 @@ def test_standing_baselines_that_lack_are_named_with_the_command(drift, runs, tm
     assert result.exit_code == 0, result.output
     sentence = (
         "Standing baselines that were not measured: adapter scale, AIG, CADS of emoji-grpo and "
-        "emoji. `drift compare RUN... --with scale,aig,cads` measures them."
+        "emoji. `drift compare {} --with scale,aig,cads` measures them."
     )
-    assert sentence in " ".join(result.stdout.split())
+    assert sentence.format(runs) in " ".join(result.stdout.split())
     page = (tmp_path / "comparison" / "compare.html").read_text()
-    assert sentence in html.unescape(page)
+    assert sentence.format("RUN...") in html.unescape(page)
     last = [Variant(40, scale=0.5), Variant(40, aig=2.0), Variant(40, prompt_noise=0.1)]
     variants = [*map(Variant, (0, 10, 20, 40)), *last]
     make_run(tmp_path / "all", variants=variants)
     make_run(tmp_path / "some", better_curve, recipe="emoji", variants=variants[:-1])
     result = drift("compare", "all", "some", *QUICK)
     assert result.exit_code == 0, result.output
-    assert "measured: CADS of emoji. `drift compare RUN... --with cads`" in " ".join(
+    assert "measured: CADS of emoji. `drift compare all some --with cads`" in " ".join(
         result.stdout.split()
     )
     summary = from_json((tmp_path / "comparison" / "compare.json").read_bytes())

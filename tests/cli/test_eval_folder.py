@@ -224,7 +224,8 @@ def gone(here):
         (unequal, "every prompt needs equally many"),
         (
             other_number,
-            "images has 4 images of each prompt and run was measured with 3: run `drift",
+            "images has 4 images of each prompt and run was measured with 3: run `drift eval run "
+            "--split test --prompts 2 --images 4 --steps 1 --checkpoint base`",
         ),
         (unknown, "'no such prompt' in images is no prompt that the run has"),
         (lacking, "one of the 2 test prompts that run was measured on"),
@@ -237,7 +238,7 @@ def gone(here):
         (folder_leads_out, " leads out of "),
         (taken, "flow_grpo is taken by something else: choose another --name"),
         (damaged_note, f"{NOTE} cannot be read: "),
-        (not_measured, "run was not measured: run `drift eval` on it first"),
+        (not_measured, "run was not measured: run `drift eval run` first"),
         (gone, "images is not there: --folder takes DIR/PROMPT/*.png or a .jsonl"),
     ],
     ids=lambda value: getattr(value, "__name__", None),

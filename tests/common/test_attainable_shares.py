@@ -79,7 +79,12 @@ def test_only_what_all_runs_have_is_drawn(runs):
     save_fronts(runs[0])
     half = summary_of(runs)
     assert (half.attainable, half.unattainable) == (None, ["drift"])
-    assert notes.notes(half)[-1].startswith("no attainable fronts: drift have none")
+    said = notes.notes(half)[-1]
+    assert said.startswith("no attainable fronts: drift have none")
+    assert "(`drift eval RUN --attainable --split test` makes them)" in said
+    study = gather([run.path for run in runs], "test")
+    made = f"(`drift eval {runs[1].path} --attainable --split test --prompts 2` makes them)"
+    assert made in notes.notes(half, study)[-1]
     save_fronts(runs[1], samples=128, ratio=16.0)
     assert summary_of(runs).unattainable == ["plain", "drift"]
     save_fronts(runs[1])
