@@ -69,11 +69,12 @@ def low_rate(runs: Path, backend: str, jobs: int, results: Path, length: Length)
     """
     folder, machine = runs / "low-rate", ("--backend", backend, "--jobs", jobs)
     done: list[Path] = []
+    alone: list[Path] = []
     for start in range(0, len(length.seeds), jobs):
         seeds = length.seeds[start : start + jobs]
         for recipe, method in LOW_RATE_METHODS.items():
             if start == 0 and recipe == "emoji":  # all three mechanisms come last
-                coins(folder, machine, (*LOW_RATE, f"run.updates={length.updates}"))
+                alone = coins(folder, machine, (*LOW_RATE, f"run.updates={length.updates}"))
             settings = (*method.settings, f"run.updates={method.longer * length.updates}")
             options = ["--seeds", ",".join(map(str, seeds)), "--out", folder, *machine]
             drift("sweep", recipe, *options, *changes(*settings))
@@ -83,27 +84,33 @@ def low_rate(runs: Path, backend: str, jobs: int, results: Path, length: Length)
         measure([folder / f"emoji-grpo-seed{seed}" for seed in seeds], LOW_RATE_SPLITS, SCALED)
         for name, options in LOW_RATE_COMPARISONS.items():
             out = runs / f"compare-{name}"
-            drift("compare", *done, *options, *LOW_RATE_LEVELS, "--out", out)
+            compared = done + (alone if "train" in options else [])
+            drift("compare", *compared, *options, *LOW_RATE_LEVELS, "--out", out)
             store(out / "compare.json", results, name)
 
 
-def neutral(runs: Path, backend: str, jobs: int, _results: Path, length: Length) -> None:
+def neutral(runs: Path, backend: str, jobs: int, results: Path, length: Length) -> None:
     """Plain GRPO of the default recipe beside coins of the same length, at one learning rate."""
     folder, machine = runs / f"neutral-{length.rate:g}", ("--backend", backend, "--jobs", jobs)
     rate = f"optimizer.learning_rate={length.rate!r}"
     settings = (*BRIEF, rate, f"run.updates={length.updates}")
     options = ["--seeds", ",".join(map(str, length.seeds)), "--out", folder, *machine]
     drift("sweep", "emoji-grpo", *options, *changes(*settings))
-    measure([folder / f"emoji-grpo-seed{seed}" for seed in length.seeds], TRAINED)
-    coins(folder, machine, settings)
+    trained = [folder / f"emoji-grpo-seed{seed}" for seed in length.seeds]
+    measure(trained, TRAINED)
+    alone = coins(folder, machine, settings)
+    out = folder / "compare"
+    drift("compare", *trained, *alone, "--split", "train", "--out", out)
+    store(out / "compare.json", results, f"noise-{length.rate:g}")
 
 
-def coins(folder: Path, machine: Sequence[object], settings: Sequence[str]) -> None:
+def coins(folder: Path, machine: Sequence[object], settings: Sequence[str]) -> list[Path]:
     """Train and measure the neutral runs; the task's reward scores their images too."""
     over = ("--seeds", 0, "--over", f"reward.options.coin.seed={COINS}")
     drift("sweep", "emoji-neutral", *over, "--out", folder, *machine, *changes(*settings))
     paths = sorted(file.parent for file in folder.glob("emoji-neutral-*/config.toml"))
     measure(paths, TRAINED, ("--scorer", "embedded"))
+    return paths
 
 
 def measure(

@@ -91,7 +91,7 @@ def _own(path: Path, title: str, index: int) -> Panel:
 
 
 def _measured(path: Path, title: str, update: int) -> Panel:
-    _, (run,), _ = measured_runs.read([path], "test")
+    (run,) = measured_runs.read([path], "test").runs
     record = run.records.get(records.Variant(update))
     if record is None or record.grid is None:
         raise click.UsageError(f"{path} has no measured checkpoint of update {update}")

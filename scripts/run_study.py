@@ -204,8 +204,8 @@ def levers(runs: Path, backend: str, jobs: int) -> None:
         options += ["--cache", runs / "main" / "evaluation-cache"]
         drift("eval", *paths, "--split", "validation", *options)
         read[setting] = measured_runs.read(paths, "validation", until=updates)
-    points = {setting: means(those) for setting, (_, those) in read.items()}
-    protocol = read["plain GRPO"][0]
+    points = {setting: means(each.runs) for setting, each in read.items()}
+    protocol = read["plain GRPO"].protocol
     table = {
         "protocol": f"{len(protocol.prompts)} validation prompts, {protocol.images} images of each "
         f"along {protocol.steps} ODE steps, means of seeds {seeds.replace(',', ' and ')}.",
@@ -253,8 +253,8 @@ def twins(runs: Path, _backend: str, _jobs: int) -> None:
         # One backend samples both, so that only the training differs.
         drift("eval", run, "--split", "test", "--checkpoint", "latest", "--backend", "cpu")
         rows = RunDirectory.open(run).metrics()
-        _, read, _ = measured_runs.read([run], "test")
-        latest = next(r for v, r in read[0].records.items() if v != measured_runs.BASE)
+        (measured,) = measured_runs.read([run], "test").runs
+        latest = next(r for v, r in measured.records.items() if v != measured_runs.BASE)
         by_backend[backend] = {
             "curves": {key: [row[key] for row in rows] for key in CURVES},
             "point": {key: float(np.mean(latest.by_prompt[key])) for key in POINT},

@@ -18,9 +18,9 @@ from common import config as configuration
 from common.choices import ALIGNMENTS, DIVERSITIES
 from common.config import Config
 from common.errors import existing
-from common.evaluation import measured_runs, suggested
+from common.evaluation import measured_runs, neutral_runs, suggested
 from common.evaluation.families import measures_for
-from common.evaluation.measured_runs import BASE, Images, Run, StudyError
+from common.evaluation.measured_runs import BASE, Images, Measured, Run, StudyError
 from common.evaluation.records import (
     HELD_OUT,
     IN_FEATURES,
@@ -127,12 +127,14 @@ class Method:
 class Study:
     """Methods that can be compared: the same protocol and the same seeds.
 
-    seeds: those of the runs; () where there are only images made elsewhere.
+    seeds: those of the runs; () where there are only images made elsewhere. neutral: runs that only
+    noise moved; they are no method, and any seeds are theirs.
     """
 
     protocol: Protocol
     seeds: tuple[int, ...]
     methods: tuple[Method, ...]
+    neutral: tuple[Run, ...] = ()
 
     def alignment(self, name: str) -> str:
         """The measure of that name, or of the held-out scorer.
@@ -176,11 +178,13 @@ def gather(paths: Iterable[Path], split: Split, until: int | None = None) -> Stu
     Raises StudyError for runs that cannot be compared, RunError and RecordError for damaged ones;
     see `measured_runs.read`.
     """
-    return sort(*measured_runs.read(paths, split, until))
+    measured = measured_runs.read(paths, split, until)
+    return sort(measured, neutral_runs.read(measured, until))
 
 
-def sort(protocol: Protocol, runs: Sequence[Run], elsewhere: Sequence[Images] = ()) -> Study:
+def sort(measured: Measured, neutral: Sequence[Run] = ()) -> Study:
     """The methods of what `measured_runs.read` gave. StudyError as for `gather`."""
+    protocol, runs, elsewhere, _ = measured
     by_name: dict[str, list[tuple[list[Run], Family]]] = {}
     for same in _same_configuration(runs):
         for family in _families(same):
@@ -194,7 +198,7 @@ def sort(protocol: Protocol, runs: Sequence[Run], elsewhere: Sequence[Images] = 
                 "measure these again with another --name"
             )
         methods.append(Method(images.name, (Strength("", (), tuple(images.records), images),)))
-    return Study(protocol, seeds, tuple(methods))
+    return Study(protocol, seeds, tuple(methods), tuple(neutral))
 
 
 def plain(study: Study) -> Method:

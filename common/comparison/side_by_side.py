@@ -7,8 +7,8 @@ from pydantic import Field
 
 from common import random
 from common.algorithm import pareto
+from common.comparison.digits import rounded
 from common.comparison.methods import Study
-from common.comparison.summarise import rounded
 from common.comparison.summary import Part, Protocol
 from common.random import Key, Purpose
 

@@ -8,7 +8,8 @@ import numpy as np
 from common import random
 from common.algorithm import pareto
 from common.algorithm.pareto import ALIGNMENT, DIVERSITY, Interval
-from common.comparison import attainable, attainable_shares, gains, standing
+from common.comparison import attainable, attainable_shares, gains, noise, standing
+from common.comparison.digits import rounded
 from common.comparison.gains import Curves, Levels, Name, Reading, Sample
 from common.comparison.methods import Method, Strength, Study, settings
 from common.comparison.summary import (
@@ -25,9 +26,6 @@ from common.evaluation import measured_runs
 from common.evaluation.attainable_records import AxisLevels
 from common.evaluation.records import IMAGES, IN_FEATURES
 from common.random import Key, Purpose
-
-DIGITS = 6
-"""Significant digits that are stored."""
 
 NO_GAIN = "the baseline gained nothing over the base model"
 
@@ -60,6 +58,8 @@ def summarise(
     first = study.method(baseline)
     axis, spread = study.alignment(axis), study.diversity(diversity)
     methods = [first, *(method for method in study.methods if method is not first)]
+    drift = noise.noise(study, methods, axis, spread)
+    alone: dict[str, Any] = {} if drift is None else {"noise": drift}
     degradation = ("high_frequency", *study.protocol.overall)
     levels = Levels(tuple(gain_shares), tuple(diversity_shares), degradation)
     measures = (axis, spread, *degradation)
@@ -89,6 +89,7 @@ def summarise(
         settings=reference,
         **_notes(study, methods, spread),
         **limits,
+        **alone,
     )
 
 
@@ -264,8 +265,3 @@ def _why(ours: Curves, theirs: Curves, level: float | None, axis: int) -> str:
             above = min(line[:, axis].min() for line in curves.lines) > level
             return f"{subject}{'stays more' if above else 'is never as'} {what}"
     return f"{NO_GAIN} there"
-
-
-def rounded(value: float) -> float:
-    """Rounded to DIGITS significant digits."""
-    return float(f"{value:.{DIGITS}g}")

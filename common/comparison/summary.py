@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from common.choices import Standing
 from common.comparison.attainable_shares import Attainable
 from common.comparison.gains import Reading
+from common.comparison.noise import Noise
 from common.errors import RequestError
 from common.evaluation.records import FRECHET, FRECHET_REAL, MEASURES, Split, feature_name
 
@@ -138,7 +139,7 @@ class Summary(Part):
     them and of the others so shaped, the names of all such features. unmeasured: the standing
     baselines that a method lacks, by its name. attainable: the fronts of what is possible at most,
     where all runs have the same. unattainable: where only some runs have any, the names of the
-    others.
+    others. noise: what neutral runs move, where there are some.
     """
 
     format: Literal[1] = FORMAT
@@ -162,6 +163,7 @@ class Summary(Part):
     unmeasured: dict[str, list[Standing]] = {}
     attainable: Attainable | None = None
     unattainable: list[str] = []
+    noise: Noise | None = None
 
     @property
     def degradation(self) -> tuple[str, ...]:

@@ -4,12 +4,13 @@ import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from common.errors import RequestError
+from common.errors import RequestError, listed
 from common.evaluation import records, suggested
 from common.evaluation.image_methods import NOTE, ImageMethod
 from common.evaluation.records import IMAGES, Protocol, Record, Split, Variant
+from common.rewards import REWARDS, held_out
 from common.runs import checkpoint
 from common.runs.directory import CONFIG, DIGESTS, RunDirectory
 
@@ -63,23 +64,45 @@ class Images:
         return self.directory.note.name
 
 
+class Measured(NamedTuple):
+    """What `read` gives: runs of one protocol, and images that were made elsewhere.
+
+    neutral: runs whose only reward is a control; see `common.evaluation.neutral_runs`.
+    """
+
+    protocol: Protocol
+    runs: list[Run]
+    images: list[Images]
+    neutral: list[RunDirectory]
+
+
 Directory = RunDirectory | ImageMethod
 """What has records."""
 
 
-def read(
-    paths: Iterable[Path], split: Split, until: int | None = None
-) -> tuple[Protocol, list[Run], list[Images]]:
+def read(paths: Iterable[Path], split: Split, until: int | None = None) -> Measured:
     """The protocol that the runs at these paths or in folders below them have in common, and they.
 
-    The last are images that were made elsewhere.
+    Neutral runs have no part in that protocol, and their measurements are not read here.
 
     Of several common protocols the one with the most images, then scorers and features, counts.
     until: measurements after later updates are left out.
 
     Raises StudyError for runs that cannot be compared, RunError and RecordError for damaged ones.
     """
-    measurements = {directory: _measurements(directory, split) for directory in find(paths)}
+    directories = find(paths)
+    neutral = [each for each in directories if isinstance(each, RunDirectory) and _neutral(each)]
+    measurements = {
+        directory: _measurements(directory, split)
+        for directory in directories
+        if directory not in neutral
+    }
+    if neutral and not any(isinstance(directory, RunDirectory) for directory in measurements):
+        names = listed(str(each.path) for each in neutral)
+        raise StudyError(
+            f"nothing to compare: the only reward of {names} is a control; name the run, too, "
+            "that they are the control of"
+        )
     if not measurements:
         raise StudyError("nothing to compare: name at least one run")
     protocol = _common_protocol(measurements)
@@ -92,7 +115,13 @@ def read(
     first, *others = (*runs, *elsewhere)
     for other in others:
         _check_comparable(first, other)
-    return protocol, runs, elsewhere
+    return Measured(protocol, runs, elsewhere, neutral)
+
+
+def _neutral(run: RunDirectory) -> bool:
+    """Whether the only reward of a run is a control; a name that is not registered is none."""
+    names = held_out.maximised(run.config.reward)
+    return bool(names) and all(map(REWARDS.is_control, names))
 
 
 def find(paths: Iterable[Path]) -> list[Directory]:
@@ -194,8 +223,8 @@ def _common_protocol(measurements: Mapping[Directory, ByProtocol]) -> Protocol:
     for directory, other in others:
         left = {protocol: None for protocol in shared if protocol in other}
         if not left:
-            difference = _difference(list(shared)[-1], list(other)[-1])
-            raise StudyError(f"{first.path} and {directory.path} cannot be compared: {difference}")
+            why = difference(list(shared)[-1], list(other)[-1])
+            raise StudyError(f"{first.path} and {directory.path} cannot be compared: {why}")
         shared = left
     protocol = max(shared, key=_extent)
     if protocol.images < 2:
@@ -212,7 +241,7 @@ def _extent(how: Protocol) -> tuple[int, int]:
     return how.images * len(how.prompts), axes
 
 
-def _difference(one: Protocol, other: Protocol) -> str:
+def difference(one: Protocol, other: Protocol) -> str:
     """The first difference of two protocols, in words."""
     name = next(
         field.name

@@ -72,6 +72,7 @@ def render(summary: Summary, shown: list[Panel]) -> str:
         views=front.views(summary),
         caption=_caption(summary),
         limits=front.limit_marks(summary),
+        alone=front.noise_marks(summary),
         others=other_axes.plots(summary),
         notes=notes.notes(summary),
         tables=gain_tables.tables(summary),
@@ -119,7 +120,16 @@ def _caption(summary: Summary) -> str:
     return (
         f"Right is better aligned, up is more diverse. {curve} Dotted, where a curve reaches them: "
         f"shares of {gain}the base model's diversity. Hover or focus a point for its values."
-        f"{attainable.caption(summary)}"
+        f"{attainable.caption(summary)}{_noise_caption(summary)}"
+    )
+
+
+def _noise_caption(summary: Summary) -> str:
+    if summary.noise is None:
+        return ""
+    return (
+        " Grey: where noise alone goes, the mean of runs whose reward is a control, and pale where "
+        "each of them ends. It is no method, and no gain is read from it."
     )
 
 

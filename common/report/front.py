@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.algorithm.pareto import ALIGNMENT, DIVERSITY
+from common.comparison.noise import NoisePoint
 from common.comparison.summary import MethodSummary, Point, Summary
 from common.evaluation.records import HELD_OUT, Variant
-from common.report import attainable_plot, figure, words
+from common.report import attainable_plot, figure, noise_plot, words
 from common.report.figure import HUES, PAGE, Colours
 
 if TYPE_CHECKING:
@@ -110,6 +111,13 @@ def limit_marks(summary: Summary) -> list[tuple[str, str]]:
     ]
 
 
+def noise_marks(summary: Summary) -> list[tuple[str, str]]:
+    """(name, how many neutral runs) of noise alone, for the page's legend."""
+    if summary.noise is None:
+        return []
+    return [(noise_plot.NAME, words.count(len(summary.noise.runs), "neutral run"))]
+
+
 def views(summary: Summary) -> list[View]:
     """The plot as inline SVG for wide and for narrow screens, with the tooltips of its points."""
     places = [summary.origin]
@@ -118,6 +126,11 @@ def views(summary: Summary) -> list[View]:
         for point in method.points:
             places.append(summary.axes(point))
             spots.append((number, _tooltip(summary, method, point)))
+    if summary.noise is not None:
+        path = noise_plot.path(summary.noise, summary.alignment, summary.diversity)
+        for place, point in zip(path, summary.noise.points, strict=True):
+            places.append(place)
+            spots.append((None, _noise_tooltip(summary, point)))
     drawn = []
     for kind, size in (("wide", WIDE), ("narrow", NARROW)):
         svg, shown = figure.inline_with_places(
@@ -139,7 +152,8 @@ def files(summary: Summary) -> dict[str, bytes]:
         _draw(axes, summary, figure.LIGHT)
         handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         limits = attainable_plot.DASHES if summary.attainable else ()
-        names = [*(method.name for method in summary.methods), BASE_MODEL, *limits]
+        alone = [noise_plot.NAME] if summary.noise else []
+        names = [*(method.name for method in summary.methods), BASE_MODEL, *limits, *alone]
         axes.legend(
             [handles[name] for name in names], names,
             loc="lower left", bbox_to_anchor=(0, 1.04), ncols=min(len(names), 3),
@@ -159,6 +173,9 @@ def alt_text(summary: Summary) -> str:
         best = max(method.points, key=lambda point: summary.axes(point)[0])
         alignment, diversity = summary.axes(best)
         parts.append(f"{method.name} reaches {alignment:.3g} at diversity {diversity:.3g}.")
+    if summary.noise is not None:
+        path = noise_plot.path(summary.noise, summary.alignment, summary.diversity)
+        parts.append("Noise alone ends at {:.3g} at diversity {:.3g}.".format(*path[-1]))
     return " ".join(parts)
 
 
@@ -183,6 +200,9 @@ def _draw(axes: "Axes", summary: Summary, colours: Colours) -> None:
     _guides(axes, summary, colours)
     if summary.attainable:
         attainable_plot.draw(axes, summary.attainable, colours, _most(summary))
+    if summary.noise:
+        measures = (summary.alignment, summary.diversity)
+        noise_plot.draw(axes, summary.noise, summary.origin, measures, colours)
     pairs = list(zip(summary.methods, marks(summary), strict=True))
     for number, (method, mark) in reversed(list(enumerate(pairs))):  # the baseline on top
         look: dict[str, Any] = {
@@ -285,6 +305,15 @@ def _tooltip(summary: Summary, method: MethodSummary, point: Point) -> list[str]
     return [method.name, point_name(method, point), *values, *_others(summary, point.measures)]
 
 
+def _noise_tooltip(summary: Summary, point: NoisePoint) -> list[str]:
+    shown = dict.fromkeys([summary.alignment, summary.diversity, *point.by_run])
+    values = [
+        f"{measure_name(name)} {_value(float(np.mean(by_run)))}{_between(by_run, 'runs')}"
+        for name, by_run in ((name, point.by_run[name]) for name in shown)
+    ]
+    return [noise_plot.NAME, f"no reward, update {point.update}", *values]
+
+
 def _base_tooltip(summary: Summary) -> list[str]:
     values = [
         f"{measure_name(axis)} {_value(summary.base[axis])}"
@@ -298,10 +327,10 @@ def _others(summary: Summary, measures: dict[str, float]) -> list[str]:
     return [f"{measure_name(key)} {_value(x)}" for key, x in measures.items() if key not in shown]
 
 
-def _between(by_seed: list[float]) -> str:
-    if len(by_seed) < 2:
+def _between(values: list[float], what: str = "seeds") -> str:
+    if len(values) < 2:
         return ""
-    return f" (seeds {_value(min(by_seed))} to {_value(max(by_seed))})"
+    return f" ({what} {_value(min(values))} to {_value(max(values))})"
 
 
 def _value(value: float) -> str:

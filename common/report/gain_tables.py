@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from common.comparison.summary import MATCHED, Gain, Summary
-from common.report import attainable, front, words
+from common.report import attainable, front, noise, words
 
 TRUSTED = 0.95
 """Below this share of replicas in which a gain exists, its cell states the share."""
@@ -40,10 +40,11 @@ class Table:
 def tables(summary: Summary) -> list[Table]:
     """The gains as text, for the page and the terminal.
 
-    The baseline alone has no gains, only its share of what is possible at most.
+    The baseline alone has no gains, only its share of what is possible at most. Neutral runs have
+    a table of their own, and no gains.
     """
     if len(summary.methods) == 1:
-        return shares(summary)
+        return [*shares(summary), *drift(summary)]
     alignment, diversity = (
         front.measure_name(summary.alignment),
         front.measure_name(summary.diversity),
@@ -88,6 +89,7 @@ def tables(summary: Summary) -> list[Table]:
             },
         ),
         *shares(summary),
+        *drift(summary),
     ]
 
 
@@ -123,6 +125,18 @@ def shares(summary: Summary) -> list[Table]:
         f"diversity front there; {attainable.basis(limit)}"
     )
     return [Table("Share of the attainable gain", meaning, list(columns), rows)]
+
+
+def drift(summary: Summary) -> list[Table]:
+    """The table of what noise alone moves, beside each method, if there are neutral runs."""
+    if summary.noise is None:
+        return []
+    rows = [
+        TableRow(name, [Cell(*texts, missing=texts[0] == noise.NONE) for texts in cells])
+        for name, cells in noise.rows(summary, summary.noise)
+    ]
+    columns = [front.measure_name(name) for name in summary.noise.measures]
+    return [Table(*noise.title(summary.noise), columns, rows)]
 
 
 def cell(gain: Gain) -> Cell:

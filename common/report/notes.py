@@ -11,7 +11,7 @@ from common.comparison.methods import Study
 from common.comparison.summary import Summary
 from common.evaluation import suggested
 from common.evaluation.records import feature_name
-from common.report import attainable
+from common.report import attainable, noise
 
 
 def notes(summary: Summary, study: Study | None = None, paths: Sequence[Path] = ()) -> list[str]:
@@ -21,7 +21,8 @@ def notes(summary: Summary, study: Study | None = None, paths: Sequence[Path] = 
     page, which may be read elsewhere, has none of them.
     """
     attained = attainable.missing(summary, _attainable_command(summary, study))
-    several = (_shaped(summary), _lacking(summary, paths), attained, _elsewhere(summary))
+    drift, lacking = noise.sentence(summary), _lacking(summary, paths)
+    several = (_shaped(summary), drift, lacking, attained, _elsewhere(summary))
     return [note for note in several if note]
 
 

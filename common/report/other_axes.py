@@ -8,7 +8,7 @@ import numpy as np
 from common.algorithm import pareto
 from common.comparison.summary import Summary
 from common.evaluation.records import HELD_OUT
-from common.report import figure, front
+from common.report import figure, front, noise_plot
 from common.report.figure import PAGE
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ def _drawing(summary: Summary, measure: str) -> "Callable[[Axes], None]":
         from matplotlib.ticker import MaxNLocator
 
         origin = (summary.base[measure], summary.base[summary.diversity])
+        if summary.noise and measure in summary.noise.measures:
+            measures = (measure, summary.diversity)
+            noise_plot.draw(axes, summary.noise, origin, measures, PAGE, size=3.5)
         pairs = list(zip(summary.methods, front.marks(summary), strict=True))
         for method, mark in reversed(pairs):  # the baseline on top
             points = [(p.measures[measure], p.measures[summary.diversity]) for p in method.points]

@@ -195,6 +195,12 @@ class Registry:
         except ValueError as error:
             raise RewardNameError(str(error)) from None
 
+    def is_control(self, name: str) -> bool:
+        """Whether a registered or installed scorer is a control, see `Spec`; no other name is."""
+        if ":" in name or not (name in self.entries or name in self._plugins()):
+            return False
+        return self._entry(name)[0].control
+
     def _checked(self, spec: Spec, name: str, values: Mapping[str, Any]) -> Options:
         """The options of a scorer that has its packages here."""
         if missing := spec.missing():

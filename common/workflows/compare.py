@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from common.choices import Reading, Split, Standing
-from common.comparison import methods, side_by_side, standing as standing_baselines
+from common.comparison import methods, noise, side_by_side, standing as standing_baselines
 from common.comparison.methods import Study
 from common.comparison.side_by_side import SideBySide
 from common.comparison.summarise import summarise
 from common.comparison.summary import Summary
 from common.errors import RequestError, listed, preparing
-from common.evaluation import measured_runs
+from common.evaluation import measured_runs, neutral_runs
 from common.report import comparison as pages, notes, side_by_side as image_pages
 from common.workflows import evaluate, options
 from common.workflows.options import CompareOptions
@@ -160,18 +160,21 @@ def measure_standing(
     if not chosen.standing:
         return
     with preparing():
-        how, runs, elsewhere = measured_runs.read(paths, chosen.split, chosen.until)
+        measured = measured_runs.read(paths, chosen.split, chosen.until)
         plain = [
             replace(run, records={v: r for v, r in run.records.items() if not v.changes})
-            for run in runs
+            for run in measured.runs
         ]
-        if not runs:
+        if not plain:
             raise RequestError("--with measures checkpoints of runs, and there are only images")
-        study = methods.sort(how, plain, elsewhere)
-        study.alignment(chosen.axis)
-        study.diversity(chosen.diversity)
-        if baseline is None:
-            methods.plain(study)
+        alone = neutral_runs.read(measured, chosen.until)
+        study = methods.sort(measured._replace(runs=plain), alone)
+        axis, spread = study.alignment(chosen.axis), study.diversity(chosen.diversity)
+        first = methods.plain(study).name if baseline is None else baseline
+        for method in study.methods:
+            if study.neutral and method.name == first:  # it may be one that is measured below
+                noise.check(study, method)
+                noise.axes(study, axis, spread)
     wanted = [standing_baselines.variants(run, chosen.standing) for run in plain]
     planned = [
         evaluate.repeated(run.directory, run.records, variants)

@@ -3,6 +3,7 @@
 import html
 import json
 import runpy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,26 @@ def test_with_measures_the_baselines_of_the_last_checkpoint(drift, finished, ref
     assert again.exit_code == 0
     assert "measured update" not in again.output
     assert (finished / FILE).read_text() == lines
+
+
+def test_neutral_runs_are_drift_by_noise_alone(drift, refused, tmp_path):
+    make_run(tmp_path / "grpo")
+    make_run(tmp_path / "coin", lambda done: (5 - done, 0.4), recipe="emoji-neutral")
+    line = refused(2, "compare", "grpo", "coin", *QUICK, "--with", "scale")
+    assert line.startswith("drift: the neutral run coin has no checkpoint to measure")
+    shutil.rmtree(tmp_path / "coin")
+    coin = {"recipe": "emoji-neutral", "scorers": ("embedded",)}
+    make_run(tmp_path / "coin", lambda done: (5 - done, 0.4), **coin)
+    result = drift("compare", "grpo", "coin", *QUICK)
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.stdout.split())
+    assert "Drift by noise alone: how far reward, held-out alignment and diversity move" in text
+    assert "noise alone, 1 neutral run \N{MINUS SIGN}" in text
+    assert "Not fit to show what a reward does: 1 neutral run of 40 updates moves reward" in text
+    assert "at equal" not in text
+    make_run(tmp_path / "slow", seed=1, overrides=["optimizer.learning_rate=1e-4"], **coin)
+    line = refused(2, "compare", ".", *QUICK, "--with", "scale")  # before anything is measured
+    assert "differ in more than the reward: optimizer.learning_rate is" in line
 
 
 @pytest.mark.parametrize("names", ["", "AIG", "scale;aig", "scale,kl"])

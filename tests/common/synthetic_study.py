@@ -144,6 +144,9 @@ def _record(
         measures(alignment + own[0] + one[0], diversity + 0.1 * (own[1] + one[1])) for one in each
     ]
     knobs = "-".join(f"{value:g}" for value in vars(variant).values())
+    for row in rows:
+        row |= {f"{records.HELD_OUT}{name}": row["reward"] / 10 for name in protocol.scorers}
+        row |= {"reward": 0.5} if run.config.reward.terms == {"coin": 1.0} else {}
     label = f"{protocol.split}-{knobs}.png"
     if grids:
         picture = pictures.grid(images(len(rows), done))

@@ -12,6 +12,7 @@ from common.commands import sweep as sweep_command
 from common.comparison.methods import gather
 from common.comparison.summarise import summarise
 from common.comparison.summary import from_json, to_json
+from common.runs.directory import MAY_CHANGE
 from common.sweep import plan as planning
 from scripts import low_rate_study, make_results, run_study
 from tests.common.synthetic_study import better_curve, make_run
@@ -173,11 +174,13 @@ def test_the_study_at_the_low_rate_has_drift_twice_as_long_and_three_coins(tmp_p
 
 
 def test_neutral_runs_differ_from_plain_grpo_in_their_reward_alone(tmp_path, commands):
-    assert study(tmp_path, "neutral", "--rate", 5e-4, "--updates", 12).exit_code == 0
+    options = ["--rate", 5e-4, "--updates", 12, "--results", tmp_path / "results"]
+    assert study(tmp_path, "neutral", *options).exit_code == 0
+    assert [path.stem for path in (tmp_path / "results").iterdir()] == ["noise-0.0005"]
     plain, *_, last = (run.config for run in planned(commands))
     assert plain.optimizer.learning_rate == 5e-4
     assert plain.run.updates == last.run.updates == 12
-    changed = configuration.differences(plain, last, frozenset({"run.seed", "run.recipe"}))
+    changed = configuration.differences(plain, last, MAY_CHANGE | {"run.seed"})
     assert all(text.startswith("reward.") for text in changed)
 
 
