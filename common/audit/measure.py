@@ -96,23 +96,22 @@ class Scorers:
         """wanted: names of held-out scorers, all of which must work; None takes all that work.
 
         suite: the run's rewards, if they are loaded already. evaluate: also takes its `scorers`,
-        where none are wanted, and measures diversity in its `features`; None takes the embedded
-        held-out ones.
+        where none are wanted, and measures diversity in its `features`; None measures none.
 
         Raises RewardNameError for a wanted scorer that cannot be made or that the run maximises.
         """
         self.suite = suite or RewardSuite(reward.terms, backend, reward)
         self.skipped: dict[str, str] = {}
         self._heldout = backend.scorer("heldout")
-        settings = evaluate or EvaluateConfig()
-        self._features = {
-            name: Features(name, backend, settings.options_of(name)) for name in settings.features
-        }
+        self._features: dict[str, Features] = {}
+        if evaluate is not None:
+            for name in evaluate.features:
+                self._features[name] = Features(name, backend, evaluate.options_of(name))
         self.maximised = held_out.maximised(reward)
         """Registered names of the rewards that the run maximises."""
         held_out.check(reward, wanted or ())
         self._suites: dict[str, RewardSuite] = {}
-        usual = (*_others(self.maximised), *settings.scorers)
+        usual = (*_others(self.maximised), *(evaluate.scorers if evaluate else ()))
         chosen = dict.fromkeys(usual if wanted is None else wanted)
         for name in chosen:
             try:

@@ -42,11 +42,13 @@ class Watch:
     ) -> None:
         self._settings, self._suite, self._run = config.audit, suite, run
         self._prompts = prompts
-        self._scorers = Scorers(config.reward, backend, config.audit.scorers, suite=suite)
-        if not config.audit.scorers and not self._scorers.can_read(prompts):
+        names = config.audit.scorers or config.evaluate.scorers
+        self._scorers = Scorers(config.reward, backend, names, suite=suite)
+        if not names and not self._scorers.can_read(prompts):
             raise ValueError(
-                "audit.scorers = []: the embedded held-out scorer cannot read these prompts; name "
-                "rewards to watch that the run does not maximise"
+                "audit.every: there is nothing to watch, since the embedded held-out scorer cannot "
+                "read these prompts; name rewards in evaluate.scorers that the run does not "
+                "maximise"
             )
 
     def restore(self) -> None:

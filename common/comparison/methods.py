@@ -30,7 +30,7 @@ from common.evaluation.records import (
     in_features,
 )
 from common.runs import checkpoint
-from common.runs.directory import MAY_CHANGE
+from common.runs.directory import may_change
 
 IDENTITY = frozenset({"run.seed", "run.backend", "evaluate.features", "evaluate.features_options"})
 """Keys that may differ between runs of one configuration, besides those that change no numbers.
@@ -245,10 +245,7 @@ class Family:
 def settings(config: Config) -> dict[str, Any]:
     """The settings that determine a run's numbers, by dotted key; without seed and backend."""
     flat = configuration.flatten(configuration.to_tables(config))
-    free = MAY_CHANGE | IDENTITY
-    schedules = {config.drift.noise.training_schedule, config.drift.shaping.training_schedule}
-    if schedules != {"constant"}:  # the other schedules depend on the length of the run
-        free -= {"run.updates"}
+    free = may_change(config) | IDENTITY
     return {key: value for key, value in flat.items() if key not in free}
 
 

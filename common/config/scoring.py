@@ -65,7 +65,10 @@ class AuditConfig(Table):
     every: Annotated[int, Field(ge=0)] = key(0, "updates between two audits; 0 = none")
     images: Annotated[int, Field(ge=2)] = key(8, "images of each prompt")
     scorers: tuple[str, ...] = key(
-        (), "held-out rewards to watch; [] = the embedded held-out scorer", strict=False
+        (),
+        "held-out rewards to watch; [] = evaluate.scorers, or without any the embedded held-out "
+        "scorer",
+        strict=False,
     )
     tolerance: AboveZero = key(
         0.3, "a fall below the base model by more standard deviations within a prompt is an alarm"

@@ -36,12 +36,35 @@ MAY_CHANGE = frozenset(
     | {"model.gradient_checkpointing", "model.offload", "model.vae_slicing"}
     | {"model.compile", "model.attention"}
 )
-"""Keys that a resumed run may change: none of them changes what is computed.
+"""Keys that a resumed run may change: none of them changes what is computed; see `may_change`.
 
 With another backend, batch, micro-batch or kernel the order of sums changes, so numbers may differ
 in their last bits from then on. The settings of evaluations are fixed: the last evaluation is
 compared with the first.
 """
+
+
+def may_change(config: Config) -> frozenset[str]:
+    """Those of MAY_CHANGE that change nothing in a run of this configuration.
+
+    run.updates counts where a training schedule spans the whole run, and evaluate.scorers where the
+    watch of the run looks at them.
+    """
+    counting = set()
+    if _spanning(config):
+        counting.add("run.updates")
+    if config.audit.every and not config.audit.scorers:
+        counting.add("evaluate.scorers")
+    return MAY_CHANGE - counting
+
+
+def _spanning(config: Config) -> list[str]:
+    """The training schedules that depend on the length of the run, as settings."""
+    schedules = {
+        f"drift.{name}.training_schedule": table.training_schedule
+        for name, table in (("noise", config.drift.noise), ("shaping", config.drift.shaping))
+    }
+    return [f"{key} = '{name}'" for key, name in schedules.items() if name != "constant"]
 
 
 class RunError(RequestError):
@@ -182,26 +205,21 @@ class RunDirectory:
     def check_resumable(self, config: Config) -> None:
         """Raise RunError unless a resume with `config` gives the run that was never interrupted.
 
-        The keys in MAY_CHANGE are free; run.updates is not when a training schedule
-        lowers the prompt noise or the shaping over the run, since their strength then depends on
-        the length of the run. model.path and model.weights may be other folders with the same
-        files, as on another machine.
+        The keys that `may_change` gives are free. model.path and model.weights may be other
+        folders with the same files, as on another machine.
         """
         facts = self.environment()
         with files.os_errors_as(f"resume {self.path}", RunError):
             present = inputs.digests(config)
         stored = facts.get(DIGESTS, {})
-        schedules = {
-            f"drift.{name}.training_schedule": table.training_schedule
-            for name, table in (("noise", config.drift.noise), ("shaping", config.drift.shaping))
-        }
-        spanning = [f"{key} = '{name}'" for key, name in schedules.items() if name != "constant"]
-        free = MAY_CHANGE - {"run.updates"} if spanning else MAY_CHANGE
+        free = may_change(config)
         free |= {key for key in MODEL if key in stored and stored[key] == present.get(key)}
         if changed := configuration.differences(self.config, config, free):
             why = ""
             if any(line.startswith("run.updates:") for line in changed):
-                why = f" ({spanning[0]} spans all updates of a run)"
+                why = f" ({_spanning(config)[0]} spans all updates of a run)"
+            elif any(line.startswith("evaluate.scorers:") for line in changed):
+                why = " (the watch of the run looks at them; audit.scorers can name others)"
             raise RunError(
                 f"cannot resume {self.path} with other settings: {'; '.join(changed)}{why}; "
                 "use the old values, or start a new run in another --out"

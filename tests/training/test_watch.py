@@ -8,6 +8,7 @@ from common.audit.watch import HackedError, alarms
 from common.backends import load
 from common.config import ConfigError
 from common.rewards import RewardNameError
+from common.runs.directory import may_change
 
 FALLING = """
 calls = []
@@ -17,6 +18,10 @@ def score(images, prompts, metadata):
     '''Falls by one at each call, with a spread of one half.'''
     calls.append(1)
     return [i % 2 - len(calls) for i in range(len(images))]
+
+
+def steady(images, prompts, metadata):
+    return [i % 2 for i in range(len(images))]
 """
 
 
@@ -78,6 +83,27 @@ def test_the_embedded_scorer_is_watched_by_default_and_a_quiet_run_says_nothing(
     # Watching draws nothing that training draws.
     files = [sorted(r.checkpoints.glob("000002/adapter_model.safetensors")) for r in (run, plain)]
     assert files[0][0].read_bytes() == files[1][0].read_bytes()
+
+
+def test_what_is_evaluated_is_watched_unless_others_are_named(tiny, train, cpu, falling):
+    """One list of scorers: `evaluate.scorers` is the default of `audit.scorers`."""
+    evaluated = ("audit.every=2", "audit.images=2", f'evaluate.scorers=["{falling}"]')
+    with pytest.warns(UserWarning, match=f"'{falling}' is .* of the base model's spreads below it"):
+        run, _, _ = train(tiny(*evaluated), cpu)
+    own = {"term/embedded", "heldout/embedded, held out"}
+    assert {*run.audits()[1]["effects"]} == {*own, f"heldout/{falling}"}
+    steady = falling.replace(":score", ":steady")
+    quiet = (f'audit.scorers=["{steady}"]', "audit.tolerance=50.0")
+    run, _, _ = train(tiny(*evaluated, *quiet), cpu)
+    assert {*run.audits()[1]["effects"]} == {*own, f"heldout/{steady}"}
+    assert f"heldout/{falling}" in run.evaluations()[-1]
+
+
+def test_what_is_watched_stays_in_a_resumed_run(tiny):
+    more = 'evaluate.scorers=["jpeg_compressibility"]'
+    assert "evaluate.scorers" in may_change(tiny(more))
+    assert "evaluate.scorers" in may_change(tiny("audit.every=2", 'audit.scorers=["aesthetic"]'))
+    assert "evaluate.scorers" not in may_change(tiny("audit.every=2", more))
 
 
 def test_what_is_maximised_is_not_held_out(tiny, train, cpu):
