@@ -1,7 +1,7 @@
-"""Fill the tables and plots of docs/results.md from the comparisons stored in docs/results/.
+"""Fill the tables and plots of docs/results.md and docs/noise.md from docs/results/*.json.
 
-    python scripts/make_results.py            # or: make results
-    python scripts/make_results.py --check    # exit code 1 when the page does not fit the data
+    python -m scripts.make_results            # or: make results
+    python -m scripts.make_results --check    # exit code 1 when the page does not fit the data
 
 A comparison is what `drift compare --out DIR` writes as DIR/compare.json. In the page
 
@@ -10,8 +10,9 @@ A comparison is what `drift compare --out DIR` writes as DIR/compare.json. In th
     <!-- end -->
 
 stands for a part of docs/results/NAME.json: `gains` (every table of the comparison), `shares` (the
-table of the attainable gain), `points` (each method's checkpoints), `protocol` (how it was
-measured) or `front` (the plot). Two more parts have their own files: `search`, strengths on
+table of the attainable gain), `drift` (the table of what noise alone moves), `points` (each
+method's checkpoints), `protocol` (how it was measured), `front` (the plot) or `course` (the plot of
+what noise moves over the updates). Two more parts have their own files: `search`, strengths on
 validation prompts, and `backends`, the same run on two backends.
 """
 
@@ -25,11 +26,14 @@ from typing import Any
 import click
 import numpy as np
 
+from common.comparison.noise import Noise
 from common.comparison.summary import Summary, from_json
-from common.report import front, gain_tables, words
+from common.report import front, gain_tables, noise, words
 from common.runs import files
+from scripts import noise_course
 
 DOCS = Path(__file__).parent.parent / "docs"
+PAGES = ("results.md", "noise.md")
 BLOCK = re.compile(r"(<!-- results: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -37,16 +41,19 @@ BLOCK = re.compile(r"(<!-- results: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOT
 @click.option("--check", is_flag=True, help="Write nothing; fail when anything would change.")
 @click.option("--docs", type=click.Path(path_type=Path), default=DOCS, show_default=False)
 def main(check: bool, docs: Path) -> None:
-    """Rebuild docs/results.md and its plots from the stored comparisons."""
-    page = docs / "results.md"
-    before = page.read_text(encoding="utf-8")
-    after = filled(before, docs / "results")
+    """Rebuild the pages and their plots from the stored comparisons."""
+    pages = {
+        path: path.read_text(encoding="utf-8") for name in PAGES if (path := docs / name).exists()
+    }
+    filled_pages = {path: filled(text, docs / "results") for path, text in pages.items()}
     if check:
-        sys.exit(before != after)
-    for name in names(before, "front"):
-        plot = front.files(read(docs / "results", name))["svg"]
-        files.write_whole(docs / "results" / f"{name}.svg", plot)
-    files.write_whole(page, after.encode())
+        sys.exit(pages != filled_pages)
+    for path, text in filled_pages.items():
+        for kind, plot in PLOTS.items():
+            for name in names(text, kind):
+                file = docs / "results" / f"{name}.svg"
+                files.write_whole(file, plot(read(docs / "results", name))["svg"])
+        files.write_whole(path, text.encode())
 
 
 def names(text: str, kind: str) -> list[str]:
@@ -66,8 +73,12 @@ def part(folder: Path, name: str, kind: str) -> str:
     summary = read(folder, name)
     if kind == "front":
         return f"![{front.alt_text(summary)}](results/{name}.svg)\n"
+    if kind == "course":
+        return f"![{noise_course.alt_text(summary, _noise(name, summary))}](results/{name}.svg)\n"
     if kind not in PARTS:
-        raise click.ClickException(f"results.md: '{kind}' is none of front, {', '.join(PARTS)}")
+        raise click.ClickException(
+            f"results.md: '{kind}' is none of front, course, {', '.join(PARTS)}"
+        )
     return PARTS[kind](summary)
 
 
@@ -84,6 +95,21 @@ def gains(summary: Summary) -> str:
 def shares(summary: Summary) -> str:
     """The table of what share of the attainable gain each method has."""
     return _tables(gain_tables.shares(summary))
+
+
+def drift(summary: Summary) -> str:
+    """The table of what noise alone moves, and whether the setting is fit."""
+    return _tables(gain_tables.drift(summary)) + "\n" + noise.sentence(summary) + "\n"
+
+
+def _course(summary: Summary) -> dict[str, bytes]:
+    return noise_course.files(summary, _noise("course", summary))
+
+
+def _noise(name: str, summary: Summary) -> Noise:
+    if summary.noise is None:
+        raise click.ClickException(f"{name}: the comparison has no neutral runs")
+    return summary.noise
 
 
 def _tables(tables: Sequence[gain_tables.Table]) -> str:
@@ -197,9 +223,11 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 PARTS: dict[str, Callable[[Summary], str]] = {
     "gains": gains,
     "shares": shares,
+    "drift": drift,
     "points": points,
     "protocol": protocol,
 }
+PLOTS: dict[str, Callable[[Summary], dict[str, bytes]]] = {"front": front.files, "course": _course}
 OTHERS: dict[str, Callable[[dict[str, Any]], str]] = {"search": search, "backends": twins}
 
 if __name__ == "__main__":

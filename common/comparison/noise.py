@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from common.choices import ALIGNMENTS
 from common.comparison.digits import rounded
@@ -66,9 +67,9 @@ class Noise(Part):
     moved: by each curve of each method that was trained here, the baseline's first.
     """
 
-    runs: list[str]
+    runs: list[str] = Field(min_length=1)
     updates: int
-    points: list[NoisePoint]
+    points: list[NoisePoint] = Field(min_length=1)
     drift: list[Drift]
     moved: list[Moved]
 
@@ -243,7 +244,7 @@ def _differing(run: Run, other: Run) -> list[str]:
     one, two = (settings(each.directory.config) for each in (run, other))
     keys = [key for key in sorted(one.keys() | two.keys()) if not key.startswith(REWARD)]
     differing = [
-        f"{key} is {one.get(key)} and {two.get(key)}"
+        f"{key} is {_shown(one.get(key))} and {_shown(two.get(key))}"
         for key in keys
         if one.get(key) != two.get(key)
     ]
@@ -271,6 +272,12 @@ def _missing(run: Run, there: Sequence[str]) -> str:
         "options, limits or a worst term, so that no held-out scorers add up to it; "
         f"{instead if others else 'measure all runs with a --scorer and choose it as the --axis'}"
     )
+
+
+def _shown(value: object, most: int = 60) -> str:
+    """A value on one line, as much of it as a message bears."""
+    text = "unset" if value is None else repr(value)
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _listed(differing: Sequence[str], most: int = 3) -> str:

@@ -77,7 +77,7 @@ def style(colours: Colours) -> dict[str, Any]:
 
 def inline(name: str, alt: str, draw: Draw, *, size: tuple[float, float] = (4.4, 2.5)) -> str:
     """One <svg> element, with `alt` for screen readers; the same drawing gives the same text."""
-    with _drawn(name, draw, size, PAGE) as figure:
+    with _drawn(name, [draw], size, PAGE) as figure:
         return _inline(_svg(figure, transparent=True), alt)
 
 
@@ -90,7 +90,7 @@ def inline_with_places(
     size: tuple[float, float],
 ) -> tuple[str, list[tuple[float, float]]]:
     """As `inline`, and the places of data points in the drawing: (left, top) in [0, 1]."""
-    with _drawn(name, draw, size, PAGE) as figure:
+    with _drawn(name, [draw], size, PAGE) as figure:
         svg = _inline(_svg(figure, transparent=True), alt)
         shown = figure.axes[0].transData.transform(points) if points else []
         width, height = figure.bbox.size
@@ -99,7 +99,12 @@ def inline_with_places(
 
 def files(name: str, draw: Draw, *, size: tuple[float, float]) -> dict[str, bytes]:
     """The drawing in the colours LIGHT as file contents, by suffix: svg and png."""
-    with _drawn(name, draw, size, LIGHT) as figure:
+    return panel_files(name, [draw], size=size)
+
+
+def panel_files(name: str, draws: Sequence[Draw], *, size: tuple[float, float]) -> dict[str, bytes]:
+    """As `files`, of drawings beside each other; size: of all together, in inches."""
+    with _drawn(name, draws, size, LIGHT) as figure:
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
         return {"svg": _svg(figure, transparent=False).encode(), "png": png.getvalue()}
@@ -107,16 +112,18 @@ def files(name: str, draw: Draw, *, size: tuple[float, float]) -> dict[str, byte
 
 @contextmanager
 def _drawn(
-    name: str, draw: Draw, size: tuple[float, float], colours: Colours
+    name: str, draws: Sequence[Draw], size: tuple[float, float], colours: Colours
 ) -> "Iterator[Figure]":
-    """A figure with the drawing on its only axes, in this module's style."""
+    """A figure with each drawing on axes of its own, in this module's style."""
     from matplotlib import style as styles
     from matplotlib.figure import Figure
 
     # after_reset: the user's own matplotlib settings must not change a report.
     with styles.context([style(colours) | {"svg.hashsalt": name}], after_reset=True):
         figure = Figure(figsize=size, layout="constrained")
-        draw(figure.subplots())
+        axes = figure.subplots(1, len(draws), squeeze=False)
+        for draw, each in zip(draws, axes[0], strict=True):
+            draw(each)
         yield figure
 
 

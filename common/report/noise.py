@@ -16,7 +16,8 @@ def sentence(summary: Summary) -> str:
         return ""
     fit, several = noise.fit(baseline), len(noise.runs) > 1
     parts = [
-        f"{measure_name(name)} by {'more than none' if share is None else percent(share)}"
+        f"{measure_name(name)} "
+        + (f"(which {baseline} does not)" if share is None else f"by {percent(share)}")
         for name, share in noise.shares(baseline).items()
     ]
     runs, updates = (

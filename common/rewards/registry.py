@@ -197,9 +197,12 @@ class Registry:
 
     def is_control(self, name: str) -> bool:
         """Whether a registered or installed scorer is a control, see `Spec`; no other name is."""
-        if ":" in name or not (name in self.entries or name in self._plugins()):
+        if ":" in name:
             return False
-        return self._entry(name)[0].control
+        try:
+            return self._entry(name)[0].control
+        except RewardNameError:
+            return False
 
     def _checked(self, spec: Spec, name: str, values: Mapping[str, Any]) -> Options:
         """The options of a scorer that has its packages here."""

@@ -1,5 +1,6 @@
 """Neutral runs in a comparison: drift by noise alone, which is no method and changes no gain."""
 
+import json
 import re
 import runpy
 import shlex
@@ -16,7 +17,7 @@ from common.evaluation import neutral_runs
 from common.evaluation.measured_runs import StudyError
 from common.evaluation.records import FILE, RecordError, Variant
 from common.report import comparison, front, gain_tables, noise as report, notes
-from common.rewards import REWARDS
+from common.rewards import REWARDS, RewardNameError
 
 HERE = Path(__file__)
 STUDY = runpy.run_path(str(HERE.with_name("synthetic_study.py")))
@@ -139,7 +140,7 @@ def test_a_baseline_that_does_not_move_is_not_fit(tmp_path):
     still = summarise(methods.gather([tmp_path], "test"), GRPO, replicas=100)
     assert set(still.noise.shares(GRPO).values()) == {None}
     assert not still.noise.fit(GRPO)
-    assert "reward by more than none" in report.sentence(still)
+    assert "moves reward (which emoji-grpo does not), held-out" in report.sentence(still)
 
 
 def test_tables_and_page_have_a_line_of_their_own_for_noise(summary):
@@ -311,6 +312,23 @@ def test_a_control_is_what_is_registered_as_one():
     assert not REWARDS.is_control("embedded")
     assert not REWARDS.is_control("no.such.module:coin")  # nothing is imported
     assert not REWARDS.is_control("nothing")
+
+
+def test_a_run_whose_plugin_is_broken_is_no_control(monkeypatch):
+    def broken(name):
+        raise RewardNameError(f"{name} cannot be imported")
+
+    monkeypatch.setattr(REWARDS, "_entry", broken)
+    assert not REWARDS.is_control("coin")
+
+
+def test_long_and_odd_values_stay_on_one_line(tmp_path):
+    make_run(tmp_path / "grpo")
+    names = [f"a\nb {number}" for number in range(300)]
+    make_coin(tmp_path / "coin", overrides=[f"prompts.names={json.dumps(names)}"])
+    line = refusal(tmp_path)
+    assert "prompts.names is ['a\\nb 0'" in line
+    assert len(line) < 600
 
 
 def test_a_damaged_neutral_run_is_reported(tmp_path):

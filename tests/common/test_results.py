@@ -14,7 +14,7 @@ from common.comparison.summarise import summarise
 from common.comparison.summary import from_json, to_json
 from common.runs.directory import MAY_CHANGE
 from common.sweep import plan as planning
-from scripts import low_rate_study, make_results, run_study
+from scripts import low_rate_study, make_results, noise_course, run_study
 from tests.common.synthetic_study import better_curve, make_run
 
 DOCS = Path(make_results.DOCS)
@@ -82,7 +82,47 @@ def test_a_part_that_there_is_not_is_named(docs):
     page.write_text(page.read_text().replace("main gains", "main gain"))
     result = run("--docs", docs)
     assert result.exit_code == 1
-    assert "'gain' is none of front, gains, shares, points, protocol" in result.output
+    assert (
+        "'gain' is none of front, course, gains, shares, drift, points, protocol" in result.output
+    )
+
+
+def test_the_page_of_noise_has_its_table_and_the_course_of_each_measure(tmp_path):
+    runs, folder = tmp_path / "runs", tmp_path / "docs" / "results"
+    make_run(runs / "grpo", spread=0.0)
+    coin = {"recipe": "emoji-neutral", "scorers": ("embedded",)}
+    make_run(runs / "coin", lambda done: (5 - done, 0.4 - 0.1 * done), spread=0.0, **coin)
+    folder.mkdir(parents=True)
+    summary = summarise(gather([runs], "test"), "emoji-grpo", replicas=100)
+    (folder / "noise.json").write_text(to_json(summary))
+    (folder.parent / "results.md").write_text("# Results\n")
+    page = folder.parent / "noise.md"
+    blocks = (
+        f"<!-- results: noise {part} -->\nold\n<!-- end -->\n" for part in ("drift", "course")
+    )
+    page.write_text("".join(blocks))
+    assert run("--check", "--docs", folder.parent).exit_code == 1
+    assert run("--docs", folder.parent).exit_code == 0
+    text = page.read_text().replace("\N{MINUS SIGN}", "-")
+    assert "| noise alone, 1 neutral run | -1.00 | -1.00 | -0.100 |" in text
+    assert "Not fit to show what a reward does: 1 neutral run of 40 updates moves" in text
+    assert "reward +2.00 with a reward and -1.00 to -1.00 without" in text
+    assert "diversity -0.300 with a reward and -0.100 to -0.100 without" in text
+    assert "](results/noise.svg)" in text
+    svg = (folder / "noise.svg").read_text()
+    for words in ("reward", "held-out alignment", "diversity", "noise alone, 1 coin", "updates"):
+        assert f">{words}<" in svg
+    before = page.read_bytes(), svg
+    assert run("--check", "--docs", folder.parent).exit_code == 0
+    assert run("--docs", folder.parent).exit_code == 0
+    assert (page.read_bytes(), (folder / "noise.svg").read_text()) == before
+    course = noise_course.of_neutral(summary, summary.noise, "diversity")
+    assert course == [pytest.approx([0, -0.025, -0.05, -0.075, -0.1], abs=1e-5)]
+    plain = noise_course.of_baseline(summary, "reward")
+    assert plain[-1] == pytest.approx(2.0, abs=0.05)
+    without = summary.model_copy(update={"noise": None})
+    (folder / "noise.json").write_text(to_json(without))
+    assert "noise: the comparison has no neutral runs" in run("--docs", folder.parent).output
 
 
 def test_a_search_is_read_against_the_baseline_at_equal_alignment():
