@@ -146,7 +146,7 @@ def _record(
     knobs = "-".join(f"{value:g}" for value in vars(variant).values())
     for row in rows:
         row |= {f"{records.HELD_OUT}{name}": row["reward"] / 10 for name in protocol.scorers}
-        row |= {"reward": 0.5} if run.config.reward.terms == {"coin": 1.0} else {}
+        row |= {"reward": 0.5} if "coin" in run.config.reward.terms else {}
     label = f"{protocol.split}-{knobs}.png"
     if grids:
         picture = pictures.grid(images(len(rows), done))
@@ -156,7 +156,7 @@ def _record(
     return Record(
         variant=variant,
         protocol=protocol,
-        by_prompt={key: tuple(float(row[key]) for row in rows) for key in rows[0]},
+        by_prompt={key: tuple(float(row[key]) for row in rows) for key in protocol.measures},
         frechet=0.2 + 0.01 * done,
         weights=f"{seed}-{variant}",
         grid=label if grids else None,

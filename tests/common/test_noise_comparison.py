@@ -4,6 +4,7 @@ import json
 import re
 import runpy
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,30 @@ def test_the_reward_is_the_one_that_the_others_maximise(study, summary):
         assert {*record.by_prompt} == {*study.protocol.measures}
     assert [point.update for point in summary.noise.points] == [10, 20, 30, 40]
     assert min(summary.noise.points[-1].by_run["reward"]) > 4.5
+
+
+def test_two_rewards_of_another_family_are_added_up_by_their_weights(tmp_path):
+    """Stable Diffusion has no scorers of its own: only what it is asked to be measured with."""
+    recipe = "sd15-compressibility-ddpo"
+    how: dict = {"recipe": recipe, "features": "clip", "sampler": "guidance 5"}
+    terms = "reward.terms={jpeg_compressibility=4.0,jpeg_incompressibility=6.0}"
+    make_run(tmp_path / "ddpo", overrides=[terms], **how)
+    coin = ["reward.terms={coin=1.0}", "reward.options.coin.seed=5"]
+    some: dict = {"overrides": coin, **how, "scorers": ("jpeg_compressibility", "ocr")}
+    complete(make_run(tmp_path / "coin", **some))
+    line = refusal(tmp_path, recipe)
+    assert "was not scored by jpeg_incompressibility, as the others were: run `drift eval" in line
+    assert "--scorer jpeg_compressibility --scorer jpeg_incompressibility --feature clip`" in line
+    shutil.rmtree(tmp_path / "coin")
+    some["scorers"] += ("jpeg_incompressibility",)
+    make_run(tmp_path / "coin", lambda done: (5 - done, 0.4), **some)
+    study = methods.gather([tmp_path], "test")
+    noise = summarise(study, recipe, replicas=9).noise
+    assert noise.measures == ["reward", "diversity"]
+    (record, *_) = study.neutral[0].records.values()
+    assert {*record.by_prompt} == {*study.protocol.measures}
+    assert noise.drift[0].mean == pytest.approx(-1.0, abs=0.05)
+    assert noise.shares(recipe)["reward"] == pytest.approx(0.5, abs=0.03)
 
 
 def test_each_method_has_noise_as_a_share_of_what_it_moves(summary):
