@@ -2,6 +2,7 @@
 # make test   set up everything and run the tests but the slow ones; SLOW=all with them, SLOW=2/4
 #             with the second of four shares of them
 # make check  lint, format, types, import contracts
+# make bench  speed and memory beside straight-line loops, a short table: docs/performance.md
 # make results  rebuild docs/results.md and docs/performance.md from what is stored in docs/results,
 #               and docs/configuration.md from the tables of settings
 VENV := .venv
@@ -27,7 +28,7 @@ PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-c
 # Whatever the shell says: else each of many processes would compile all sources again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: run test check results clean
+.PHONY: run test check bench results clean
 run: $(VENV)/.run
 	$(BIN)/drift run $(ARGS)
 
@@ -56,6 +57,9 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/.made
 	# diffusionkit pins an old MLX, so it goes in without its dependencies; this one it imports.
 	$(PIP) --no-deps diffusionkit==0.5.2 beartype
 	touch $@
+
+bench: $(VENV)/.test
+	$(BIN)/python -m scripts.bench_peers --short $(ARGS)
 
 results: $(VENV)/.test
 	$(BIN)/python -m scripts.make_results

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from common import machine, reading
+from common import reading
 from common.commands.audit import audit
 from common.commands.compare import compare
 from common.commands.config import config
@@ -84,6 +84,8 @@ def _debug_switch() -> click.Option:
 
 def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
+        from common import machine
+
         click.echo(f"drift {machine.facts()['drift']}")
         ctx.exit()
 

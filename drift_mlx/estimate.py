@@ -247,8 +247,9 @@ def _denoising(
 ) -> tuple[float, float]:
     """What a rollout's step, and a micro-batch of an update, need besides the weights."""
     rollout, settings = config.rollout, config.objective
-    sampled = _tally(policy, rollout.batch_size, on_cpu, shaped)
     branches = 1 if make_process(policy, rollout).guidance == 1.0 else 2
+    at_once = branches if rollout.guidance_batch == "joined" else 1
+    sampled = _tally(policy, at_once * rollout.batch_size, on_cpu, shaped)
     trained_on = _tally(policy, settings.micro_batch, on_cpu, shaped)
     kept = trained_on.training(checkpointing=config.model.gradient_checkpointing)
     if rollout.guidance_gradient == "both":

@@ -8,6 +8,7 @@ from mlx import nn
 
 from common.config import AdapterConfig, ModelConfig
 from common.pipelines import architectures
+from common.pipelines.architectures import Size
 from drift_mlx import loading
 from drift_mlx.diffusion import DiffusersPolicy
 from drift_mlx.flux import FluxPolicy
@@ -28,13 +29,13 @@ POLICIES: dict[str, type[DiffusersPolicy]] = {
 NETWORKS = {"sd15": (UNet, UNetConfig), "sd3": (MMDiT, MMDiTConfig), "flux": (Flux, FluxConfig)}
 
 
-def policy(model: ModelConfig, adapter: AdapterConfig) -> DiffusersPolicy:
+def policy(model: ModelConfig, adapter: AdapterConfig, *, size: Size = "full") -> DiffusersPolicy:
     """The policy of `model.family` with weights that are drawn when they are first used.
 
     Nothing is read from `model.path`; that of FLUX.1 names schnell or dev. What a prompt says is
-    of no matter: its letters are its tokens.
+    of no matter: its letters are its tokens. size: of the shapes, see `architectures.Size`.
     """
-    documents = architectures.documents(model.family, model.path)
+    documents = architectures.documents(model.family, model.path, size=size)
     pipeline = _Drawn(model.family, documents)
     return POLICIES[model.family](model, adapter, seed=0, pipeline=pipeline)
 

@@ -24,7 +24,7 @@ from drift_torch.flux import FluxPolicy
 from drift_torch.sd3 import SD3Policy
 from drift_torch.sd15 import SD15Policy
 
-__all__ = ["policy", "without_content"]
+__all__ = ["denoiser", "policy", "without_content"]
 
 POLICIES: dict[str, type[DiffusersPolicy]] = {
     "sd15": SD15Policy,
@@ -52,6 +52,14 @@ def policy(
     loading.quiet()
     pipeline = _pipeline(model, device, size)
     return POLICIES[model.family](model, adapter, seed=0, device=device, pipeline=pipeline)
+
+
+def denoiser(model: ModelConfig, device: torch.device, size: Size = "full") -> nn.Module:
+    """The network of `model.family` that is trained, without an adapter, with random weights."""
+    name, dtype = POLICIES[model.family].DENOISER, DTYPES[model.dtype]
+    document = architectures.documents(model.family, model.path, size=size)[name]
+    with _created_on(device, dtype):
+        return _component(name, model.family, document)
 
 
 def without_content(

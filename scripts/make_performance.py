@@ -1,11 +1,12 @@
-"""Fill the tables of docs/performance.md from what `scripts/gpu_bench.sh` measured.
+"""Fill docs/performance.md from what `scripts/gpu_bench.sh` and `scripts/bench_peers.py` measured.
 
     python -m scripts.make_performance            # or: make results
     python -m scripts.make_performance --check    # exit code 1 when anything would change
 
 Every document of a full run in docs/results/gpu/ counts; of each row the newest one that was done.
-In the page `<!-- performance: NAME -->` to `<!-- end -->` is a table of TABLES. A row without a
-measurement says "not measured".
+In the page `<!-- performance: NAME -->` to `<!-- end -->` is a table of TABLES, or one of
+`scripts/peers/tables.py` from the parts in docs/results/peers/. A row without a measurement says
+"not measured".
 """
 
 import json
@@ -19,6 +20,8 @@ import click
 
 from common.runs import files
 from scripts.gpu_bench.rows import ROWS
+from scripts.peers import tables
+from scripts.peers.tables import table
 
 DOCS = Path(__file__).parents[1] / "docs"
 BLOCK = re.compile(r"(<!-- performance: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -49,16 +52,23 @@ def main(check: bool, docs: Path) -> None:
     after = filled(before, docs / "results")
     if check:
         sys.exit(before != after)
+    peers = docs / "results" / tables.FOLDER
+    parts = tables.read(peers)
+    if any(name.startswith("growth-") for name in parts):
+        files.write_whole(peers / tables.PLOT, tables.plot(parts))
     files.write_whole(page, after.encode())
 
 
 def filled(text: str, folder: Path) -> str:
     """The page with every table rebuilt."""
     measured, counted = gather(folder / "gpu"), arithmetic(folder)
+    peers = tables.read(folder / tables.FOLDER)
 
     def block(match: re.Match[str]) -> str:
+        if match[2] in tables.TABLES:
+            return match[1] + tables.TABLES[match[2]](peers) + "\n" + match[3]
         if match[2] not in TABLES:
-            valid = ", ".join(TABLES)
+            valid = ", ".join([*TABLES, *tables.TABLES])
             raise click.ClickException(f"performance.md: '{match[2]}' is none of {valid}")
         return match[1] + TABLES[match[2]](measured, counted) + "\n" + match[3]
 
@@ -255,12 +265,6 @@ def _said(name: str, figures: dict[str, Any]) -> str:
 
 
 # --- cells ---------------------------------------------------------------------------------------
-
-
-def table(columns: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def span(value: dict[str, float], unit: float, name: str, digits: int = 2) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import re
-from importlib.metadata import PackageNotFoundError, requires
 from typing import Any
 
 import click
@@ -109,6 +108,8 @@ def _backend(name: str) -> dict[str, Any]:
 
 def _extras() -> list[dict[str, Any]]:
     """The optional extras and which of their packages are missing here."""
+    from importlib.metadata import PackageNotFoundError, requires
+
     from common.machine import DISTRIBUTION, installed
 
     try:

@@ -125,6 +125,11 @@ class ObjectiveConfig(Table):
         "the KL that beta weighs: of each transition, or that times the width of the step, as in "
         "the code of Flow-GRPO",
     )
+    kl_every: Annotated[int, Field(ge=0)] = key(
+        1,
+        "updates from one measurement of the KL to the reference to the next, where beta = 0: the "
+        "KL is then only logged; 0 = never",
+    )
     optimizer_steps: Positive = key(1, "optimizer steps per update")
     micro_batch: Positive = key(96, "transitions in one backward pass: bounds memory")
 

@@ -10,6 +10,7 @@ from common.choices import Split
 from common.config.types import (
     MOST_STEPS,
     AboveZero,
+    GuidanceBatch,
     GuidanceGradient,
     Positive,
     Table,
@@ -80,6 +81,11 @@ class RolloutConfig(Table):
     guidance_gradient: GuidanceGradient = key(
         "both", "branches of guidance with gradients: both, or only the one with the prompt"
     )
+    guidance_batch: GuidanceBatch = key(
+        "split",
+        "both branches of guidance in two forward passes, or joined in one of twice the batch: "
+        "faster on some devices, and more memory",
+    )
     schedule: Literal[schedules.FlowSpacing, "model"] = key(
         "linear", "spacing of a flow's noise levels; model = the model's own at this resolution"
     )
@@ -105,6 +111,11 @@ class RolloutConfig(Table):
             raise ValueError(
                 f"window = {self.window} does not fit: window_range = {list(self.window_range)} of "
                 f"{self.steps} steps holds {len(self.window_steps)} that can be trained"
+            )
+        if self.guidance_batch == "joined" and self.guidance_gradient == "conditional":
+            raise ValueError(
+                "guidance_batch = 'joined' goes back through both branches, which "
+                "guidance_gradient = 'conditional' spares"
             )
         if self.kernel == "cps" and self.train_last_step:
             raise ValueError("train_last_step = true: the last step of CPS has no noise to train")

@@ -59,6 +59,9 @@ Setting = bool | int | float | str
 GuidanceGradient = Literal["both", "conditional"]
 """The branches of classifier-free guidance that carry gradients."""
 
+GuidanceBatch = Literal["split", "joined"]
+"""Whether the branches of classifier-free guidance share a forward pass."""
+
 OnError = Literal["fail", "drop"]
 """The treatment of a score that is not finite: stop the run, or drop the sample."""
 

@@ -155,9 +155,12 @@ class Learner:
             for number, part in enumerate(parts, start=1):
                 batch = self._batch(trajectories, credit, trained, conditioner, part)
                 batch["weight"] = self._backend.asarray(np.full(len(part), 1.0 / len(pairs)))
+                if number < len(parts):
+                    following = parts[number]
+                    conditioner.draw_ahead(following[:, 0], trained[following[:, 1]])
                 loss, auxiliary, total = self.gradients(batch, onto=total)
                 self._backend.evaluate(loss, *auxiliary.values(), *total.values())
-                if "kl" not in auxiliary and not statistics.kl:
+                if "kl" not in auxiliary and not statistics.kl and self._measures_kl(update):
                     auxiliary["kl"] = self._measured_kl(batch, auxiliary)
                 self._record(statistics, loss, auxiliary)
                 if number == len(parts) // 2 and halves and not statistics.gradient_norm:
@@ -222,6 +225,11 @@ class Learner:
             mean = self._process.transition(x, prediction, levels).mean
             self._backend.evaluate(mean)
         return mean
+
+    def _measures_kl(self, update: int) -> bool:
+        """Whether an update measures the KL that the loss does not need."""
+        every = self._config.objective.kl_every
+        return every > 0 and update % every == 0
 
     def _measured_kl(self, batch: dict[str, Array], auxiliary: dict[str, Array]) -> Array:
         """KL to the reference of a batch's first pairs, from the means that the loss computed."""

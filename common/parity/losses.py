@@ -36,6 +36,7 @@ OBJECTIVE = {
 }
 GUIDANCES = {
     "guidance, both branches": (KL, GUIDANCE, "rollout.guidance_gradient=both"),
+    "guidance, joined branches": (KL, GUIDANCE, "rollout.guidance_batch=joined"),
     "guidance, null branch constant": (KL, GUIDANCE, "rollout.guidance_gradient=conditional"),
 }
 KERNELS = {

@@ -13,8 +13,9 @@ __all__ = ["Documents", "Size", "documents"]
 Documents = Mapping[str, Mapping[str, Any]]
 """Component -> its configuration."""
 
-Size = Literal["full", "shallow", "tiny"]
-"""full: as published. shallow: the same widths, few layers. tiny: a few thousand weights."""
+Size = Literal["full", "shallow", "middle", "tiny"]
+"""full: as published. shallow: the same widths, few layers. middle: millions of weights, for a CPU.
+tiny: a few thousand."""
 
 SHALLOW = 2
 LAYERS = ("num_layers", "num_single_layers", "num_hidden_layers")
@@ -64,6 +65,13 @@ TINY_T5 = T5_XXL | {
     "num_layers": 2,
     "vocab_size": 40,
 }
+MIDDLE_CLIP = TINY_CLIP | {
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_attention_heads": 4,
+    "projection_dim": 256,
+}
+MIDDLE_T5 = TINY_T5 | {"d_ff": 1024, "d_kv": 64, "d_model": 512, "num_heads": 8}
 
 ALONE = {"architectures": ["CLIPTextModel"]}
 PROJECTED = {"architectures": ["CLIPTextModelWithProjection"]}
@@ -84,6 +92,11 @@ TINY_LEVELS = {
     "norm_num_groups": 4,
     "sample_size": 32,
     "up_block_types": ("UpDecoderBlock2D",) * 2,
+}
+MIDDLE_LEVELS = {
+    "block_out_channels": (32, 64, 128, 128),
+    "layers_per_block": 1,
+    "sample_size": 256,
 }
 FLOW_VAE = LEVELS | {
     "latent_channels": 16,
@@ -212,13 +225,63 @@ TINY: dict[str, Documents] = {
 }
 """The same classes with a few thousand weights."""
 
+MIDDLE: dict[str, Documents] = {
+    "sd15": {
+        "unet": {
+            "block_out_channels": (64, 128, 256),
+            "cross_attention_dim": 256,
+            "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+            "sample_size": 32,
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        },
+        "vae": VAES["sd15"] | MIDDLE_LEVELS,
+        "text_encoder": MIDDLE_CLIP | ALONE,
+        "scheduler": SCHEDULERS["sd15"],
+    },
+    "sd3": {
+        "transformer": {
+            **FULL["sd3"]["transformer"],
+            "caption_projection_dim": 512,
+            "dual_attention_layers": (0, 1, 2),
+            "joint_attention_dim": 512,
+            "num_attention_heads": 8,
+            "num_layers": 6,
+            "pooled_projection_dim": 512,
+            "pos_embed_max_size": 48,
+            "sample_size": 32,
+        },
+        "vae": VAES["sd3"] | MIDDLE_LEVELS,
+        "text_encoder": MIDDLE_CLIP | PROJECTED,
+        "text_encoder_2": MIDDLE_CLIP | PROJECTED,
+        "text_encoder_3": MIDDLE_T5 | T5,
+        "scheduler": SCHEDULERS["sd3"],
+    },
+    "flux": {
+        "transformer": {
+            "guidance_embeds": True,
+            "joint_attention_dim": 512,
+            "num_attention_heads": 4,
+            "num_layers": 2,
+            "num_single_layers": 4,
+            "pooled_projection_dim": 256,
+        },
+        "vae": VAES["flux"] | MIDDLE_LEVELS,
+        "text_encoder": MIDDLE_CLIP | ALONE,
+        "text_encoder_2": MIDDLE_T5 | T5,
+        "scheduler": SCHEDULERS["flux"],
+    },
+}
+"""The same classes with a few million weights, and latents of 32 x 32: what a CPU can measure."""
+
+SIZES = {"middle": MIDDLE, "tiny": TINY}
+
 
 def documents(family: str, path: str | None, *, size: Size = "full") -> Documents:
     """The components of a family; of FLUX.1, the path decides between schnell and dev.
 
     Raises KeyError for a family that none is published of.
     """
-    components = (TINY if size == "tiny" else FULL)[family]
+    components = SIZES.get(size, FULL)[family]
     if family == "flux":
         dev = "schnell" not in str(path)
         components = {

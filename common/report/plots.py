@@ -48,6 +48,8 @@ class Curve:
     evaluated: bool = False
     band: str | None = None
     """Key of a standard deviation drawn around the line."""
+    joined: bool = False
+    """Whether a line joins the records that have a value: the others did not measure it."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ MECHANISMS = (
         "kl",
         "Distance from the base model",
         "KL divergence to the reference, nats per latent element.",
-        (Curve("objective/kl", "KL"),),
+        (Curve("objective/kl", "KL", joined=True),),
     ),
     Panel(
         "ratio",
@@ -201,6 +203,9 @@ def _panel(panel: Panel, metrics: Records, evaluations: Records) -> Plot | None:
     for curve in panel.curves:
         records = evaluations if curve.evaluated else metrics
         x, y = column(records, "update"), column(records, curve.key)
+        if curve.joined:
+            known = np.isfinite(y)
+            x, y = x[known], y[known]
         if np.isfinite(y).any():
             lines.append((curve, x, y, column(records, curve.band) if curve.band else None))
     if not lines:

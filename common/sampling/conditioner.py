@@ -1,4 +1,4 @@
-"""Prompt noise of an update: computed from keys when it is needed, never stored.
+"""Prompt noise of an update, computed from keys when it is needed.
 
 The rollout and the update get the same arrays for the same (sample, step) pair, because the key of
 a pair is the address of its noise (`common.random`).
@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
-from common import random
 from common.algorithm import annealing, prompt_noise
 from common.backends import Array, Backend, Block, Conditioning, Policy
 from common.clock import Clock
 from common.config import Config, NoiseConfig
 from common.prompts import Prompt
 from common.random import Key, Purpose
+from common.sampling.draws import Draws
 from common.sampling.process import Process
 
 
@@ -54,6 +54,7 @@ class Conditioner:
         backend.evaluate(self._clean.tokens)
         self._intensity = intensities(settings, process)
         self._noisy = round(settings.share * config.rollout.group_size)
+        self._draws_by_key = Draws()
         self._last_draws: dict[Purpose, tuple[list[Key], Array]] = {}
         self._multiplier = annealing.training_multiplier(
             settings.training_schedule, update / config.run.updates
@@ -78,6 +79,16 @@ class Conditioner:
             mix=settings.mix,
         )
 
+    def draw_ahead(self, samples: np.ndarray, steps: np.ndarray) -> None:
+        """Begin to draw the noise that `conditioning` will be asked for next."""
+        settings = self._config.drift.noise
+        strengths = {Purpose.PROMPT: settings.strength, Purpose.POOLED: settings.pooled_strength}
+        for purpose, count in counts(self._clean).items():
+            if strengths[purpose] * self._multiplier > 0:
+                keys = self._keys(purpose, samples, steps)
+                if self._last_draws.get(purpose, ([],))[0] != keys:
+                    self._draws_by_key.draw_ahead(keys, count)
+
     def _draws(self, keys: list[Key], count: int) -> Array:
         """Normal draws [B, count] on the device; the last ones of each purpose stay in memory.
 
@@ -86,7 +97,7 @@ class Conditioner:
         purpose = keys[0].purpose
         if purpose not in self._last_draws or self._last_draws[purpose][0] != keys:
             with self._clock("noise"):
-                draws = self._backend.asarray(random.normals(keys, (count,)))
+                draws = self._backend.asarray(self._draws_by_key.take(keys, count))
             self._last_draws[purpose] = keys, draws
         return self._last_draws[purpose][1]
 
@@ -102,6 +113,19 @@ class Conditioner:
             )
             for n, k in zip(samples, steps, strict=True)
         ]
+
+
+def counts(clean: Conditioning) -> dict[Purpose, int]:
+    """Normal draws that the noise of one sample consists of; 0 is left out."""
+    blocks = _blocks(clean)
+    numbers = {Purpose.PROMPT: sum(block.length * block.channels for block in blocks)}
+    if clean.pooled is not None:
+        numbers[Purpose.POOLED] = clean.pooled.shape[1]
+    return {purpose: number for purpose, number in numbers.items() if number}
+
+
+def _blocks(clean: Conditioning) -> tuple[Block, ...]:
+    return clean.blocks or (Block(*clean.tokens.shape[1:]),)
 
 
 def perturbed(
@@ -129,11 +153,10 @@ def perturbed(
     """
     tokens, pooled = clean.tokens, clean.pooled
     if strength > 0:
-        blocks = clean.blocks or (Block(*tokens.shape[1:]),)
-        noise_of = draws(Purpose.PROMPT, sum(block.length * block.channels for block in blocks))
-        tokens = _by_block(tokens, blocks, noise_of, strength=strength, **how)
+        noise_of = draws(Purpose.PROMPT, counts(clean)[Purpose.PROMPT])
+        tokens = _by_block(tokens, _blocks(clean), noise_of, strength=strength, **how)
     if pooled is not None and pooled_strength > 0:
-        noise_of = draws(Purpose.POOLED, pooled.shape[1])
+        noise_of = draws(Purpose.POOLED, counts(clean)[Purpose.POOLED])
         pooled = prompt_noise.perturb(pooled, noise_of, strength=pooled_strength, **how)
     return replace(clean, tokens=tokens, pooled=pooled)
 

@@ -7,15 +7,16 @@ velocity has a `FlowProcess`, one that predicts epsilon or v a `DDIMProcess`.
 
 import warnings
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, get_args
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from common.algorithm import kernels, schedules
 from common.backends import Array, Backend, Conditioning, DiffusionSchedule, FlowSchedule, Policy
 from common.config import ConfigError, RolloutConfig
-from common.config.types import GuidanceGradient
+from common.config.types import GuidanceBatch, GuidanceGradient
 
 EVEN = FlowSchedule()
 """Evenly spaced noise levels."""
@@ -39,7 +40,7 @@ class Process(ABC):
 
     kernel: the stochastic step. noise_level: its strength. guidance: scale of classifier-free
     guidance, 1 = none. guidance_gradient: `both` branches carry gradients, or the `conditional`
-    one alone.
+    one alone. guidance_batch: the branches have a forward pass each, or `joined` share one.
     """
 
     KERNELS: ClassVar[tuple[str, ...]]
@@ -48,6 +49,7 @@ class Process(ABC):
     noise_level: float
     guidance: float
     guidance_gradient: GuidanceGradient = "both"
+    guidance_batch: GuidanceBatch = "split"
 
     @property
     @abstractmethod
@@ -107,12 +109,31 @@ class Process(ABC):
         Ho and Salimans 2022, arXiv:2207.12598, eq. 6 (with scale = 1 + w). The null branch is
         clean: prompt noise never reaches it.
         """
+        if self.guidance != 1.0 and self.guidance_batch == "joined":
+            prompted, null = self._joined(policy, x, levels, conditioning)
+            return null + self.guidance * (prompted - null)
         prompted = policy.predict(x, levels.time, conditioning)
         if self.guidance == 1.0:
             return prompted
         constant = self.guidance_gradient == "conditional"
         null = policy.predict(x, levels.time, policy.null(x.shape[0]), constant=constant)
         return null + self.guidance * (prompted - null)
+
+    def _joined(
+        self, policy: Policy, x: Array, levels: Levels, conditioning: Conditioning
+    ) -> tuple[Array, Array]:
+        """Both branches, with the prompt and without, from one forward pass of 2B samples."""
+        xp, count = array_namespace(x), x.shape[0]
+        null = policy.null(count)
+        pooled = conditioning.pooled
+        both = replace(
+            conditioning,
+            tokens=xp.concat([conditioning.tokens, null.tokens]),
+            pooled=None if pooled is None else xp.concat([pooled, null.pooled]),
+        )
+        time = xp.concat([levels.time, levels.time])
+        prediction = policy.predict(xp.concat([x, x]), time, both)
+        return prediction[:count], prediction[count:]
 
     def log_prob(self, sample: Array, transition: kernels.Transition) -> Array:
         """Log-probability of a denoised sample under a transition, averaged: [B]."""
@@ -331,4 +352,5 @@ def _settings(rollout: RolloutConfig) -> dict[str, Any]:
         "noise_level": rollout.noise_level,
         "guidance": rollout.guidance,
         "guidance_gradient": rollout.guidance_gradient,
+        "guidance_batch": rollout.guidance_batch,
     }

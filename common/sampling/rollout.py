@@ -103,14 +103,25 @@ class Sampler:
         keys = [root.at(prompt=p.id, sample=g) for p in prompts for g in range(size)]
         parts = []
         with self._backend.inference():
-            for start in range(0, len(keys), rollout.batch_size):
-                samples = np.arange(start, min(start + rollout.batch_size, len(keys)))
-                parts.append(self._batch(samples, [keys[n] for n in samples], keep_predicted))
+            batches = [
+                np.arange(start, min(start + rollout.batch_size, len(keys)))
+                for start in range(0, len(keys), rollout.batch_size)
+            ]
+            for samples, next_samples in zip(batches, [*batches[1:], None], strict=True):
+                own = [keys[n] for n in samples]
+                parts.append(self._batch(samples, own, keep_predicted, next_samples))
                 if finished is not None:
                     finished(parts[-1].images)
         return _join(parts)
 
-    def _batch(self, samples: np.ndarray, keys: list[Key], keep_predicted: bool) -> Trajectories:
+    def _batch(
+        self,
+        samples: np.ndarray,
+        keys: list[Key],
+        keep_predicted: bool,
+        next_samples: np.ndarray | None,
+    ) -> Trajectories:
+        """Trajectories of some samples; next_samples: the next batch, if there is one."""
         backend = self._backend
         x = self._noise(keys)
         before, after, log_probs, predicted = [], [], [], []
@@ -118,6 +129,7 @@ class Sampler:
             steps = np.full(len(samples), step)
             levels = self._process.levels(backend, self._policy, steps)
             conditioning = self._conditioner.conditioning(samples, steps)
+            self._draw_ahead(samples, step, next_samples)
             prediction = self._process.predict(self._policy, x, levels, conditioning)
             if keep_predicted:
                 clean = self._process.clean(x, prediction, levels)
@@ -143,6 +155,13 @@ class Sampler:
             self._policy.decode(x),
             np.stack(predicted) if keep_predicted else None,
         )
+
+    def _draw_ahead(self, samples: np.ndarray, step: int, next_samples: np.ndarray | None) -> None:
+        """Let the noise of the next step, or of the next batch, be drawn beside the network."""
+        if step + 1 < self._process.steps:
+            self._conditioner.draw_ahead(samples, np.full(len(samples), step + 1))
+        elif next_samples is not None:
+            self._conditioner.draw_ahead(next_samples, np.zeros(len(next_samples), dtype=np.int64))
 
     def _noise(self, keys: list[Key]) -> Array:
         with self._clock("noise"):

@@ -6,13 +6,10 @@ an update, the reward (JPEG size, which costs nothing; equal ones are kept) and 
 differ.
 """
 
-import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,11 +17,10 @@ import torch
 from common import config as configuration
 from common.backends import load
 from common.config import Config
-from common.progress import NullObserver
-from common.runs.directory import RunDirectory
+from common.pipelines.architectures import Size
 from common.trainer import Trainer
-from drift_torch import full_size
 from scripts.gpu_bench.context import Context, spread
+from scripts.peers import setup
 
 __all__ = [
     "configured",
@@ -38,13 +34,6 @@ __all__ = [
     "trained",
 ]
 
-EVERY = (
-    "reward.terms={jpeg_compressibility = 1.0}",
-    "prompts.source=animals",
-    "evaluate.every=1000000",
-    "rollout.prompts=1",
-    "objective.zero_advantage=keep",  # two equal rewards must not leave the update out
-)
 SMOKE = ("rollout.group_size=4",)
 TINY = (
     *("model.dtype=float32", "model.resolution=32", "adapter.rank=2"),
@@ -118,7 +107,7 @@ def recipe(context: Context, name: str, *changes: str) -> dict[str, Any]:
         context.keep(figures)
         rows = []
         for left in reversed(range(context.pick(UPDATES - 1, 1, 1))):
-            inside = clocked(trainer, context) if not left else None
+            inside = clocked(trainer, context.backend) if not left else None
             rows.append(trainer.step())
             if inside:
                 figures["outside_the_model"] = max(1.0 - inside[0] / rows[-1]["seconds"], 0.0)
@@ -144,13 +133,13 @@ def rates(rows: list[dict[str, float]]) -> dict[str, Any]:
 
 def configured(context: Context, name: str, *changes: str) -> Config:
     """The recipe's configuration as it is measured."""
-    config = configuration.load(name, EVERY)
+    config = configuration.load(name, setup.EVERY)
     own: tuple[str, ...] = ()
     if context.mode != "full":
         own = (STEPS[config.rollout.kernel], *context.pick((), SMOKE, TINY))
     if context.mode == "tiny" and config.model.family != "sd15":
         own = (*own, "model.max_tokens=20")
-    return configuration.load(name, [*EVERY, *own, *changes])
+    return configuration.load(name, [*setup.EVERY, *own, *changes])
 
 
 @contextmanager
@@ -159,14 +148,9 @@ def trained(context: Context, config: Config) -> Iterator[Trainer]:
     # In a tiny run compiling a network takes longer than all rows together.
     tiny = context.mode == "tiny"
     eager = torch.compiler.set_stance("force_eager") if tiny else nullcontext()
-    backend: Any = load(context.backend)
-    size = context.pick("full", "shallow", "tiny")
-    policy: Any = full_size.policy(config.model, config.adapter, device=backend.device, size=size)
-    with eager, tempfile.TemporaryDirectory() as folder:
-        run = RunDirectory.create(Path(folder) / "run", config, {})
-        yield Trainer(
-            config, backend, run, observer=NullObserver(), stop=threading.Event(), policy=policy
-        )
+    size: Size = context.pick("full", "shallow", "tiny")
+    with eager, setup.trained(config, load(context.backend), size) as trainer:
+        yield trainer
 
 
 def estimated(trainer: Trainer) -> dict[str, int] | None:
@@ -199,7 +183,9 @@ def peak(context: Context) -> dict[str, int] | None:
     }
 
 
-def clocked(trainer: Any, context: Context) -> list[float]:
+def clocked(
+    trainer: Any, backend: str, now: Callable[[], float] = time.perf_counter
+) -> list[float]:
     """From now on the seconds inside the model and its gradients add up in the one item.
 
     The device is waited for around each call, which a model of real size does not notice.
@@ -207,13 +193,13 @@ def clocked(trainer: Any, context: Context) -> list[float]:
     inside, depth = [0.0], [0]
 
     def settle() -> None:
-        if context.backend == "cuda":
+        if backend == "cuda":
             torch.cuda.synchronize()
 
     def timed(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
             settle()
-            start = time.perf_counter()
+            start = now()
             depth[0] += 1
             try:
                 return function(*arguments, **named)
@@ -221,7 +207,7 @@ def clocked(trainer: Any, context: Context) -> list[float]:
                 settle()
                 depth[0] -= 1
                 if not depth[0]:  # a prediction inside a gradient is counted there
-                    inside[0] += time.perf_counter() - start
+                    inside[0] += now() - start
 
         return call
 

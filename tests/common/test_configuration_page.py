@@ -64,7 +64,7 @@ def test_the_words_of_kinds():
         ("rollout.steps", ["rollout.steps"]),
         ("checkpoint", ["checkpoint.every", "checkpoint.keep"]),
         ("checkpoint.", ["checkpoint.every", "checkpoint.keep"]),
-        ("rollout.g", ["rollout.group_size", "rollout.guidance", "rollout.guidance_gradient"]),
+        ("rollout.guidance_", ["rollout.guidance_gradient", "rollout.guidance_batch"]),
         ("seed", ["run.seed"]),
         ("noise.tau1", ["drift.noise.tau1"]),
         ("reward.options.ocr.rule", ["reward.options"]),

@@ -134,6 +134,34 @@ def test_what_does_not_go_together_is_one_line(policy, changes, message):
         make_process(policy, rollout(*changes))
 
 
+def test_joined_branches_share_one_forward_pass_and_give_the_same_prediction():
+    class Counting(Says):
+        def predict(self, x, time, conditioning, *, constant=False):
+            self.seen = x.shape, time.shape, conditioning.tokens.shape, conditioning.pooled.shape
+            self.calls.append(constant)
+            return x * conditioning.tokens[:, :, :1] + conditioning.pooled[:, 0][:, None, None]
+
+        def null(self, count):
+            return Conditioning(np.full((count, 1, 1), -0.5), np.full((count, 2), 0.25))
+
+    x, time = np.arange(2.0).reshape(2, 1, 1) + 1, np.zeros(2)
+    conditioning = Conditioning(np.full((2, 1, 1), 0.5), np.full((2, 2), 1.0))
+    outputs = []
+    for way, calls in (("split", 2), ("joined", 1)):
+        policy = Counting()
+        process = ddim("rollout.guidance=4.0", f"rollout.guidance_batch={way}")
+        outputs.append(process.predict(policy, x, Levels(time, time, time), conditioning))
+        assert policy.calls == [False] * calls
+    assert policy.seen == ((4, 1, 1), (4,), (4, 1, 1), (4, 2))
+    np.testing.assert_array_equal(*outputs)
+    alone = ddim("rollout.guidance=1.0", "rollout.guidance_batch=joined")
+    policy = Counting()
+    alone.predict(policy, x, Levels(time, time, time), conditioning)
+    assert policy.seen[0] == x.shape
+    with pytest.raises(ConfigError, match="guidance_batch = 'joined' goes back through both"):
+        rollout("rollout.guidance_batch=joined", "rollout.guidance_gradient=conditional")
+
+
 @pytest.mark.parametrize(("way", "constant"), [("both", False), ("conditional", True)])
 def test_guidance_and_which_branch_is_a_constant(way, constant):
     policy = Says()

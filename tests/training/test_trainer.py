@@ -8,6 +8,7 @@ rounding; stopping and going on gives the same bytes.
 import json
 import threading
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,10 @@ def baseline(backend, tiny, train):
     "changes",
     [
         (),
-        ("drift.noise.draw=step", "drift.noise.form=cads", "drift.noise.strength=0.4"),
+        (
+            *("drift.noise.draw=step", "drift.noise.form=cads", "drift.noise.strength=0.4"),
+            *("rollout.guidance=3.0", "rollout.guidance_batch=joined"),
+        ),
         ("rollout.guidance=2.0", "rollout.kernel=dance_sde", "rollout.noise_level=0.3"),
         ("rollout.kernel=cps", "rollout.window=1", "objective.kl_weight=0.1"),
         ("rollout.schedule=double_shift", "adapter.kind=full", "objective.optimizer_steps=2"),
@@ -83,6 +87,23 @@ def test_training_moves_the_policy_and_logs_every_promised_figure(backend, tiny,
     assert len(trained) > 2, "several micro-batches an update"
     assert sum(done == total for done, total in trained) == 2
     assert all(0 <= done <= total <= 8 * 2 for done, total in trained)
+
+
+@pytest.mark.parametrize(("every", "measured"), [(0, [False, False]), (2, [True, False])])
+def test_the_kl_is_measured_at_the_updates_that_are_asked_for(
+    backend, tiny, tmp_path, every, measured
+):
+    config = tiny("rollout.prompts=1", f"objective.kl_every={every}")
+    directory = RunDirectory.create(tmp_path / "run", config, {})
+    stop = threading.Event()
+    trainer = Trainer(config, backend, directory, observer=NullObserver(), stop=stop)
+    policy: Any = trainer.policy
+    references, reference = [], policy.reference
+    policy.reference = lambda: references.append(1) or reference()
+    rows = [trainer.step(), trainer.step()]
+    assert [np.isfinite(row["objective/kl"]) for row in rows] == measured
+    assert len(references) == sum(measured)
+    assert all(row["objective/gradient_norm"] > 0 for row in rows)
 
 
 def test_the_agreement_is_that_of_the_two_halves_of_the_gradient(backend, tiny, tmp_path):
