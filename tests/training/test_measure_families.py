@@ -65,8 +65,8 @@ def config(checkpoint, tmp_path_factory):
     return load
 
 
-def measured(run, backend, cache, *variants):
-    how = measure.protocol(run, "train", prompts=0, images=3, steps=2, seed=0)
+def measured(run, backend, cache, *variants, **more):
+    how = measure.protocol(run, "train", prompts=0, images=3, steps=2, seed=0, **more)
     made = []
     measure.evaluate(
         run,
@@ -135,6 +135,26 @@ def test_every_family_is_measured_on_both_backends(config, tmp_path, shape):
     assert protocols[0] == protocols[1]
     assert protocols[0].features == "embedded_heldout"
     assert protocols[0].sampler.startswith("guidance 1.0, schedule ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cpu", "mlx"])
+@pytest.mark.parametrize("shape", FAMILIES)
+def test_weights_that_packages_carry_measure_every_family(config, tmp_path, shape, name):
+    """EfficientNet and OCR; the two runs of SD 3 below have them in the quick set."""
+    backend, carried = backends.load(name), {"features": ("efficientnet",), "scorers": ("ocr",)}
+    run = RunDirectory.create(tmp_path / "run", config(shape), {})
+    (record,) = measured(run, backend, tmp_path / "cache", Variant(0), **carried)
+    assert {*record.by_prompt} == {*GENERAL, "heldout/ocr"}
+    assert record.protocol.features == "efficientnet"
+    assert all(0 <= score <= 1 for score in record.by_prompt["heldout/ocr"])
+    extract, expected = Features("efficientnet", backend, {}), []
+    for folder in {path.parent for path in (tmp_path / "cache").rglob("*.png")}:
+        strips = [pictures.load(path) for path in sorted(folder.iterdir())]
+        features = extract(np.stack(strips).reshape(6, 32, 32, 3)).reshape(2, 3, -1)
+        expected.append(diversity.mean_pairwise(diversity.cosine_distances(features)).tolist())
+    assert len(expected) == 2  # the measured images, and those that they are compared with
+    assert any(list(record.by_prompt["diversity"]) == pytest.approx(e, rel=1e-5) for e in expected)
 
 
 # --- two runs of SD 3, from training to the page --------------------------------------------------
