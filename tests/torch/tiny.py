@@ -83,11 +83,11 @@ def t5(width):
     )
 
 
-def vae(**changes):
+def vae(blocks=(8, 16), **changes):
     return AutoencoderKL(
-        block_out_channels=(8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=blocks,
+        down_block_types=("DownEncoderBlock2D",) * len(blocks),
+        up_block_types=("UpDecoderBlock2D",) * len(blocks),
         layers_per_block=1,
         norm_num_groups=4,
         latent_channels=4,
@@ -127,10 +127,11 @@ def sd15(path, *, prediction="epsilon"):
     return _save(pipeline, path)
 
 
-def sd3(path, *, t5_encoder=True, newer=False, as_published=False):
+def sd3(path, *, t5_encoder=True, newer=False, as_published=False, large=False):
     """SD3-medium's shape, or 3.5's (`newer`: dual attention and normalised queries and keys).
 
-    as_published: the VAE has no convolution before its decoder either.
+    as_published: the VAE has no convolution before its decoder either. large: the VAE divides each
+    side by 8, as the real ones do, and there are positions for 512 x 512 pixels.
     """
     extra = {"dual_attention_layers": (0,), "qk_norm": "rms_norm"} if newer else {}
     pipeline = StableDiffusion3Pipeline(
@@ -145,11 +146,12 @@ def sd3(path, *, t5_encoder=True, newer=False, as_published=False):
             joint_attention_dim=32,
             caption_projection_dim=16,
             pooled_projection_dim=20,
-            pos_embed_max_size=12,
+            pos_embed_max_size=32 if large else 12,
             **extra,
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=vae(
+            (8, 8, 8, 16) if large else (8, 16),
             scaling_factor=1.5305,
             shift_factor=0.0609,
             use_quant_conv=False,

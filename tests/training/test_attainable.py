@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from common import backends
+from common import backends, pictures
 from common.evaluation import (
     attainable,
     attainable_fronts,
@@ -287,3 +287,29 @@ def test_every_family_has_fronts_on_both_backends(checkpoint, tmp_path, shape):
         assert first.features == "embedded_heldout"
         found[name] = first.base["diversity"]
     assert found["cpu"] == pytest.approx(found["mlx"], rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cpu", "mlx"])
+def test_a_real_class_at_512_pixels_is_drawn_batch_by_batch(checkpoint, tmp_path, name):
+    """SD3.5 with real features; the batches of `rollout.batch_size` bound the memory."""
+    file = tmp_path / "prompts.txt"
+    file.write_text("a red fox\n")
+    changes = (
+        "model.resolution=512",
+        "rollout.batch_size=2",
+        "reward.terms={jpeg_compressibility = 1.0}",
+        "evaluate.features=efficientnet",
+        "prompts.names=[]",
+        f"prompts.source={file}",
+    )
+    config = settings_of(lambda family, **o: checkpoint(family, large=True, **o), "sd35", *changes)
+    run, seen = RunDirectory.create(tmp_path / "run", config, {}), []
+    attain(run, backends.load(name), protocol(run), seen=seen)
+    done = sorted({how[1] for how in seen if how[0] == "base model, train"})
+    assert done == list(range(0, 17, 2))
+    (kept,) = (tmp_path / "cache").rglob("*.png")
+    assert pictures.load(kept).reshape(-1, 512, 512, 3).shape[0] == 16
+    (front,) = fronts(run)
+    assert (front.samples, front.features) == (16, "efficientnet")
+    assert 0 < front.base["diversity"] < 1
