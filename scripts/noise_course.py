@@ -77,7 +77,10 @@ def _panel(summary: Summary, noise: Noise, measure: str, *, first: bool) -> Draw
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if first:
             axes.set_ylabel("movement from the base model")
-            axes.legend(loc="best", labelcolor=LIGHT["ink"])
+            handles, names = axes.get_legend_handles_labels()
+            whole = axes.get_figure(root=True)
+            assert whole is not None, "these axes are drawn in a figure"
+            whole.legend(handles, names, loc="outside upper left", ncols=2, labelcolor=LIGHT["ink"])
 
     return draw
 

@@ -159,7 +159,8 @@ def _reading(summary: Summary) -> str:
         if summary.reading == "front"
         else "Values are read where the path over the checkpoints first reaches a level."
     )
-    return f"{intervals}{choice} A level that a curve does not reach is never extrapolated."
+    alone = " The table of noise alone has no intervals." if summary.noise else ""
+    return f"{intervals}{choice} A level that a curve does not reach is never extrapolated.{alone}"
 
 
 # --- pictures -------------------------------------------------------------------------------------

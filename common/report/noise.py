@@ -39,8 +39,9 @@ def title(noise: Noise) -> tuple[str, str]:
     what = f"{', '.join(names[:-1])} and {names[-1]}"
     return (
         "Drift by noise alone",
-        f"how far {what} move in {words.count(noise.updates, 'update')} without any reward, and "
-        "with the reward of each method; in brackets what share of that noise moves",
+        f"how far {what} move in {words.count(noise.updates, 'update')} without any reward "
+        "(mean, lowest and highest neutral run), and with the reward of each method (and what "
+        "share of that noise moves)",
     )
 
 

@@ -182,6 +182,7 @@ def test_tables_and_page_have_a_line_of_their_own_for_noise(summary):
     assert page.count('aria-label="noise alone, no reward, update 40, reward ') == 2
     assert page.count('class="noise"') == 2 * 3  # line and ends, in both views and the other axis
     assert "It is no method, and no gain is read from it" in page
+    assert "The table of noise alone has no intervals." in page
     assert "Noise alone ends at" in front.alt_text(summary)
 
 
