@@ -49,6 +49,9 @@ def mlx(dtype: str = "float32") -> backends.Backend:
     return Backend("mlx", mx.default_device(), dtype)
 
 
+SLOW = "about 25 times slower than OpenBLAS"
+"""The cost of a matrix product with the reference BLAS of MLX's Linux wheel."""
+
 ON_CPU = "MLX finds neither Metal nor CUDA: it computes on the CPU"
 
 
@@ -175,9 +178,10 @@ class Backend:
             "device": f"{_device(self.device)} ({platform.processor() or platform.machine()})",
             "dtype": self.dtype,
             "tf32": os.environ["MLX_ENABLE_TF32"],
-            "openblas": str(_openblas_loaded()),
             "threads": os.environ.get("OMP_NUM_THREADS", str(cores())),
         }
+        if not self.gpu:
+            facts["blas"] = _blas()
         return facts | (metal.describe(self._limits) if self._limits else {})
 
     def packages(self) -> dict[str, str]:
@@ -194,16 +198,16 @@ class Backend:
             return [
                 f"{ON_CPU}, with OpenBLAS; PyTorch, --backend cpu, was measured 2.7 times as fast."
             ]
-        slow = f"{ON_CPU} and multiplies matrices with reference BLAS, about 25 times slower than"
+        slow = f"{ON_CPU} and multiplies matrices with reference BLAS, {SLOW}"
         try:
             ctypes.CDLL(OPENBLAS)
         except OSError:
             return [
-                f"{slow} OpenBLAS, which is not installed: apt install libopenblas0-pthread "
+                f"{slow}, which is not installed: apt install libopenblas0-pthread "
                 "(Debian, Ubuntu) is all it takes; or take PyTorch, --backend cpu."
             ]
         return [
-            f"{slow} OpenBLAS, which is installed, but MLX was imported before drift_mlx: "
+            f"{slow}, which is installed, but MLX was imported before drift_mlx: "
             f"start with LD_PRELOAD={OPENBLAS}."
         ]
 
@@ -244,6 +248,13 @@ def _room() -> int:
         if (size := int(info.get(key, 0))) > 0:
             return size
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _blas() -> str:
+    """The library that multiplies matrices on the CPU, and what a slow one costs."""
+    if platform.system() != "Linux":
+        return "Accelerate" if platform.system() == "Darwin" else "unknown"
+    return "OpenBLAS" if _openblas_loaded() else f"reference BLAS, {SLOW}"
 
 
 def _openblas_loaded() -> bool:

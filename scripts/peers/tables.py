@@ -26,7 +26,8 @@ CASES = {
 }
 WAITED = {
     "help": "`drift --help`",
-    "first update": "`drift run`, until its first update begins",
+    "loading": "`drift run`, until it begins to compute",
+    "first update": "`drift run`, until the base model is evaluated and the first update begins",
     "report": "`drift report`",
 }
 
@@ -141,7 +142,11 @@ def waiting(parts: Documents) -> str:
         cells = [NONE, "", ""]
         if part:
             cost, aim = part["figures"][name], part["aims"][name]
-            cells = [span(cost["cpu"], " s"), span(cost["wall"], " s"), f"under {aim:g} s"]
+            cells = [
+                span(cost["cpu"], " s"),
+                span(cost["wall"], " s"),
+                f"under {aim:g} s" if aim else "",
+            ]
         lines.append([title, *cells])
     return table(["what", "processor", "wall", "aim"], lines)
 

@@ -14,23 +14,21 @@ from scripts.peers.turns import Cost, costs
 
 __all__ = ["AIMS", "waiting"]
 
-AIMS = {"help": 0.2, "first update": 6.0, "report": 2.0}
-"""Seconds."""
+AIMS = {"help": 0.2, "loading": 6.0, "first update": None, "report": 2.0}
+"""Seconds; None is no aim: how long the base model is evaluated is the recipe's choice."""
 
 SMALL = (
     *("run.updates=2", "rollout.prompts=2", "rollout.group_size=4"),
     *("evaluate.images=2", "evaluate.steps=4", "checkpoint.every=1"),
 )
 
-UNTIL_FIRST_UPDATE = """
-import os, sys, time
+UNTIL = """
+import os
 from common import cli, trainer
-def step(self):
-    print(f"first update after {time.process_time()} s", flush=True)
-    os._exit(0)
-trainer.Trainer.step = step
+trainer.Trainer.{method} = lambda self: os._exit(0)
 cli.main()
 """
+LOADING, FIRST_UPDATE = (UNTIL.format(method=name) for name in ("_evaluate_if_due", "step"))
 
 COMMAND = "from common.cli import main; main()"
 
@@ -44,9 +42,11 @@ def waiting(rounds: int) -> dict[str, Any]:
         _spent(COMMAND, "run", "--backend", "cpu", "--out", str(run), *settings)
         for number in range(rounds + 1):
             start = ["run", "--backend", "cpu", "--out", str(Path(folder) / f"run{number}")]
+            loading = [*start[:-1], str(Path(folder) / f"loading{number}")]
             costs_of_round = {
                 "help": _spent(COMMAND, "--help"),
-                "first update": _spent(UNTIL_FIRST_UPDATE, *start),
+                "loading": _spent(LOADING, *loading),
+                "first update": _spent(FIRST_UPDATE, *start),
                 "report": _spent(COMMAND, "report", str(run)),
             }
             if number:
