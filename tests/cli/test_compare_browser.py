@@ -26,7 +26,7 @@ SPOTS = """[...document.querySelectorAll('.view')].find(v => v.checkVisibility()
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """Nine methods, two of them with long names, one of them with two strengths."""
+    """Nine methods, two of them with long names, one of them with two strengths; and noise."""
     folder = tmp_path_factory.mktemp("study")
     long = "a_method_without_any_space_that_is_much_longer_than_a_telephone_is_wide"
     prompts = ("rose", "owl", "a_prompt_without_spaces_that_is_long", "rocket")
@@ -39,6 +39,11 @@ def page(tmp_path_factory):
             overrides=[f"objective.kl_weight={0.01 * number}"] if number == 9 else [],
             variants=[Variant(update) for update in (0, 10, 20, 40)],
         )  # fmt: skip
+    make_run(
+        folder / "coin", lambda done: (5 - done, 0.4 - 0.1 * done), recipe="emoji-neutral",
+        prompts=prompts, variants=[Variant(update) for update in (0, 10, 20, 40)],
+        scorers=("embedded",),
+    )  # fmt: skip
     study = methods.gather([folder], "test")
     summary = summarise(study, "emoji-grpo", replicas=20)
     return comparison.build(summary, study, folder / "out")[-1]
@@ -79,7 +84,7 @@ def test_it_loads_in_silence_and_fits(tab, page, width):
 def test_every_point_shows_its_values_when_it_has_the_focus(tab, page, width):
     tab.show(page, width=width)
     count = tab.value(f"{SPOTS}.length")
-    assert count == 1 + 10 * 3
+    assert count == 1 + 10 * 3 + 3  # the last three of noise alone
     shown = tab.value(
         f"""[...{SPOTS}].map(spot => {{
           spot.focus();
@@ -93,6 +98,7 @@ def test_every_point_shows_its_values_when_it_has_the_focus(tab, page, width):
         assert inside, text
         assert "held-out alignment" in text
     assert "before tuning" in shown[0][2]
+    assert "noise alone\nno reward, update 40" in shown[-1][2]
     assert (
         tab.value("[...document.querySelectorAll('.tip')].filter(t => t.checkVisibility()).length")
         == 1
@@ -126,7 +132,8 @@ def test_the_pointer_on_a_point_shows_its_values_and_pales_the_others(tab, page)
     )
     assert pale.pop("m1") == "1"
     assert set(pale.values()) == {"0.12"}
-    assert len(pale) == 8
+    assert len(pale) == 9
+    assert "noise" in pale
 
 
 def test_points_lie_on_the_drawn_markers(tab, page):
@@ -159,7 +166,7 @@ def test_words_and_lines_stand_out_from_the_page(tab, page, scheme):
         .filter(s => parseFloat(s.strokeWidth) > 1).map(s => s.stroke)"""
     )
     assert len(texts) > 20
-    assert len(set(lines)) == 9
+    assert len(set(lines)) == 10
     for colours, least in ((set(texts), 4.5), (set(lines), 3.0)):  # WCAG: text, graphics
         for colour in colours:
             high, low = sorted((paper, luminance(colour)), reverse=True)
