@@ -30,7 +30,7 @@ from common.rewards import Features, RewardSuite, Scoring, features
 from common.runs import checkpoint
 from common.runs.directory import RunDirectory
 from common.runs.resuming import snapshot_to_resume
-from common.sampling.conditioner import Conditioner
+from common.sampling.conditioner import Conditioner, noise_count
 from common.sampling.process import Process, make_process
 from common.sampling.rollout import Sampler, plan_steps
 
@@ -168,8 +168,10 @@ class Trainer:
         """Bytes on the host at the peak of each stage, which grow with the group size."""
         height, width = self._image_size()
         blank = np.zeros((1, height, width, 3), dtype=np.uint8)
-        features = self._assigner.features(blank).shape[1]
-        return footprint.stages(self._config, self._policy, blank.size, features)
+        features, prompt = self._assigner.features(blank).shape[1], self._prompts[0]
+        with self._backend.inference():
+            noise = noise_count(self._config.drift.noise, self._policy.encode([prompt.text]))
+        return footprint.stages(self._config, self._policy, blank.size, features, noise)
 
     def _image_size(self) -> tuple[int, int]:
         """Height and width of the images; an image is decoded where the policy does not say."""

@@ -12,9 +12,10 @@ from common.config import Config
 from common.embedded.model import SCORERS
 from common.learning import credit
 from common.policies.embedded import CHUNK
+from common.sampling.draws import KEPT
 from common.sampling.rollout import plan_steps
 
-__all__ = ["FLOAT", "credit_bytes", "sample_bytes", "stages"]
+__all__ = ["FLOAT", "credit_bytes", "noise_bytes", "sample_bytes", "stages"]
 
 FLOAT = 4
 """Bytes of a number of the samples and features."""
@@ -26,7 +27,9 @@ MEASURED_VENDI = 24
 """The same for the potential `loo_vendi`, whose memory grows with the cube of the group."""
 
 
-def stages(config: Config, policy: Policy, image: int, width: int) -> dict[str, int]:
+def stages(
+    config: Config, policy: Policy, image: int, width: int, noise: int = 0
+) -> dict[str, int]:
     """Bytes on the host at the peak of each stage.
 
     rollout: the samples when the batches are joined. credit: with images for the rewards, features
@@ -37,6 +40,7 @@ def stages(config: Config, policy: Policy, image: int, width: int) -> dict[str, 
         policy: the one that is trained.
         image: numbers of one image, H W 3.
         width: F, numbers of the features of one image.
+        noise: numbers of the prompt noise of one sample, 0 without noise.
     """
     rollout = config.rollout
     images = rollout.prompts * rollout.group_size
@@ -46,14 +50,16 @@ def stages(config: Config, policy: Policy, image: int, width: int) -> dict[str, 
     features = images * width * (FLOAT + 8)  # as they are, and as the float64 of their norms
     if config.drift.shaping.mode == "per_step":
         features += rollout.steps * images * width * FLOAT
+    kept = noise_bytes(config, noise)
     return {
-        "rollout": 2 * samples,
+        "rollout": 2 * samples + kept,
         "credit": samples
+        + kept
         + scored
         + features
         + _scorer_bytes(images, image)
         + rollout.prompts * credit_bytes(config, width),
-        "update": samples,
+        "update": samples + kept,
     }
 
 
@@ -64,6 +70,13 @@ def sample_bytes(config: Config, policy: Policy, image: int) -> int:
     latent = int(np.prod(policy.latent_shape))
     predicted = rollout.steps if config.drift.shaping.mode == "per_step" else 0
     return stored * (2 * latent + 1) * FLOAT + (1 + predicted) * image
+
+
+def noise_bytes(config: Config, numbers: int) -> int:
+    """Bytes of the prompt noise that is kept for an update; numbers: of one draw for a sample."""
+    rollout = config.rollout
+    draws = rollout.steps if config.drift.noise.draw == "step" else 1
+    return min(KEPT, draws * rollout.prompts * rollout.group_size * numbers * FLOAT)
 
 
 def _scorer_bytes(images: int, image: int) -> int:

@@ -115,6 +115,12 @@ class Conditioner:
         ]
 
 
+def noise_count(settings: NoiseConfig, clean: Conditioning) -> int:
+    """Normal draws that a sample's noise consists of at one time; 0 without noise."""
+    strengths = {Purpose.PROMPT: settings.strength, Purpose.POOLED: settings.pooled_strength}
+    return sum(count for purpose, count in counts(clean).items() if strengths[purpose] > 0)
+
+
 def counts(clean: Conditioning) -> dict[Purpose, int]:
     """Normal draws that the noise of one sample consists of; 0 is left out."""
     blocks = _blocks(clean)

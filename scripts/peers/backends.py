@@ -27,10 +27,11 @@ Worker = subprocess.Popen[str]
 
 def backends(name: str, size: Size, rounds: int, names: Sequence[str]) -> dict[str, Any]:
     """Seconds of an update of a case on each backend, and how fast the first one is beside it."""
-    spent = take_turns(names, name, size, rounds)
+    changes = ("rollout.prompts=1",) if name == EMBEDDED else ()
+    spent = take_turns(names, name, size, rounds, changes)
     first = names[0]
     return {
-        "case": name if name == EMBEDDED else f"{name}, {size}",
+        "case": f"{name}, one prompt" if name == EMBEDDED else f"{name}, {size}",
         "update": {backend: costs(values) for backend, values in spent.items()},
         "ratio": {other: ratios(spent[other], spent[first]) for other in names[1:]},
         "first": first,

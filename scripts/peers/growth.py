@@ -28,11 +28,11 @@ class Axis:
 
 AXES = {
     "group": Axis("rollout.group_size", (4, 8, 16, 24, 48, 96), ("rollout.prompts=1",)),
-    "prompts": Axis("rollout.prompts", (1, 2, 4, 8), ("rollout.group_size=8",)),
+    "prompts": Axis("rollout.prompts", (1, 2, 4, 8), ("rollout.group_size=4",)),
     "steps": Axis(
         "rollout.steps",
         (4, 8, 16, 32),
-        ("rollout.prompts=1", "rollout.group_size=8", "rollout.window=0"),
+        ("rollout.prompts=1", "rollout.group_size=4", "rollout.window=0"),
         counts="image-steps",
     ),
 }

@@ -6,6 +6,7 @@ import pytest
 
 from common import config as configuration
 from common.learning import footprint
+from common.sampling.draws import KEPT
 
 IMAGE, WIDTH = 32 * 32 * 3, 64
 POLICY = SimpleNamespace(latent_shape=(3, 32, 32))
@@ -25,6 +26,23 @@ def test_the_samples_are_as_large_as_their_arrays():
     per_step = stages(10, "drift.shaping.mode=per_step")
     images = 10 * config.rollout.prompts
     assert per_step["update"] == one["update"] + 5 * images * IMAGE
+
+
+@pytest.mark.parametrize(("draw", "draws"), [("trajectory", 1), ("step", 5)])
+def test_prompt_noise_is_kept_up_to_a_bound(draw, draws):
+    def noise(numbers):
+        own = ["rollout.group_size=10", "rollout.prompts=2", "rollout.steps=5", "rollout.window=0"]
+        config = configuration.load("emoji", [*own, f"drift.noise.draw={draw}"])
+        rows = footprint.stages(config, POLICY, IMAGE, WIDTH, numbers)
+        without = footprint.stages(config, POLICY, IMAGE, WIDTH)
+        assert {name: rows[name] - without[name] for name in ("rollout", "update")} == {
+            "rollout": footprint.noise_bytes(config, numbers),
+            "update": footprint.noise_bytes(config, numbers),
+        }
+        return footprint.noise_bytes(config, numbers)
+
+    assert noise(1000) == draws * 20 * 1000 * 4
+    assert noise(10**9) == KEPT
 
 
 def test_the_credit_grows_with_the_square_of_the_group_and_with_the_cube_for_loo_vendi():

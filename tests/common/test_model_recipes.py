@@ -106,7 +106,7 @@ def test_small_gpus_hold_less_at_once_and_train_the_same(small, full, kind):
     if kind:
         small, full = REAL[small], REAL[full]
     memory = {"model.offload", "model.gradient_checkpointing"}
-    memory |= {"rollout.batch_size", "objective.micro_batch"}
+    memory |= {"rollout.batch_size", "rollout.guidance_batch", "objective.micro_batch"}
     changed = {line.partition(":")[0] for line in differences(load(full), load(small), NAME)}
     assert changed - memory <= ({"rollout.prompts"} if "sd35m" in small else set())
     assert load(small).rollout.batch_size < load(full).rollout.batch_size

@@ -12,8 +12,9 @@ import torch
 from click.testing import CliRunner
 from torch.profiler import ProfilerActivity, profile
 
-from common import backends, config as configuration
+from common import backends, config as configuration, machine
 from common.cli import drift
+from common.learning import footprint
 from common.sampling.process import make_process
 from drift_torch import estimate
 from tests.shapes import CHANGES
@@ -115,8 +116,10 @@ def test_the_memory_of_a_dry_run_counts_the_group_size():
     assert float(rows["memory, credit"].split()[0]) > 0.3
 
 
-def test_batches_are_no_larger_than_what_an_update_fills_them_with():
+def test_batches_are_no_larger_than_what_an_update_fills_them_with(monkeypatch):
     """A list of as many times as the micro-batch has places took all the memory there was."""
+    monkeypatch.setattr(machine, "resident_bytes", lambda: 10**9)  # that of tests before it differs
+    footprint.credit_bytes(configuration.load("emoji"), 8)  # the first one imports, which counts
     one = ["rollout.prompts=1", "rollout.group_size=4", "rollout.steps=3", "rollout.window=0"]
     peaks = [
         rows_of(*(word for each in (*one, *batches) for word in ("--set", each)))
