@@ -204,18 +204,23 @@ def sort(measured: Measured, neutral: Sequence[Run] = ()) -> Study:
 def plain(study: Study) -> Method:
     """The default baseline: the only method that trains with plain GRPO, or the first images.
 
-    Images count only where there are no runs. Raises StudyError when there is no plain GRPO or
-    several methods of it.
+    A KL penalty counts as plain where no method is without one, as in Flow-GRPO; images count only
+    where there are no runs. Raises StudyError when there is no plain GRPO or several methods of it.
     """
     if all(method.made_elsewhere for method in study.methods):
         return study.methods[0]
-    candidates = [
+    penalised = [
         method
         for method in study.methods
         if all(_is_plain(each.config) for each in method.strengths if each.config is not None)
         and not method.made_elsewhere
         and not any(variant.changes for variant in method.strengths[0].variants)
     ]
+    candidates = [
+        method
+        for method in penalised
+        if not any(each.config and each.config.objective.kl_weight for each in method.strengths)
+    ] or penalised
     if len(candidates) != 1:
         names = ", ".join(shlex.quote(method.name) for method in candidates or study.methods)
         many = "several methods are" if candidates else "no method is"
@@ -353,12 +358,12 @@ def _common_seeds(methods: Sequence[Method]) -> tuple[int, ...]:
 
 
 def _is_plain(config: Config) -> bool:
+    """Whether there is no mechanism but the KL penalty."""
     drift = config.drift
     return (
         drift.subset.rule == "none"
         and drift.noise.strength == drift.noise.pooled_strength == 0
         and drift.shaping.mode == "none"
-        and config.objective.kl_weight == 0
     )
 
 

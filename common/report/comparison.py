@@ -149,7 +149,7 @@ def _reading(summary: Summary) -> str:
     count = summary.replicas
     intervals = (
         f"Below each number its {summary.confidence:.0%} interval: {count:,} bootstrap draws of "
-        "seeds, then prompts, the same for every method, widened for the small number of seeds. "
+        "seeds, then prompts, the same for every method, widened for the small number of seeds."
         if len(summary.seeds) > 1
         else notes.without_intervals(summary)
     )
@@ -160,7 +160,8 @@ def _reading(summary: Summary) -> str:
         else "Values are read where the path over the checkpoints first reaches a level."
     )
     alone = " The table of noise alone has no intervals." if summary.noise else ""
-    return f"{intervals}{choice} A level that a curve does not reach is never extrapolated.{alone}"
+    text = f"{intervals} {choice} A level that a curve does not reach is never extrapolated."
+    return f"{text}{alone}"
 
 
 # --- pictures -------------------------------------------------------------------------------------

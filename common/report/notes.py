@@ -29,8 +29,8 @@ def notes(summary: Summary, study: Study | None = None, paths: Sequence[Path] = 
 def without_intervals(summary: Summary) -> str:
     """Why the numbers of at most one seed have no intervals."""
     if not summary.seeds:
-        return "No runs, so no seeds and no intervals. "
-    return "One seed: the spread between runs is unknown, so there are no intervals. "
+        return "No runs, so no seeds and no intervals."
+    return "One seed: the spread between runs is unknown, so there are no intervals."
 
 
 def _shaped(summary: Summary) -> str:

@@ -240,7 +240,10 @@ def test_a_baseline_exists_only_when_there_is_one(tmp_path):
         methods.plain(study)
     with pytest.raises(StudyError, match=r"no method 'emojj' among the runs.*emoji"):
         study.method("emojj")
+    make_run(tmp_path / "kl", recipe="emoji-kl")  # a KL penalty counts where all have one
+    assert methods.plain(methods.gather([tmp_path], "test")).name == "emoji-kl"
     make_run(tmp_path / "one")
+    assert methods.plain(methods.gather([tmp_path], "test")).name == "emoji-grpo"
     make_run(tmp_path / "two", name="mine")
     with pytest.raises(StudyError, match=r"several methods are plain GRPO: .*emoji-grpo, mine"):
         methods.plain(methods.gather([tmp_path], "test"))
