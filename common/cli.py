@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from common import reading
+from common import launched, reading
 from common.commands.audit import audit
 from common.commands.compare import compare
 from common.commands.config import config
@@ -25,6 +25,7 @@ from common.commands.rewards import rewards
 from common.commands.run import run
 from common.commands.sample import sample
 from common.commands.sweep import sweep
+from common.errors import PeerError
 
 DEBUG = "drift.debug"
 
@@ -60,12 +61,16 @@ class DriftGroup(click.Group):
 
                 click.echo(traceback.format_exc(), err=True, nl=False)
             code, message = explain(error)
-            click.echo(f"drift: {message}", err=True)
+            rank = launched.rank()
+            if not (rank and isinstance(error, PeerError)):  # the other one has said it
+                click.echo(f"drift: {f'process {rank}: ' * bool(rank)}{message}", err=True)
             ctx.exit(code)
 
 
 def _print_warning(message: Warning | str, *_: Any) -> None:
-    """Print a warning as one line, without its place in the code."""
+    """Print a warning as one line, without its place in the code; process 0 speaks for all."""
+    if launched.rank():
+        return
     click.echo(f"drift: warning: {reading.printable(str(message))}", err=True)
 
 

@@ -19,6 +19,10 @@ class NotFiniteError(DriftError, FloatingPointError):
     """A computation gave a value that is not finite; one line that says which."""
 
 
+class PeerError(DriftError, RuntimeError):
+    """Another process of the run failed or is gone; one line that says which, and why."""
+
+
 @contextmanager
 def preparing() -> Iterator[None]:
     """Within it nothing is computed yet, so a ValueError is about what the user asked for."""

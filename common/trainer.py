@@ -19,17 +19,16 @@ from common.backends import Backend, Policy, memory
 from common.clock import Clock
 from common.config import Config, ConfigError
 from common.errors import NotFiniteError
-from common.evaluation.evaluator import Evaluator
-from common.learning import footprint, not_finite, state
+from common.evaluation.evaluator import Evaluation, Evaluator
+from common.learning import footprint, not_finite, shares
 from common.learning.assignment import CreditAssigner
+from common.learning.checkpoints import Checkpoints
 from common.learning.moving_average import MovingAverage
 from common.learning.update import Learner
 from common.progress import Observer, OnProgress, Stage
 from common.prompts import Prompt, batch, load as load_prompts, rewrite
 from common.rewards import Features, RewardSuite, Scoring, features
-from common.runs import checkpoint
 from common.runs.directory import RunDirectory
-from common.runs.resuming import snapshot_to_resume
 from common.sampling.conditioner import Conditioner, noise_count
 from common.sampling.process import Process, make_process
 from common.sampling.rollout import Sampler, plan_steps
@@ -74,9 +73,10 @@ class Trainer:
         resume_from: int | None = None,
     ) -> None:
         self._config, self._backend, self._run = config, backend, run
-        self._observer, self._stop = observer, stop
+        self._observer, self._stop, self._world = observer, stop, backend.world
         self._prompts = load_prompts(config.prompts)
         _check_prompts(config, len(self._prompts))
+        shares.check(config, backend.world.size)
         self._rewards = RewardSuite(config.reward.terms, backend, config.reward)
         rewriter, seed = config.prompts.rewriter, config.run.seed
         self._variants = rewrite.prepare(
@@ -100,17 +100,25 @@ class Trainer:
         )
         shaping = config.drift.shaping
         self._assigner = CreditAssigner(
-            config, Features(shaping.features, backend, shaping.features_options), run
+            config,
+            Features(shaping.features, backend, shaping.features_options),
+            run,
+            backend.world,
         )
         if warning := features.same(config):
             warnings.warn(warning, stacklevel=2)
         self._evaluator = self._make_evaluator()
         self._watch = self._make_watch()
-        self._update, self._compiling = 0, backend.compiling_seconds()
-        self._restore(resume_from)
+        self._compiling = backend.compiling_seconds()
+        self._checkpoints = Checkpoints(
+            config, backend, run, policy, self._optimizer, self._average
+        )
+        self._update = self._checkpoints.restore(resume_from)
         if self._watch is not None:
-            self._watch.restore()
-        rewrite.keep(self._variants, rewriter, seed=seed, run=run.path)
+            self._rewards.weights.update(self._world.lead(self._watch.stored_weights, "audits"))
+        self._world.lead(
+            lambda: rewrite.keep(self._variants, rewriter, seed=seed, run=run.path), "prompts"
+        )
 
     @property
     def policy(self) -> Policy:
@@ -185,14 +193,17 @@ class Trainer:
 
     def run(self) -> bool:
         """Train to the last update. False if the stop event came first: saved, ready to resume."""
-        self._observer.started(self.plan())
+        plan = self.plan()
+        if line := shares.advice(self._config, self._world.size, plan["transitions_per_update"]):
+            warnings.warn(line, stacklevel=2)
+        self._observer.started(plan)
         updates, every = self._config.run.updates, self._config.checkpoint.every
         while True:
             self._evaluate_if_due()
             self._audit_if_due()
             if self._update >= updates:
                 return True
-            if self._stop.is_set():
+            if any(self._world.share(self._stop.is_set, "the next update")):
                 self._save_if_new()
                 return False
             self._observer.updated(self.step())
@@ -221,11 +232,11 @@ class Trainer:
                     seed=seed,
                     update=update,
                     keep_predicted=config.drift.shaping.mode == "per_step",
-                    finished=scoring.add,
+                    finished=scoring.add if self._world.rank == 0 else None,
                 )
             self._observer.advanced("scoring", 0, len(trajectories.images))
             with clock("reward"):
-                terms = scoring.result()
+                terms = self._world.lead(scoring.result, "scoring")
                 by_group = {name: v.reshape(len(prompts), size) for name, v in terms.items()}
                 rewards = self._rewards.total(by_group)
                 assigned = self._assigner(
@@ -248,8 +259,12 @@ class Trainer:
             **{f"time/{name}": seconds for name, seconds in clock.seconds.items()},
             **self._rewards.times(spent),
             **self._compiled(),
+            **{
+                f"time/world/{name}": self._world.seconds.pop(name)
+                for name in [*self._world.seconds]
+            },
         }
-        self._run.append_metrics(record)
+        self._world.lead(lambda: self._run.append_metrics(record), "writing metrics")
         return record
 
     def _compiled(self) -> dict[str, float]:
@@ -272,18 +287,27 @@ class Trainer:
 
     def _evaluate_if_due(self) -> None:
         update, every = self._update, self._config.evaluate.every
-        due = update % every == 0 or update == self._config.run.updates
-        if not due or any(row["update"] == update for row in self._run.evaluations()):
+        if update % every and update != self._config.run.updates:
+            return
+        if self._world.lead(lambda: update in self._evaluated(), "reading the evaluations"):
             return
         with self._within("evaluation"):
             evaluation = self._evaluator(self._policy, self._average, self._progress("evaluating"))
-        columns = evaluation.record["columns"]
-        shown = evaluation.images[:, :columns]
-        picture = pictures.grid(shown, scale=pictures.enlargement(shown.shape[2]))
-        path = self._run.save_picture(f"{update:06d}", picture)
-        record = {"update": update, **evaluation.record, "grid": path.name}
-        self._run.append_evaluation(record)
+        record = self._world.lead(lambda: self._keep(evaluation), "writing the evaluation")
         self._observer.evaluated(record)
+
+    def _keep(self, evaluation: Evaluation) -> dict[str, Any]:
+        """Write down an evaluation and its picture; returns the record."""
+        shown = evaluation.images[:, : evaluation.record["columns"]]
+        picture = pictures.grid(shown, scale=pictures.enlargement(shown.shape[2]))
+        path = self._run.save_picture(f"{self._update:06d}", picture)
+        record = {"update": self._update, **evaluation.record, "grid": path.name}
+        self._run.append_evaluation(record)
+        return record
+
+    def _evaluated(self) -> list[int]:
+        """The updates whose evaluations are logged."""
+        return [row["update"] for row in self._run.evaluations()]
 
     @contextmanager
     def _within(self, stage: str) -> Iterator[None]:
@@ -301,17 +325,22 @@ class Trainer:
             ) from error
 
     def _audit_if_due(self) -> None:
-        if self._watch is None or not self._watch.due(self._update):
+        watch, update = self._watch, self._update
+        if watch is None or not self._world.lead(lambda: watch.due(update), "reading the audits"):
             return
         texts, progress = [prompt.text for prompt in self._prompts], self._progress("auditing")
-        try:
-            self._watch(
-                self._update,
-                lambda n: self._evaluator.sample(self._policy, self._average, texts, n, progress),
-            )
-        except HackedError:
-            self._save_if_new()
-            raise
+        count = self._config.audit.images
+        images = self._evaluator.sample(self._policy, self._average, texts, count, progress)
+
+        def audit() -> dict[str, float]:
+            try:
+                watch(update, images)
+            except HackedError:  # raised on every process: this one saves alone
+                self._checkpoints.save_alone(self._update)
+                raise
+            return self._rewards.weights
+
+        self._rewards.weights.update(self._world.lead(audit, "auditing"))
 
     def _make_evaluator(self) -> Evaluator:
         return Evaluator(
@@ -338,32 +367,8 @@ class Trainer:
         )
 
     def _save_if_new(self) -> None:
-        newest = checkpoint.latest(self._run.checkpoints)
-        if newest is not None and int(newest.name) == self._update:
-            return
-        path = checkpoint.save(
-            self._run.checkpoints,
-            state.snapshot(
-                self._backend,
-                self._policy,
-                self._optimizer,
-                self._average,
-                update=self._update,
-                evaluated=[row["update"] for row in self._run.evaluations()],
-            ),
-            adapter=self._config.adapter,
-            keep=self._config.checkpoint.keep,
-        )
-        self._observer.saved(path)
-
-    def _restore(self, resume_from: int | None) -> None:
-        snapshot = snapshot_to_resume(self._run, resume_from)
-        if snapshot is not None:
-            state.restore(snapshot, self._policy, self._optimizer, self._average)
-            self._update = snapshot.update
-        if resume_from is not None:
-            checkpoint.set_aside(self._run.checkpoints, after=resume_from)
-        self._run.rewind(self._update)
+        if (path := self._checkpoints.save(self._update)) is not None:
+            self._observer.saved(path)
 
 
 def _check_prompts(config: Config, available: int) -> None:

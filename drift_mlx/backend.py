@@ -19,7 +19,7 @@ from common.backends import BackendUnavailableError, LossFunction, Parameters, p
 from common.config import AdapterConfig, Config, ModelConfig, OptimizerConfig
 from common.machine import cores
 from common.prompts.language import LanguageModel
-from drift_mlx import OPENBLAS, kit, metal
+from drift_mlx import OPENBLAS, kit, metal, world
 from drift_mlx.adamw import AdamW
 from drift_mlx.compiling import check_compiler, spent
 from drift_mlx.embedded import EmbeddedPolicy, EmbeddedScorer
@@ -66,6 +66,11 @@ class Backend:
         self.shares_memory = True
         self._limits = metal.set_limits(mx) if self.gpu else None
         self._scorers: dict[str, EmbeddedScorer] = {}
+        self.world: backends.World = backends.Alone()
+
+    def connect(self) -> None:
+        """Join the processes that mlx.launch started."""
+        self.world = world.connect()
 
     def asarray(self, values: np.ndarray) -> mx.array:
         """Host to device. Floats become the backend's dtype, integers int32, booleans bool."""

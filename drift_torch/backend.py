@@ -56,6 +56,8 @@ def cuda(dtype: str = "float32") -> backends.Backend:
             "https://pytorch.org/get-started"
         )
         raise BackendUnavailableError(reason)
+    if rank := os.environ.get("LOCAL_RANK"):  # of several processes on this machine
+        torch.cuda.set_device(int(rank) % torch.cuda.device_count())
     return Backend("cuda", torch.device("cuda", torch.cuda.current_device()), dtype)
 
 
@@ -70,7 +72,14 @@ class Backend:
         self.shares_memory = not self.gpu
         self._dtype = DTYPES[dtype]
         self._scorers: dict[str, EmbeddedScorer] = {}
+        self.world: backends.World = backends.Alone()
         _exact()
+
+    def connect(self) -> None:
+        """Join the processes that torchrun or another launcher started."""
+        from drift_torch import world  # torch.distributed is slow to import
+
+        self.world = world.connect(self.device)
 
     def asarray(self, values: np.ndarray) -> Tensor:
         """Host to device. Floats become the backend's dtype, integers int32, booleans bool."""

@@ -8,7 +8,7 @@ resumed run continues with the same.
 import math
 import shlex
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,22 +51,22 @@ class Watch:
                 "maximise"
             )
 
-    def restore(self) -> None:
-        """Set the reward weights to those of the last audit."""
-        if records := self._run.audits():
-            self._suite.weights.update(records[-1]["weights"])
+    def stored_weights(self) -> dict[str, float]:
+        """The reward weights that the last audit left; {} before the first one."""
+        records = self._run.audits()
+        return records[-1]["weights"] if records else {}
 
     def due(self, update: int) -> bool:
         """Whether an audit is due after this update and its record does not exist yet."""
         known = {record["update"] for record in self._run.audits()}
         return update % self._settings.every == 0 and update not in known
 
-    def __call__(self, update: int, sample: Callable[[int], np.ndarray]) -> None:
-        """Audit the images [P, n, H, W, 3] that `sample(n)` returns.
+    def __call__(self, update: int, images: np.ndarray) -> None:
+        """Audit `audit.images` images of each prompt, uint8 [P, n, H, W, 3].
 
         Raises HackedError at an alarm with action "stop", after the record is on disk.
         """
-        side = self._scorers.side(sample(self._settings.images), self._prompts)
+        side = self._scorers.side(images, self._prompts)
         records = self._run.audits()
         measured = {
             name: {"mean": float(values.mean()), "spread": statistics.spread(values)}

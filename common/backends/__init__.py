@@ -2,7 +2,8 @@
 
 `backend` composes the protocol `Backend` of three groups: `arrays` (arrays and gradients),
 `factory` (what it makes) and `machine` (the device). `protocols` has the protocols of what it
-makes, `registry` finds a backend by its name, `memory` advises when memory runs out. The backends
+makes, `registry` finds a backend by its name, `memory` advises when memory runs out. `world` is
+the processes of a run, with `lanes` (the order of sums) and `messages` between them. The backends
 themselves are the packages `drift_torch` and `drift_mlx`.
 """
 
@@ -26,8 +27,10 @@ from common.backends.protocols import (
     Scorer,
 )
 from common.backends.registry import best, load, names, probe
+from common.backends.world import Alone, World
 
 __all__ = [
+    "Alone",
     "Array",
     "Arrays",
     "Backend",
@@ -45,6 +48,7 @@ __all__ = [
     "Policy",
     "Prediction",
     "Scorer",
+    "World",
     "best",
     "load",
     "names",

@@ -1,10 +1,12 @@
 """`drift run`: fine-tune a model, show the progress, stop and resume."""
 
 import shlex
+import sys
 from pathlib import Path
 
 import click
 
+from common import launched
 from common.commands.settings import SettingsCommand
 from common.commands.trust import trust_option
 from common.errors import RequestError
@@ -44,6 +46,12 @@ from common.errors import RequestError
     metavar="N",
     help="With --resume: go back to the checkpoint after update N; newer ones are set aside.",
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Train in N processes on this machine: the same bytes, sooner.",
+)
 @trust_option
 @click.pass_context
 def run(
@@ -56,6 +64,7 @@ def run(
     dry_run: bool,
     timed: bool,
     resume_from: int | None,
+    processes: int | None,
     trust: bool,
 ) -> None:
     """Fine-tune a model as RECIPE says: a name that `drift recipes` lists, or a TOML file.
@@ -70,6 +79,8 @@ def run(
     from common.workflows import interrupts
     from common.workflows.train import fine_tune
 
+    if processes:
+        several(ctx, processes, dry_run=dry_run)
     if dry_run:
         if resume:
             raise RequestError("--dry-run is about a new run; leave out --resume")
@@ -94,3 +105,14 @@ def run(
         say(f"stopped after update {done.update} of {done.config.run.updates}; go on with")
         say(f"  drift run --resume --out {shlex.quote(str(done.path))}")
         ctx.exit(128 + signals.received[0])
+
+
+def several(ctx: click.Context, processes: int, *, dry_run: bool) -> None:
+    """Run the command in so many processes, and exit; returns in one of those, and for one."""
+    from common.workflows.processes import check_count, start
+
+    check_count(processes)
+    if dry_run:
+        raise RequestError("--dry-run is about one process; leave out --processes")
+    if processes > 1 and launched.size() == 1:
+        ctx.exit(start(processes, sys.argv[1:]))

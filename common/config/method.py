@@ -132,6 +132,11 @@ class ObjectiveConfig(Table):
     )
     optimizer_steps: Positive = key(1, "optimizer steps per update")
     micro_batch: Positive = key(96, "transitions in one backward pass: bounds memory")
+    lanes: Literal[0, 1, 2, 4, 8, 16, 32, 64] = key(
+        0,
+        "leaves of the tree that gradients are added up in, and the most processes that share an "
+        "update; 0 = 8 with an adapter, 1 in full tuning, where each sum is large",
+    )
 
 
 class OptimizerConfig(Table):

@@ -71,7 +71,8 @@ class Evaluator:
         start = time.perf_counter()
         settings, texts = self._config.evaluate, [prompt.text for prompt in self._prompts]
         images = self.sample(policy, average, texts, settings.images, on_progress)
-        record = self._measure(images, texts) | {
+        measure = self._backend.world.lead
+        record = measure(lambda: self._measure(images, texts), "measuring") | {
             "seconds": time.perf_counter() - start,
             "prompts": texts,
             "images": settings.images,

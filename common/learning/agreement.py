@@ -1,8 +1,9 @@
 """Whether an update's gradient follows the reward or the noise of its samples.
 
-The gradients of two halves of an update have the same expectation and independent noise. Their
-cosine is S^2 / (S^2 + N^2), with S the length of the expected gradient and N that of one half's
-noise: near 0 where noise alone moves the model, near 1 where more samples would change nothing.
+The gradients of two halves of an update, those of the lower and of the upper half of the lanes,
+have the same expectation and independent noise. Their cosine is S^2 / (S^2 + N^2), with S the
+length of the expected gradient and N that of one half's noise: near 0 where noise alone moves the
+model, near 1 where more samples would change nothing.
 """
 
 import math
@@ -19,21 +20,20 @@ LEAST = 8
 """Updates from which a mean agreement is judged."""
 
 
-def agreement(backend: Backend, first: Parameters, whole: Parameters) -> float:
-    """Cosine of a half's gradient and of the rest of the whole: in [-1, 1]; NaN where one is 0.
+def agreement(backend: Backend, one: Parameters, other: Parameters) -> float:
+    """Cosine of the gradients of two halves of the pairs: in [-1, 1]; NaN where one is 0.
 
     Args:
         backend: of the arrays.
-        first: gradients of one half of the pairs, by parameter.
-        whole: gradients of all pairs, the same names.
+        one: summed gradients of one half, by parameter.
+        other: of the other half, the same names.
     """
-    rest = {name: whole[name] - first[name] for name in first}
     products = [
-        sum(_dot(one[name], other[name]) for name in first)
-        for one, other in ((first, rest), (first, first), (rest, rest))
+        sum(_dot(left[name], right[name]) for name in one)
+        for left, right in ((one, other), (one, one), (other, other))
     ]
-    across, one, other = (float(backend.to_numpy(product)) for product in products)
-    return across / math.sqrt(one * other) if one > 0 and other > 0 else math.nan
+    across, *squares = (float(backend.to_numpy(product)) for product in products)
+    return across / math.sqrt(math.prod(squares)) if min(squares) > 0 else math.nan
 
 
 def _dot(one: Array, other: Array) -> Array:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from common import random
+from common.backends import Alone, World
 from common.config import Config
 from common.learning import credit
 from common.learning.credit import Credit
@@ -21,8 +22,11 @@ class CreditAssigner:
     features: image features, uint8 [N, H, W, 3] to [N, F].
     """
 
-    def __init__(self, config: Config, features: Features, run: RunDirectory) -> None:
-        self._config, self._run = config, run
+    def __init__(
+        self, config: Config, features: Features, run: RunDirectory, world: World | None = None
+    ) -> None:
+        """world: the processes of the run; None is one."""
+        self._config, self._run, self._world = config, run, world or Alone()
         self.features = features
 
     def __call__(
@@ -83,6 +87,6 @@ class CreditAssigner:
         """
         if self._config.drift.shaping.gate != "above_base":
             return None
-        base = self._run.evaluations()[0]
+        base = self._world.lead(lambda: self._run.evaluations()[0], "reading the evaluations")
         by_text = dict(zip(base["prompts"], base["reward_by_prompt"], strict=True))
         return np.array([by_text[prompt.text] for prompt in prompts])

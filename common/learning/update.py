@@ -2,11 +2,11 @@
 
 An update trains on (sample, step) pairs. Their order is drawn from a key; the pairs are split
 into optimizer steps, and each of those into micro-batches that bound memory and do not change
-the gradient.
+the gradient. Micro-batches are dealt to lanes (`backends.lanes`), which processes share.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,12 +22,15 @@ from common.backends import (
     Parameters,
     Policy,
 )
+from common.backends.lanes import Sums, lane_of, lanes_of, process_of
+from common.backends.world import GradientSums
 from common.config import Config
 from common.learning import agreement
 from common.learning.credit import Credit
 from common.learning.moving_average import MovingAverage
 from common.progress import OnProgress
 from common.random import Key, Purpose
+from common.sampling import rollout
 from common.sampling.conditioner import Conditioner
 from common.sampling.process import Levels, Process
 from common.sampling.rollout import Trajectories
@@ -36,6 +39,9 @@ NOTHING_TO_TRAIN = (
     "every advantage of an update is 0, so it has no optimizer step: objective.zero_advantage is "
     "'drop'"
 )
+
+Batch = dict[str, Array]
+"""The arrays of a micro-batch, as `surrogate_loss` describes them."""
 
 KL_PAIRS = 24
 """Pairs of an update that the KL to the reference is measured on where the loss has no KL."""
@@ -76,6 +82,11 @@ def surrogate_loss(policy: Policy, process: Process, config: Config) -> LossFunc
     return loss
 
 
+def number_of_lanes(config: Config) -> int:
+    """The leaves of the tree that gradients are added up in: see `objective.lanes`."""
+    return config.objective.lanes or (8 if config.adapter.kind == "lora" else 1)
+
+
 @dataclass
 class _Statistics:
     """Results of the micro-batches of an update, on the host; loss: one for each step."""
@@ -87,6 +98,17 @@ class _Statistics:
     gradient_norm: list[float] = field(default_factory=list)
     agreement: float = float("nan")
     first_deviation: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    def add(self, parts: Sequence[Mapping[str, np.ndarray]]) -> None:
+        """Take the results of the micro-batches of an optimizer step, in their order."""
+        first = not self.loss
+        self.loss.append(sum(float(part["loss"]) for part in parts))
+        self.ratio += [part["ratio"] for part in parts]
+        self.clipped += [part["clipped"] for part in parts]
+        self.kl += [part["kl"] for part in parts if "kl" in part]
+        if first:
+            ratios = np.concatenate(self.ratio).astype(np.float64)
+            self.first_deviation = np.abs(ratios - 1.0)
 
     def metrics(self) -> dict[str, float]:
         def mean(values: list[np.ndarray]) -> float:
@@ -123,6 +145,7 @@ class Learner:
     ) -> None:
         self._config, self._backend, self._policy = config, backend, policy
         self._process, self._optimizer, self._average = process, optimizer, average
+        self._lanes = number_of_lanes(config)
         self.gradients = backend.value_and_grad(policy, surrogate_loss(policy, process, config))
 
     def update(
@@ -146,37 +169,94 @@ class Learner:
             warnings.warn(NOTHING_TO_TRAIN, stacklevel=2)
             return statistics.metrics()
         report(0, pairs_in_all)
-        halves = self._config.adapter.kind == "lora"  # in full tuning one more gradient is large
+        self._fetch_latents(trajectories, steps)
         for pairs in steps:
-            total: Parameters | None = None
-            half: Parameters | None = None
-            statistics.loss.append(0.0)
-            parts = list(_chunks(pairs, self._config.objective.micro_batch))
-            for number, part in enumerate(parts, start=1):
+
+            def one(part: np.ndarray, following: np.ndarray, size: int = len(pairs)) -> Batch:
                 batch = self._batch(trajectories, credit, trained, conditioner, part)
-                batch["weight"] = self._backend.asarray(np.full(len(part), 1.0 / len(pairs)))
-                if number < len(parts):
-                    following = parts[number]
+                batch["weight"] = self._backend.asarray(np.full(len(part), 1.0 / size))
+                if len(following):
                     conditioner.draw_ahead(following[:, 0], trained[following[:, 1]])
-                loss, auxiliary, total = self.gradients(batch, onto=total)
-                self._backend.evaluate(loss, *auxiliary.values(), *total.values())
-                if "kl" not in auxiliary and not statistics.kl and self._measures_kl(update):
-                    auxiliary["kl"] = self._measured_kl(batch, auxiliary)
-                self._record(statistics, loss, auxiliary)
-                if number == len(parts) // 2 and halves and not statistics.gradient_norm:
-                    half = total  # the next gradients are summed into new arrays
-                done += len(part)
+                return batch
+
+            def progress(count: int) -> None:
+                nonlocal done
+                done += count
                 report(done, pairs_in_all)
-            if not statistics.gradient_norm:
-                ratios = np.concatenate(statistics.ratio).astype(np.float64)
-                statistics.first_deviation = np.abs(ratios - 1.0)
-            assert total is not None  # an optimizer step has pairs
-            if half is not None:
-                statistics.agreement = agreement.agreement(self._backend, half, total)
+
+            measure_kl = not statistics.gradient_norm and self._measures_kl(update)
+            total = self._summed(self._parts(pairs), one, statistics, progress, measure_kl)
             statistics.gradient_norm.append(self._optimizer.step(total))
             if self._average is not None:
                 self._average.step(self._policy)
         return statistics.metrics()
+
+    def _summed(
+        self,
+        parts: list[np.ndarray],
+        make_batch: Callable[[np.ndarray, np.ndarray], Batch],
+        statistics: _Statistics,
+        progress: Callable[[int], None],
+        measure_kl: bool,
+    ) -> Parameters:
+        """The gradient of all micro-batches of an optimizer step, over all processes.
+
+        make_batch: of a micro-batch and of the next one, empty after the last.
+        """
+        world = self._backend.world
+        places = [lane_of(n, len(parts), self._lanes) for n in range(len(parts))]
+        lanes = lanes_of(world.rank, world.size, self._lanes)
+        own_parts = [part for part, place in zip(parts, places, strict=True) if place in lanes]
+        following = iter([*own_parts[1:], np.zeros((0, 2), dtype=np.int64)])
+        sums: GradientSums = Sums(self._lanes, self._plus)
+
+        def own() -> dict[str, dict[str, np.ndarray]]:
+            results = {}
+            for lane in lanes:
+                total: Parameters | None = None
+                for n in (n for n, place in enumerate(places) if place == lane):
+                    batch = make_batch(parts[n], next(following))
+                    loss, auxiliary, total = self.gradients(batch, onto=total)
+                    self._backend.evaluate(loss, *auxiliary.values(), *total.values())
+                    if "kl" not in auxiliary and measure_kl and n == 0:
+                        auxiliary["kl"] = self._measured_kl(batch, auxiliary)
+                    results[str(n)] = self._on_host(loss, auxiliary)
+                    progress(len(parts[n]))
+                sums.add((lane, 1), total)
+            return results
+
+        results: dict[str, dict[str, np.ndarray]] = {}
+        for each in world.share(own, "the update"):
+            results |= each
+        statistics.add([results[str(n)] for n in range(len(parts))])
+        lower, upper = world.total(sums, set(places), self._policy.parameters())
+        assert lower is not None  # an optimizer step has pairs, and the first are in lane 0
+        if upper is None:
+            return lower
+        if not statistics.gradient_norm and self._config.adapter.kind == "lora":
+            statistics.agreement = agreement.agreement(self._backend, lower, upper)
+        return self._plus(lower, upper)
+
+    def _plus(self, left: Parameters, right: Parameters) -> Parameters:
+        both = {name: left[name] + right[name] for name in left}
+        self._backend.evaluate(*both.values())
+        return both
+
+    def _parts(self, pairs: np.ndarray) -> list[np.ndarray]:
+        """The micro-batches of an optimizer step."""
+        size = self._config.objective.micro_batch
+        return [pairs[start : start + size] for start in range(0, len(pairs), size)]
+
+    def _fetch_latents(self, trajectories: Trajectories, steps: list[np.ndarray]) -> None:
+        """Get the latents that this process trains on from those that sampled them."""
+        size = self._backend.world.size
+        wanted: list[list[np.ndarray]] = [[] for _ in range(size)]
+        for parts in map(self._parts, steps):
+            for n, part in enumerate(parts):
+                lane = lane_of(n, len(parts), self._lanes)
+                wanted[process_of(lane, size, self._lanes)].append(part[:, 0])
+        samples = [np.unique(np.concatenate(each)) if each else np.zeros(0, int) for each in wanted]
+        rollout.fetch(trajectories, samples, self._backend.world)
 
     def _optimizer_steps(
         self, credit: Credit, trained: np.ndarray, update: int
@@ -239,15 +319,9 @@ class Learner:
         reference = self._reference_mean(first["x"], levels, conditioning)
         return objective.gaussian_kl(first["mean"], reference, first["std"])
 
-    def _record(self, statistics: _Statistics, loss: Array, auxiliary: dict[str, Array]) -> None:
-        to_numpy = self._backend.to_numpy
-        statistics.loss[-1] += float(to_numpy(loss))
-        statistics.ratio.append(to_numpy(auxiliary["ratio"]))
-        statistics.clipped.append(to_numpy(auxiliary["clipped"]))
-        if "kl" in auxiliary:
-            statistics.kl.append(to_numpy(auxiliary["kl"]))
-
-
-def _chunks(pairs: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    for start in range(0, len(pairs), size):
-        yield pairs[start : start + size]
+    def _on_host(self, loss: Array, auxiliary: dict[str, Array]) -> dict[str, np.ndarray]:
+        """What is logged of a micro-batch."""
+        kept = {"loss": loss} | {
+            name: auxiliary[name] for name in ("ratio", "clipped", "kl") if name in auxiliary
+        }
+        return {name: self._backend.to_numpy(array) for name, array in kept.items()}

@@ -6,6 +6,7 @@ import numpy as np
 
 from common import random
 from common.backends import Array, Backend, Conditioning, Policy
+from common.backends.world import in_order
 from common.progress import OnProgress
 from common.random import Key, Purpose
 from common.sampling.process import Levels, Process
@@ -41,8 +42,9 @@ def sample_images(
         perturb=perturb,
         tuned_shares=tuned_shares,
         on_progress=on_progress,
+        dealt=(backend.world.rank, backend.world.size),
     )
-    stacked = np.concatenate(list(batches))
+    stacked = np.concatenate(in_order(backend.world.share(lambda: list(batches), "sampling")))
     return stacked.reshape(len(prompts), count, *stacked.shape[1:])
 
 
@@ -60,6 +62,7 @@ def sample_batches(
     perturb: Perturb | None = None,
     tuned_shares: Sequence[float] | None = None,
     on_progress: OnProgress | None = None,
+    dealt: tuple[int, int] = (0, 1),
 ) -> Iterator[np.ndarray]:
     """`count` images of each prompt along the process's ODE, prompt by prompt.
 
@@ -81,6 +84,7 @@ def sample_batches(
         tuned_shares: the share of the tuned model at each step, [T] in [0, 1]; the rest is the
             model before tuning. None is 1 at every step.
         on_progress: called before the first batch and after each, with images done and all.
+        dealt: (k, n): only every n-th forward pass, from the k-th on.
 
     Yields:
         The images from number `done` on, uint8 [n, H, W, 3] of each forward pass.
@@ -95,7 +99,8 @@ def sample_batches(
     shares = [1.0] * process.steps if tuned_shares is None else tuned_shares
     with backend.inference():
         clean = policy.encode(list(prompts))
-    for start in range(done - done % batch_size, len(keys), batch_size):
+    starts = range(done - done % batch_size, len(keys), batch_size)
+    for start in starts[dealt[0] :: dealt[1]]:
         part = keys[start : start + batch_size]
         with backend.inference():  # left before the caller goes on
             conditioning = clean.rows(backend.asarray((start + np.arange(len(part))) // count))

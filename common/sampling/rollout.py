@@ -1,13 +1,15 @@
 """Rollouts: trajectories of the stochastic process, with the steps that are trained on stored."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from common import random
 from common.algorithm import kernels
-from common.backends import Array, Backend, Policy
+from common.backends import Array, Backend, Policy, World
+from common.backends.world import in_order
 from common.clock import Clock
 from common.config import RolloutConfig
 from common.prompts import Prompt
@@ -35,6 +37,7 @@ class Trajectories:
     latents, next_latents: float32 [N, S, *latent] before and after each trained step.
     log_probs: [N, S] under the policy that sampled. images: uint8 [N, H, W, 3].
     predicted_images: uint8 [T, N, H, W, 3], the clean sample predicted at each step, or None.
+    owners: int [N], the process that sampled each: the others have no latents of it before `fetch`.
     """
 
     latents: np.ndarray
@@ -42,6 +45,7 @@ class Trajectories:
     log_probs: np.ndarray
     images: np.ndarray
     predicted_images: np.ndarray | None
+    owners: np.ndarray | None = None
 
 
 def plan_steps(rollout: RolloutConfig, *, seed: int, update: int) -> StepPlan:
@@ -101,18 +105,30 @@ class Sampler:
         size = rollout.group_size
         root = Key(seed, Purpose.INITIAL, update=update)
         keys = [root.at(prompt=p.id, sample=g) for p in prompts for g in range(size)]
-        parts = []
-        with self._backend.inference():
-            batches = [
-                np.arange(start, min(start + rollout.batch_size, len(keys)))
-                for start in range(0, len(keys), rollout.batch_size)
-            ]
-            for samples, next_samples in zip(batches, [*batches[1:], None], strict=True):
-                own = [keys[n] for n in samples]
-                parts.append(self._batch(samples, own, keep_predicted, next_samples))
-                if finished is not None:
-                    finished(parts[-1].images)
-        return _join(parts)
+        batches = [
+            np.arange(start, min(start + rollout.batch_size, len(keys)))
+            for start in range(0, len(keys), rollout.batch_size)
+        ]
+        world, parts = self._backend.world, list[Trajectories]()
+        own_batches = batches[world.rank :: world.size]
+
+        def own() -> list[dict[str, Any]]:
+            with self._backend.inference():
+                following = [*own_batches[1:], None]
+                for samples, next_samples in zip(own_batches, following, strict=True):
+                    drawn = [keys[n] for n in samples]
+                    parts.append(self._batch(samples, drawn, keep_predicted, next_samples))
+                    if finished is not None and world.size == 1:
+                        finished(parts[-1].images)
+            return [_without_latents(part) for part in parts]
+
+        shared = in_order(world.share(own, "sampling"))
+        if world.size == 1:
+            return _join(parts)
+        if finished is not None:
+            for part in shared:
+                finished(part["images"])
+        return _joined(parts, shared, world)
 
     def _batch(
         self,
@@ -167,6 +183,60 @@ class Sampler:
         with self._clock("noise"):
             draws = random.normals(keys, self._policy.latent_shape)
         return self._backend.asarray(draws)
+
+
+def fetch(trajectories: Trajectories, wanted: Sequence[np.ndarray], world: World) -> None:
+    """Exchange latents, so that each process has those that it trains on; in place.
+
+    wanted: by process, the samples that it trains on, int [n], ascending; all processes know all.
+    """
+    owners = trajectories.owners
+    if owners is None:
+        return
+    arrays = (trajectories.latents, trajectories.next_latents)
+    own = [samples[owners[samples] == world.rank] for samples in wanted]
+    own[world.rank] = own[world.rank][:0]  # they are here
+    received = world.exchange([[a[samples] for a in arrays] for samples in own], "the update")
+    for rank, rows in enumerate(received):
+        samples = wanted[world.rank]
+        samples = samples[owners[samples] == rank] if rank != world.rank else samples[:0]
+        for array, row in zip(arrays, rows, strict=True):
+            array[samples] = row
+
+
+def _without_latents(part: Trajectories) -> dict[str, Any]:
+    """What every process needs of a batch."""
+    return {
+        "log_probs": part.log_probs,
+        "images": part.images,
+        "predicted_images": part.predicted_images,
+        "latents": [part.latents.dtype.str, *part.latents.shape[1:]],
+    }
+
+
+def _joined(
+    own: Sequence[Trajectories], shared: Sequence[Mapping[str, Any]], world: World
+) -> Trajectories:
+    """All samples, of which this process has the latents of its own batches.
+
+    own: its batches. shared: what all processes know of all batches, in their order.
+    """
+    sizes = [len(part["images"]) for part in shared]
+    owners = np.repeat(np.arange(len(sizes)) % world.size, sizes)
+    dtype, *shape = shared[0]["latents"]
+    latents, following = (np.zeros((len(owners), *shape), dtype) for _ in range(2))
+    if own:
+        latents[owners == world.rank] = np.concatenate([part.latents for part in own])
+        following[owners == world.rank] = np.concatenate([part.next_latents for part in own])
+    predicted = [part["predicted_images"] for part in shared]
+    return Trajectories(
+        latents,
+        following,
+        np.concatenate([part["log_probs"] for part in shared]),
+        np.concatenate([part["images"] for part in shared]),
+        None if predicted[0] is None else np.concatenate(predicted, axis=1),
+        owners,
+    )
 
 
 def _join(parts: list[Trajectories]) -> Trajectories:

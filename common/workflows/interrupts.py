@@ -37,7 +37,7 @@ class Interrupts:
         Python only lets the main thread handle signals; in any other this does nothing.
 
         Args:
-            message: one line that says what happens now.
+            message: one line that says what happens now; "" says nothing.
             on_board: whether a board on the terminal shows that message already.
         """
         if threading.current_thread() is not threading.main_thread():
@@ -52,7 +52,7 @@ class Interrupts:
             # Only os.write may interrupt a print that is under way.
             if on_board():
                 os.write(1, SHOW_CURSOR)
-            else:
+            elif message:
                 os.write(2, f"drift: {message}\n".encode())
 
         with handled(self._signals, ask):

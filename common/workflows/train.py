@@ -20,7 +20,7 @@ from common.rewards import check_names, held_out, hosts
 from common.runs import checkpoint, files
 from common.runs.directory import BEGAN, CONFIG, ENVIRONMENT, RunDirectory
 from common.trainer import Trainer
-from common.workflows import interrupts
+from common.workflows import interrupts, processes
 from common.workflows.interrupts import Interrupts
 from common.workflows.run import Run
 
@@ -109,18 +109,21 @@ def fine_tune(
         until_done.enter_context(hosts.named_in(overrides))
         consented = until_done.enter_context(consent_required(recipe, overrides, out, trust))
         with preparing(), _status("loading", progress):
-            prepare = _reopen if resume else create
-            directory, engine, config = prepare(recipe, overrides, out)
-            until_done.enter_context(directory.locked())
-            directory.sweep()
-            if resume:
-                directory.check_resumable(config)
+            prepare = _reopened if resume else _configured
+            engine, config = prepare(recipe, overrides, out)
+            engine.connect()
+            until_done.callback(engine.world.close)
+            processes.check_alike(engine, config)
+            leads = engine.world.rank == 0
+            progress = progress and leads
+
+            directory = _shared_folder(engine, config, out, resume, until_done)
             display = None
             if progress:
                 terms = reward_terms_text(recipe if resume else recipe or RECIPE, config)
                 display = _display(directory, engine, config, interrupts, terms)
             observer = display or NullObserver()
-            with _removed_on_failure(directory, made=not resume):
+            with _removed_on_failure(directory, made=leads and not resume):
                 trainer = Trainer(
                     config,
                     engine,
@@ -130,20 +133,43 @@ def fine_tune(
                     resume_from=resume_from,
                 )
             if resume:  # only now is the request known to be right
-                done = trainer.plan()["update"]
-                directory.adopt(config, _environment(engine), update=done)
+                done, environment = trainer.plan()["update"], _environment(engine)
+                engine.world.lead(
+                    lambda: directory.adopt(config, environment, update=done), "opening the run"
+                )
         live = (lambda: display.live) if display else (lambda: False)
-        if consented.used:  # what runs here may run again when this run is measured
+        if consented.used and leads:  # what runs here may run again when this run is measured
             consent.remember(directory.path, consented.used)
-        until_done.enter_context(interrupts.caught(RunDisplay.STOPPING, live))
-        with display or nullcontext(), _end_recorded(directory, began) as ended:
+        until_done.enter_context(interrupts.caught(RunDisplay.STOPPING if leads else "", live))
+        recorded = _end_recorded(directory, began) if leads else nullcontext({})
+        with display or nullcontext(), recorded as ended:
             finished = trainer.run()
             ended["as"] = "finished" if finished else "stopped"
-    if finished:
+        if not finished:  # by a signal to one of the processes
+            heard = engine.world.share(lambda: list(interrupts.received), "stopping")
+            interrupts.received = [number for each in heard for number in each]
+    if finished and leads:
         _write_report(directory, progress=progress)
         if progress and (line := agreement.warning(directory.metrics())):
             say(f"\nwarning: {line}")
     return Run(directory)
+
+
+def _shared_folder(
+    engine: Backend, config: Config, out: Path | None, resume: bool, until_done: ExitStack
+) -> RunDirectory:
+    """The run's folder, made or opened and locked by process 0."""
+
+    def opened() -> str:
+        folder = RunDirectory.open(out) if resume and out else _made(engine, config, out)
+        until_done.enter_context(folder.locked())
+        folder.sweep()
+        if resume:
+            folder.check_resumable(config)
+        return str(folder.path)
+
+    path = Path(engine.world.lead(opened, "opening the run"))
+    return RunDirectory.open(path) if resume else RunDirectory(path, config)
 
 
 def consent_required(
@@ -177,23 +203,35 @@ def create(
     recipe: Recipe | None, overrides: Overrides, out: Path | None
 ) -> tuple[RunDirectory, Backend, Config]:
     """The folder of a new run, the backend, and the configuration with its name."""
+    engine, config = _configured(recipe, overrides, out)
+    return _made(engine, config, out), engine, config
+
+
+def _configured(
+    recipe: Recipe | None, overrides: Overrides, out: Path | None
+) -> tuple[Backend, Config]:
+    """The backend and the configuration of a new run, whose folder can be made."""
     config = _config(RECIPE if recipe is None else recipe, overrides)
     if out is not None:
         RunDirectory.check_free(out)
     _check_names(config)
     engine = _backend(config.run.backend)
-    config = _on(engine, config)
+    return engine, _on(engine, config)
+
+
+def _made(engine: Backend, config: Config, out: Path | None) -> RunDirectory:
+    """The folder of a new run."""
     settings = config.run
     if out is None:
         wanted = Path("runs") / f"{settings.recipe}-{settings.backend}-seed{settings.seed}"
         out = next(path for path in files.numbered(wanted) if _is_free(path))
-    directory = RunDirectory.create(out, config, _environment(engine))
-    return directory, engine, config
+    return RunDirectory.create(out, config, _environment(engine))
 
 
-def _reopen(
+def _reopened(
     recipe: Recipe | None, overrides: Overrides, out: Path | None
-) -> tuple[RunDirectory, Backend, Config]:
+) -> tuple[Backend, Config]:
+    """The backend and the configuration of a run that is gone on with."""
     if out is None:
         raise RequestError("--resume needs --out DIR: which run to go on with")
     directory = RunDirectory.open(out)
@@ -208,7 +246,7 @@ def _reopen(
             f"{out} is at update {int(newest.name)} already; "
             f"run.updates = {config.run.updates} lies behind it"
         )
-    return directory, engine, config
+    return engine, config
 
 
 def _check_names(config: Config) -> None:

@@ -70,15 +70,15 @@ def test_agreement_is_the_cosine_of_the_halves():
     rng = np.random.default_rng(0)
     shapes = {"a": (3, 4), "b": (5,)}
     first, second = ({n: rng.standard_normal(s) for n, s in shapes.items()} for _ in range(2))
-    whole = {name: first[name] + second[name] for name in shapes}
     one, other = (np.concatenate([part[n].ravel() for n in shapes]) for part in (first, second))
     cosine = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
-    assert agreement.agreement(Numpy, first, whole) == pytest.approx(cosine, rel=1e-5)
+    assert agreement.agreement(Numpy, first, second) == pytest.approx(cosine, rel=1e-5)
     doubled = {name: 2 * value for name, value in first.items()}
     assert agreement.agreement(Numpy, first, doubled) == pytest.approx(1.0)
-    opposite = {name: 0.5 * value for name, value in first.items()}
+    opposite = {name: -0.5 * value for name, value in first.items()}
     assert agreement.agreement(Numpy, first, opposite) == pytest.approx(-1.0)
-    assert math.isnan(agreement.agreement(Numpy, first, first))  # the other half is 0
+    nothing = {name: 0 * value for name, value in first.items()}
+    assert math.isnan(agreement.agreement(Numpy, first, nothing))
 
 
 def rows(values):

@@ -1,0 +1,161 @@
+"""Several processes on this machine that train one run: `drift run --processes N`."""
+
+import contextlib
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+from common import launched, machine, reading
+from common.backends import Backend
+from common.config import Config, to_tables
+from common.errors import PeerError, RequestError
+from common.workflows.interrupts import handled
+
+COMMAND = (sys.executable, "-P", "-c", "from common.cli import main; main()")
+
+PAUSE = 0.05
+"""Seconds between two looks at the processes."""
+
+GRACE = 30.0
+"""Seconds for the others to end, after the first one has failed."""
+
+THREADS = "OMP_NUM_THREADS"
+
+
+def check_count(count: int) -> None:
+    """Raise RequestError where a launcher has started another number of processes."""
+    if launched.size() not in (1, count):
+        raise RequestError(
+            f"--processes {count}: the launcher has started {launched.size()}; leave it out"
+        )
+
+
+def start(count: int, words: Sequence[str]) -> int:
+    """Run the command in `count` processes; returns the exit code of process 0.
+
+    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 go to all of them once: they finish their update and save.
+    When one fails or is killed, the others end by themselves, or are ended after a while.
+    """
+    sent: list[int] = []
+
+    def forward(number: int, _: FrameType | None) -> None:
+        sent.append(number)
+
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    heard = [each for each in wanted if signal.getsignal(each) is not signal.SIG_IGN]
+    with tempfile.TemporaryDirectory(prefix="drift-processes-") as folder:
+        errors = [Path(folder) / f"{rank}.stderr" for rank in range(count)]
+        processes: list[subprocess.Popen[bytes]] = []
+        with handled(heard, forward):
+            for rank, own in enumerate(_environments(count, Path(folder))):
+                with errors[rank].open("wb") as file:
+                    processes.append(
+                        subprocess.Popen(
+                            [*COMMAND, *words],
+                            env=own,
+                            stdout=None if rank == 0 else subprocess.DEVNULL,
+                            stderr=None if rank == 0 else file,
+                            start_new_session=True,  # a terminal's Ctrl-C comes from here alone
+                        )
+                    )
+            first = _wait(processes, sent)
+        return _verdict([process.returncode for process in processes], first, errors)
+
+
+def _environments(count: int, folder: Path) -> Iterator[dict[str, str]]:
+    """What names the others to each process, on PyTorch and on MLX."""
+    first, *ports = _free_ports(count + 1)
+    hosts = folder / "hosts.json"
+    hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in ports]))
+    threads = os.environ.get(THREADS) or str(max(machine.cores() // count, 1))
+    for rank in range(count):
+        yield os.environ | {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(count),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(first),
+            "MLX_RANK": str(rank),
+            "MLX_HOSTFILE": str(hosts),
+            THREADS: threads,
+        }
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as until_known:
+        sockets = [until_known.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def _wait(processes: Sequence[subprocess.Popen[bytes]], sent: list[int]) -> int | None:
+    """Wait for all; hand signals on, and end those that outlive a failure.
+
+    Returns the number of the process that failed first, if one did.
+    """
+    first, since = None, math.inf
+    while any(process.poll() is None for process in processes):
+        while sent:
+            number = sent.pop(0)
+            for process in processes:
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(number)
+        if first is None and (gone := [n for n, p in enumerate(processes) if p.returncode]):
+            first, since = gone[0], time.monotonic()
+        if time.monotonic() - since > min(GRACE, launched.patience()):
+            for process in processes:
+                process.kill()
+        time.sleep(PAUSE)
+    return (
+        next((n for n, p in enumerate(processes) if p.returncode), None) if first is None else first
+    )
+
+
+def _verdict(codes: Sequence[int], first: int | None, errors: Sequence[Path]) -> int:
+    """The exit code; says why process `first` failed, where process 0 could not."""
+    if first is None:
+        return 0
+    if codes[first] < 0:
+        name = signal.Signals(-codes[first]).name
+        whole = "the last checkpoint is whole, and --resume goes on from it"
+        _say(f"drift: process {first} of {len(codes)} was ended by {name}; {whole}")
+    elif codes[0] <= 0:
+        lines = errors[first].read_text(encoding="utf-8", errors="replace").splitlines()
+        _say(lines[-1] if lines else f"drift: process {first} failed without a word")
+    return codes[0] if codes[0] > 0 else max(codes[first], 1)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{reading.printable(line)}\n")
+
+
+def check_alike(engine: Backend, config: Config) -> None:
+    """Raise PeerError unless all processes have the same settings, libraries and device."""
+    if engine.world.size == 1:
+        return
+    facts = machine.facts()
+    own = {
+        "settings": json.dumps(to_tables(config), sort_keys=True),
+        **{name: facts[name] for name in ("drift", "python", "numpy")},
+        **engine.describe(),
+    }
+    for rank, other in enumerate(engine.world.share(lambda: own, "comparing the processes")):
+        for name, value in own.items():
+            if other.get(name) != value:
+                raise PeerError(_difference(rank, name, value, other.get(name)))
+
+
+def _difference(rank: int, name: str, own: str, other: object) -> str:
+    values: Mapping[str, object] = {"this one has": own, "that one": other}
+    shown = "" if name == "settings" else f": {'; '.join(f'{k} {v}' for k, v in values.items())}"
+    return f"process {rank} has another value of {name} than this one{shown}"

@@ -1,0 +1,133 @@
+"""The processes that torchrun, accelerate, SLURM or `drift run --processes` started."""
+
+import os
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from common import launched
+from common.backends import Parameters, world
+from common.backends.lanes import Node, Sums, kept_by
+from common.errors import PeerError, RequestError
+
+__all__ = ["Processes", "connect"]
+
+
+def connect(device: torch.device) -> world.World:
+    """The processes that the environment names; one process where it names none.
+
+    Raises PeerError when the others do not come in time.
+    """
+    if launched.size() < 2:
+        return world.Alone()
+    if "WORLD_SIZE" not in os.environ:
+        raise RequestError("mlx.launch starts processes for --backend mlx; here: torchrun")
+    seconds = launched.patience()
+    if not dist.is_initialized():
+        # What is on the host goes over gloo; gradients go where they are.
+        backends = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        try:
+            dist.init_process_group(backends, timeout=timedelta(seconds=seconds))
+        except (RuntimeError, ValueError) as error:  # no port, no peers, no address
+            raise PeerError(
+                f"process {os.environ.get('RANK', '?')} of {os.environ['WORLD_SIZE']} cannot reach "
+                f"the others: {world.first_line(error)}"
+            ) from None
+    return Processes()
+
+
+class Processes(world.Several):
+    """PyTorch's default process group; fulfils `common.backends.world.World`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+
+    def close(self) -> None:
+        """End the connections: the threads of gloo must not outlive the interpreter."""
+        dist.destroy_process_group()
+
+    def _sizes(self, own: Sequence[int], what: str) -> list[list[int]]:
+        mine = torch.tensor(own, dtype=torch.int64)
+        rows = [torch.zeros_like(mine) for _ in range(self.size)]
+        with self._connected(what):
+            dist.all_gather(rows, mine)
+        return [row.tolist() for row in rows]
+
+    def _gathered(self, content: bytes, sizes: Sequence[int], what: str) -> list[bytes]:
+        padded = torch.zeros(max(sizes), dtype=torch.uint8)
+        padded[: len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        rows = [torch.empty_like(padded) for _ in sizes]
+        with self._connected(what):
+            dist.all_gather(rows, padded)
+        return [row[:size].numpy().tobytes() for row, size in zip(rows, sizes, strict=True)]
+
+    def _exchanged(
+        self, contents: Sequence[bytes], sizes: Sequence[Sequence[int]], what: str
+    ) -> list[bytes]:
+        incoming = [row[self.rank] for row in sizes]
+        sent = torch.frombuffer(bytearray(b"".join(contents)), dtype=torch.uint8)
+        received = torch.empty(sum(incoming), dtype=torch.uint8)
+        with self._connected(what):
+            dist.all_to_all_single(received, sent, incoming, [len(each) for each in contents])
+        return [part.numpy().tobytes() for part in received.split(incoming)]
+
+    def total(
+        self, sums: world.GradientSums, used: Collection[int], like: Parameters
+    ) -> tuple[Parameters | None, Parameters | None]:
+        """Process k adds up slice k of every node in the tree, and all gather the slices.
+
+        The traffic is that of a ring, twice the gradient, and the order of additions is the tree's.
+        """
+        start, lanes = time.perf_counter(), sums.lanes
+        kept = [kept_by(rank, self.size, lanes, used) for rank in range(self.size)]
+        length, first = sum(p.numel() for p in like.values()), next(iter(like.values()))
+        width = -(-length // self.size)
+        rows = max(sum(nodes.values()) for nodes in kept)
+        sent = first.new_zeros(self.size, rows, width)
+        for row, node in enumerate(_with_content(kept[self.rank])):
+            whole = first.new_zeros(self.size * width)
+            whole[:length] = _flat(sums.nodes[node])
+            sent[:, row] = whole.view(self.size, width)
+        received = torch.empty_like(sent)
+        with self._connected("the update"):
+            dist.all_to_all_single(received, sent)
+        tree: Sums[Tensor] = Sums(lanes, torch.add)
+        for nodes, parts in zip(kept, received, strict=True):
+            remaining = iter(parts)
+            for node, there in nodes.items():
+                tree.add(node, next(remaining) if there else None)
+        lower, upper = (self._whole(half, length, like) for half in tree.halves())
+        self.seconds["reduce"] += time.perf_counter() - start
+        return lower, upper
+
+    def _whole(self, part: Tensor | None, length: int, like: Parameters) -> Parameters | None:
+        """The arrays of a sum of which each process has a slice."""
+        if part is None:
+            return None
+        slices = [torch.empty_like(part) for _ in range(self.size)]
+        with self._connected("the update"), torch.no_grad():
+            dist.all_gather(slices, part.contiguous())
+        parts = torch.cat(slices)[:length].split([p.numel() for p in like.values()])
+        return {name: each.view_as(p) for (name, p), each in zip(like.items(), parts, strict=True)}
+
+    @contextmanager
+    def _connected(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # of gloo and NCCL: a peer is gone, or did not answer
+            raise world.lost(self.rank, self.size, what, error) from None
+
+
+def _with_content(nodes: dict[Node, bool]) -> list[Node]:
+    return [node for node, there in nodes.items() if there]
+
+
+def _flat(values: Parameters | None) -> Tensor:
+    assert values is not None
+    return torch.cat([value.reshape(-1) for value in values.values()])

@@ -1,0 +1,100 @@
+"""Processes agree: all get all results, and what one raises, all raise."""
+
+import numpy as np
+import pytest
+
+from common.backends.world import Alone, in_order, lost
+from common.errors import PeerError, RequestError
+from common.launched import patience, rank, size
+from tests.common.processes import together
+
+
+def test_all_get_the_results_of_all():
+    shared = together(3, lambda world: world.share(lambda: {"rank": world.rank}, "work"))
+    assert shared == [[{"rank": 0}, {"rank": 1}, {"rank": 2}]] * 3
+
+
+def test_process_0_leads():
+    asked = []
+
+    def work(world):
+        return world.lead(lambda: asked.append(world.rank) or [1.5, None], "work")
+
+    assert together(3, work) == [[1.5, None]] * 3
+    assert asked == [0]
+
+
+@pytest.mark.parametrize("failing", [0, 2])
+def test_what_one_raises_all_raise(failing):
+    def work(world):
+        def own():
+            if world.rank == failing:
+                raise ZeroDivisionError("no luck")
+
+        with pytest.raises((ZeroDivisionError, PeerError)) as caught:
+            world.share(own, "scoring")
+        return str(caught.value), world.share(lambda: 1, "what comes next")
+
+    results = together(3, work)
+    others = f"process {failing} of 3 failed at scoring: ZeroDivisionError: no luck"
+    expected = ["no luck" if n == failing else others for n in range(3)]
+    assert results == [(text, [1, 1, 1]) for text in expected]
+
+
+def test_a_result_that_cannot_be_sent_is_an_error_everywhere():
+    errors = together(2, lambda world: world.share(object, "work"))
+    assert isinstance(errors[0], TypeError)
+    assert isinstance(errors[1], TypeError)
+
+
+def test_parcels_reach_who_they_are_for():
+    def work(world):
+        parcels = [np.full(n + world.rank, 10 * world.rank + n) for n in range(3)]
+        return world.exchange(parcels, "moving")
+
+    for receiver, parcels in enumerate(together(3, work)):
+        for sender, parcel in enumerate(parcels):
+            assert parcel.tolist() == [10 * sender + receiver] * (receiver + sender)
+
+
+def test_alone_everything_is_ones_own():
+    world = Alone()
+    assert world.share(lambda: 3, "work") == [3]
+    assert world.lead(lambda: (1, 2), "work") == (1, 2)
+    assert world.exchange(["a"], "moving") == ["a"]
+
+
+@pytest.mark.parametrize("count", range(8))
+@pytest.mark.parametrize("size", range(1, 5))
+def test_results_come_in_the_order_of_the_units(count, size):
+    assert in_order([range(count)[r::size] for r in range(size)]) == list(range(count))
+
+
+def test_a_lost_peer_is_one_line():
+    line = str(lost(1, 4, "sampling", RuntimeError("\n  [gloo] closed\nby peer\n")))
+    assert line.startswith("process 1 of 4 lost the others at sampling: [gloo] closed; ")
+    assert "--resume" in line
+
+
+@pytest.mark.parametrize("text", ["", "soon", "0", "-3", "nan", "inf"])
+def test_patience_is_a_number_of_seconds(monkeypatch, text):
+    monkeypatch.setenv("DRIFT_TIMEOUT", text)
+    with pytest.raises(RequestError, match=f"DRIFT_TIMEOUT = '{text}': valid is a number of sec"):
+        patience()
+
+
+def test_what_a_launcher_says(monkeypatch, tmp_path):
+    for name in ("RANK", "WORLD_SIZE", "MLX_RANK", "MLX_HOSTFILE"):
+        monkeypatch.delenv(name, raising=False)
+    assert (rank(), size()) == (0, 1)
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert (rank(), size()) == (2, 4)
+    monkeypatch.delenv("WORLD_SIZE")
+    hosts = tmp_path / "hosts.json"
+    hosts.write_text('[["127.0.0.1:1"], ["127.0.0.1:2"], ["127.0.0.1:3"]]')
+    monkeypatch.setenv("MLX_HOSTFILE", str(hosts))
+    monkeypatch.setenv("MLX_RANK", "1")
+    assert (rank(), size()) == (1, 3)
+    hosts.write_text("no list")
+    assert size() == 1

@@ -1,0 +1,237 @@
+"""A run over several processes gives the bytes of one process, and one that fails ends all.
+
+Quick tests use threads in place of processes, which is the same code but for the library that
+carries bytes; slow ones start processes.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import tomli_w
+
+from common import backends
+from common.config import ConfigError, to_tables
+from common.errors import PeerError
+from common.learning import shares
+from common.progress import NullObserver
+from common.rewards import RewardError
+from common.runs.directory import RunDirectory
+from common.trainer import Trainer
+from tests.common.processes import together
+
+SEVERAL = (
+    "rollout.batch_size=3",
+    "objective.micro_batch=3",
+    "optimizer.ema_decay=0.5",
+    "optimizer.ema_every=1",
+    "objective.optimizer_steps=2",
+)
+DRIFT = (sys.executable, "-P", "-c", "from common.cli import main; main()")
+
+
+def trained(config, path, size, stop_after=None):
+    """Train on so many threads; returns the results of `Trainer.run`, and the run."""
+    if not path.exists():
+        RunDirectory.create(path, config, {})
+    run = RunDirectory.open(path)
+
+    def one(world):
+        backend = backends.load("cpu")
+        backend.world, stop, observer = world, threading.Event(), NullObserver()
+        trainer = Trainer(config, backend, run, observer=observer, stop=stop)
+
+        def updated(row):
+            if row["update"] == stop_after and world.rank == size - 1:
+                stop.set()
+
+        observer.updated = updated
+        return trainer.run()
+
+    return together(size, one), run
+
+
+def without_times(rows):
+    return [
+        {k: v for k, v in row.items() if not k.startswith("time/") and k != "seconds"}
+        for row in rows
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(tiny, train):
+    """A run of one process."""
+    config = tiny(*SEVERAL)
+    run, _, _ = train(config, backends.load("cpu"))
+    return config, run
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_the_bytes_are_those_of_one_process(size, whole, final_bytes, tmp_path):
+    config, alone = whole
+    finished, run = trained(config, tmp_path / "run", size)
+    assert finished == [True] * size
+    assert final_bytes(run) == final_bytes(alone)
+    for file in ("optimizer.safetensors", "ema.safetensors"):
+        ours, theirs = (each.checkpoints / "000002" / file for each in (run, alone))
+        if theirs.exists():
+            assert ours.read_bytes() == theirs.read_bytes()
+    key = json.dumps  # NaN is not equal to itself
+    assert key(without_times(run.metrics())) == key(without_times(alone.metrics()))
+    assert key(without_times(run.evaluations())) == key(without_times(alone.evaluations()))
+    assert run.metrics()[0]["time/world/wait"] >= 0
+
+
+def test_it_stops_for_any_of_them_and_goes_on_with_another_number(whole, final_bytes, tmp_path):
+    config, alone = whole
+    finished, run = trained(config, tmp_path / "run", 3, stop_after=1)
+    assert finished == [False] * 3
+    assert len(run.metrics()) == 1
+    finished, run = trained(config, tmp_path / "run", 2)
+    assert finished == [True] * 2
+    assert final_bytes(run) == final_bytes(alone)
+
+
+def test_a_reward_that_fails_in_one_ends_all(tiny, tmp_path, monkeypatch):
+    code = "def score(images, prompts, metadata): raise OSError('no scorer here')"
+    (tmp_path / "failing_reward.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = tiny(*SEVERAL, "reward.terms={'failing_reward:score' = 1.0}", "evaluate.every=1000")
+    (first, second), _ = trained(config, tmp_path / "run", 2)
+    assert isinstance(first, RewardError)
+    assert isinstance(second, PeerError)
+    assert str(second).startswith("process 0 of 2 failed at measuring: RewardError: reward 'fail")
+
+
+def test_other_weights_in_one_are_seen_before_a_checkpoint_is_saved(tiny, tmp_path):
+    config = tiny(*SEVERAL, "run.updates=1")
+    RunDirectory.create(tmp_path / "run", config, {})
+    run = RunDirectory.open(tmp_path / "run")
+
+    def one(world):
+        backend = backends.load("cpu")
+        backend.world = world
+        trainer = Trainer(config, backend, run, observer=NullObserver(), stop=threading.Event())
+        if world.rank == 1:
+            values = trainer.policy.parameters()
+            name = max(values)
+            changed = {key: backend.to_numpy(value) for key, value in values.items()}
+            changed[name] = changed[name] + 1e-3
+            trainer.policy.load_parameters(changed)
+        return trainer.run()
+
+    errors = together(2, one)
+    assert [str(error) for error in errors] == [
+        "process 1 of 2 has other weights than process 0 after update 1: their hardware or "
+        "libraries differ"
+    ] * 2
+    assert not list(run.checkpoints.glob("0*"))
+
+
+def test_more_processes_than_lanes_or_batches(tiny):
+    shares.check(tiny(), 8)
+    with pytest.raises(ConfigError, match=r"9 processes, but objective.lanes = 8.*lanes=16"):
+        shares.check(tiny(), 9)
+    with pytest.raises(ConfigError, match=r"2 processes, but objective.lanes = 1.*lanes=2,"):
+        shares.check(tiny("adapter.kind=full"), 2)
+    config = tiny("rollout.batch_size=8", "objective.micro_batch=4")
+    assert shares.advice(config, 1, 16) == ""
+    assert shares.advice(config, 2, 16) == (
+        "fewer batches than the 2 processes: rollout.batch_size = 8 makes 1 of 8 images (one for "
+        "each: 4)"
+    )
+    assert "micro_batch = 4 makes 2 of 8 transitions (one for each: 2)" in shares.advice(
+        config, 4, 8
+    )
+    assert shares.advice(tiny("rollout.batch_size=3", "objective.micro_batch=3"), 2, 16) == ""
+
+
+# --- processes -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def start(tiny, tmp_path):
+    """Starts `drift run` of a tiny recipe with more words."""
+    started = []
+
+    def run(*words, changes=()):
+        recipe = tmp_path / "tiny.toml"
+        recipe.write_text(tomli_w.dumps(to_tables(tiny(*SEVERAL, *changes))))
+        environment = os.environ | {"DRIFT_TIMEOUT": "60", "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            [*DRIFT, "run", *([] if "--resume" in words else [str(recipe)]), *map(str, words)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+
+
+def children(process):
+    """The processes of the run, by their number."""
+    listed = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True
+    )
+    return [int(pid) for pid in listed.stdout.split()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backend", "size"), [("cpu", 2), ("mlx", 2), ("mlx", 3)])
+def test_processes_give_the_same_bytes(backend, size, tiny, train, start, final_bytes, tmp_path):
+    alone, _, _ = train(tiny(*SEVERAL), backends.load(backend))
+    out = tmp_path / "run"
+    output, errors = start("--processes", size, "--backend", backend, "--out", out).communicate()
+    assert "report" in output, errors
+    assert errors == ""
+    assert final_bytes(RunDirectory.open(out)) == final_bytes(alone)
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_command_saves_and_the_run_goes_on(start, tmp_path):
+    out = tmp_path / "run"
+    process = start(
+        "--processes", 2, "--backend", "cpu", "--out", out, changes=("run.updates=1000",)
+    )
+    for line in process.stdout:
+        if line.startswith("update 1/"):
+            break
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert errors.splitlines()[0].startswith("drift: finishing this update")
+    assert len(errors.splitlines()) == 1
+    assert f"drift run --resume --out {out}" in output
+    done = len(RunDirectory.open(out).metrics())
+    words = ("--resume", "--out", out, "--set", f"run.updates={done + 1}")
+    again = start(*words)
+    _, errors = again.communicate(timeout=120)
+    assert (again.returncode, errors) == (0, "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["cpu", "mlx"])
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_is_killed_ends_the_run(backend, victim, start, tmp_path):
+    out = tmp_path / "run"
+    process = start(
+        "--processes", 2, "--backend", backend, "--out", out, changes=("run.updates=1000",)
+    )
+    for line in process.stdout:
+        if line.startswith("update 1/"):
+            break
+    os.kill(children(process)[victim], signal.SIGKILL)
+    began = time.monotonic()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert time.monotonic() - began < 60
+    assert f"drift: process {victim} of 2 was ended by SIGKILL; the last checkpoint" in errors
+    assert len(errors.splitlines()) <= 2
+    assert not children(process)
