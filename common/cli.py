@@ -25,7 +25,7 @@ from common.commands.rewards import rewards
 from common.commands.run import run
 from common.commands.sample import sample
 from common.commands.sweep import sweep
-from common.errors import PeerError
+from common.errors import PeerError, RequestError
 
 DEBUG = "drift.debug"
 
@@ -108,11 +108,17 @@ def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     callback=_version,
     help="Show the version and exit.",
 )
-def drift() -> None:
+@click.pass_context
+def drift(ctx: click.Context) -> None:
     """Fine-tune image generators with reinforcement learning and keep their diversity.
 
     `drift run` fine-tunes the embedded emoji model on this machine's best backend.
     """
+    if ctx.invoked_subcommand != run.name and launched.size() > 1:
+        raise RequestError(
+            f"drift {ctx.invoked_subcommand} is work for one process, but the launcher has started "
+            f"{launched.size()}; only drift run shares its work"
+        )
 
 
 for _command in (

@@ -26,12 +26,12 @@ def connect() -> world.World:
         return world.Alone()
     if "MLX_RANK" not in os.environ:
         raise RequestError("torchrun starts processes for --backend cpu or cuda; here: mlx.launch")
-    seconds, who = launched.patience(), f"process {os.environ['MLX_RANK']}"
+    seconds, name = launched.patience(), f"process {os.environ['MLX_RANK']}"
     try:
-        with _Patience(seconds, f"{who} waited {seconds:g} s for the others to start"):
+        with _Patience(seconds, f"{name} waited {seconds:g} s for the others to start"):
             group = mx.distributed.init(strict=True)
     except (RuntimeError, ValueError) as error:
-        raise PeerError(f"{who} cannot reach the others: {world.first_line(error)}") from None
+        raise PeerError(f"{name} cannot reach the others: {world.first_line(error)}") from None
     return Processes(group, seconds) if group.size() > 1 else world.Alone()
 
 

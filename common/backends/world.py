@@ -4,6 +4,7 @@ A unit of work, a rollout batch or a micro-batch, has the same shape on any numb
 and results are put together in the order of the units. Only who computes a unit changes.
 """
 
+import re
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -181,9 +182,9 @@ def lost(rank: int, size: int, what: str, error: BaseException) -> PeerError:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text that says anything, of at most 200 characters."""
-    lines = (line.strip() for line in str(error).splitlines())
-    return next((line for line in lines if line), type(error).__name__)[:200]
+    """The first sentence of a library's error, without the file that it comes from."""
+    lines = (re.sub(r"^\[\S*/\S*\]", "", line.strip()).strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__).split(". ")[0][:200]
 
 
 def in_order(results: Sequence[Sequence[T]]) -> list[T]:

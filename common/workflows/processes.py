@@ -104,21 +104,22 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]], sent: list[int]) -> int 
     Returns the number of the process that failed first, if one did.
     """
     first, since = None, math.inf
-    while any(process.poll() is None for process in processes):
+    while True:
+        codes = [process.poll() for process in processes]
+        if first is None and (failed := {n: code for n, code in enumerate(codes) if code}):
+            first = min(failed, key=lambda n: failed[n])  # one that was killed comes first
+            since = time.monotonic()
+        if None not in codes:
+            return first
         while sent:
             number = sent.pop(0)
             for process in processes:
                 with contextlib.suppress(ProcessLookupError):
                     process.send_signal(number)
-        if first is None and (gone := [n for n, p in enumerate(processes) if p.returncode]):
-            first, since = gone[0], time.monotonic()
         if time.monotonic() - since > min(GRACE, launched.patience()):
             for process in processes:
                 process.kill()
         time.sleep(PAUSE)
-    return (
-        next((n for n, p in enumerate(processes) if p.returncode), None) if first is None else first
-    )
 
 
 def _verdict(codes: Sequence[int], first: int | None, errors: Sequence[Path]) -> int:

@@ -178,20 +178,24 @@ def start(tiny, tmp_path):
 def children(process):
     """The processes of the run, by their number."""
     listed = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True
+        ["ps", "-o", "pid=", "--ppid", str(process.pid)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return [int(pid) for pid in listed.stdout.split()]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("backend", "size"), [("cpu", 2), ("mlx", 2), ("mlx", 3)])
-def test_processes_give_the_same_bytes(backend, size, tiny, train, start, final_bytes, tmp_path):
-    alone, _, _ = train(tiny(*SEVERAL), backends.load(backend))
-    out = tmp_path / "run"
+def test_processes_give_the_same_bytes(backend, size, start, final_bytes, tmp_path):
+    alone, out = tmp_path / "alone", tmp_path / "run"
+    _, errors = start("--backend", backend, "--out", alone).communicate()
+    assert errors == ""
     output, errors = start("--processes", size, "--backend", backend, "--out", out).communicate()
     assert "report" in output, errors
     assert errors == ""
-    assert final_bytes(RunDirectory.open(out)) == final_bytes(alone)
+    assert final_bytes(RunDirectory.open(out)) == final_bytes(RunDirectory.open(alone))
 
 
 @pytest.mark.slow
@@ -233,5 +237,5 @@ def test_a_process_that_is_killed_ends_the_run(backend, victim, start, tmp_path)
     assert process.returncode == 1
     assert time.monotonic() - began < 60
     assert f"drift: process {victim} of 2 was ended by SIGKILL; the last checkpoint" in errors
-    assert len(errors.splitlines()) <= 2
+    assert len([line for line in errors.splitlines() if not line.startswith("[ring]")]) <= 2
     assert not children(process)
