@@ -232,11 +232,11 @@ class Trainer:
                     seed=seed,
                     update=update,
                     keep_predicted=config.drift.shaping.mode == "per_step",
-                    finished=scoring.add if self._world.rank == 0 else None,
+                    finished=scoring.add,
                 )
             self._observer.advanced("scoring", 0, len(trajectories.images))
             with clock("reward"):
-                terms = self._world.lead(scoring.result, "scoring")
+                terms = scoring.result()
                 by_group = {name: v.reshape(len(prompts), size) for name, v in terms.items()}
                 rewards = self._rewards.total(by_group)
                 assigned = self._assigner(
@@ -280,6 +280,7 @@ class Trainer:
             [prompt.metadata for prompt in repeated],
             describe=lambda n: f"prompt '{repeated[n].text}', sample {n % size}",
             on_progress=self._progress("sampling"),
+            world=self._world,
         )
 
     def _progress(self, stage: Stage) -> OnProgress:

@@ -99,7 +99,7 @@ class Processes(world.Several):
             max(sum(nodes.values()) for nodes in kept),
             sum(p.size for p in like.values()),
         )
-        own = [_flat(sums.nodes[node]) for node, there in kept[self.rank].items() if there]
+        own = [_flat(sums.nodes[node], like) for node, there in kept[self.rank].items() if there]
         sent = mx.stack([*own, *[mx.zeros(length)] * (rows - len(own))])
         received = self._all(sent, "the update")
         tree: Sums[mx.array] = Sums(lanes, mx.add)
@@ -123,9 +123,9 @@ class Processes(world.Several):
         return rows
 
 
-def _flat(values: Parameters | None) -> mx.array:
-    assert values is not None
-    return mx.concatenate([value.reshape(-1) for value in values.values()])
+def _flat(values: Parameters | None, like: Parameters) -> mx.array:
+    assert values is not None  # the node has something
+    return mx.concatenate([values[name].reshape(-1) for name in like])
 
 
 def _named(flat: mx.array | None, like: Parameters) -> Parameters | None:

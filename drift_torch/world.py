@@ -92,7 +92,7 @@ class Processes(world.Several):
         sent = first.new_zeros(self.size, rows, width)
         for row, node in enumerate(_with_content(kept[self.rank])):
             whole = first.new_zeros(self.size * width)
-            whole[:length] = _flat(sums.nodes[node])
+            whole[:length] = _flat(sums.nodes[node], like)
             sent[:, row] = whole.view(self.size, width)
         received = torch.empty_like(sent)
         with self._connected("the update"):
@@ -128,6 +128,6 @@ def _with_content(nodes: dict[Node, bool]) -> list[Node]:
     return [node for node, there in nodes.items() if there]
 
 
-def _flat(values: Parameters | None) -> Tensor:
-    assert values is not None
-    return torch.cat([value.reshape(-1) for value in values.values()])
+def _flat(values: Parameters | None, like: Parameters) -> Tensor:
+    assert values is not None  # the node has something
+    return torch.cat([values[name].reshape(-1) for name in like])

@@ -71,8 +71,9 @@ class Evaluator:
         start = time.perf_counter()
         settings, texts = self._config.evaluate, [prompt.text for prompt in self._prompts]
         images = self.sample(policy, average, texts, settings.images, on_progress)
-        measure = self._backend.world.lead
-        record = measure(lambda: self._measure(images, texts), "measuring") | {
+        world = self._backend.world
+        measured = world.lead(lambda: self._measure(images, texts), "measuring")
+        record = measured | {
             "seconds": time.perf_counter() - start,
             "prompts": texts,
             "images": settings.images,

@@ -18,7 +18,8 @@ from typing import Any, Self
 import numpy as np
 
 from common.algorithm.combine import Combination, combine, finite_mean
-from common.backends import Backend
+from common.backends import Alone, Backend, World
+from common.backends.world import in_order
 from common.config import RewardConfig
 from common.progress import OnProgress
 from common.rewards import cache, guard
@@ -68,12 +69,14 @@ class RewardSuite:
         metadata: Sequence[Mapping[str, Any]],
         describe: Describe,
         on_progress: OnProgress | None = None,
+        world: World | None = None,
     ) -> "Scoring":
         """Score images that come in parts, in the order of the prompts; a context manager.
 
         on_progress: called now and after each part with the number of images that have come.
+        world: processes that all get the same images, and share the calls; None is one.
         """
-        return Scoring(self, prompts, metadata, describe, on_progress)
+        return Scoring(self, prompts, metadata, describe, on_progress, world or Alone())
 
     def scaled(self, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The raw values after each term's scaling."""
@@ -122,8 +125,9 @@ class Scoring:
         metadata: Sequence[Mapping[str, Any]],
         describe: Describe,
         on_progress: OnProgress | None,
+        world: World,
     ) -> None:
-        self._suite, self._describe = suite, describe
+        self._suite, self._describe, self._world = suite, describe, world
         self._report = on_progress or (lambda done, total: None)
         self._report(0, len(prompts))
         self._prompts, self._metadata = prompts, metadata
@@ -146,7 +150,8 @@ class Scoring:
         self._images.append(images)
         for name, parts in self._early.items():
             part = self._part(name, images, start)
-            part.begin(self._calls[name])
+            if len(parts) % self._world.size == self._world.rank:
+                part.begin(self._calls[name])
             parts.append(part)
         self._report(start + len(images), len(self._prompts))
 
@@ -155,16 +160,35 @@ class Scoring:
         images = np.concatenate(self._images)
         if len(images) != len(self._prompts):
             raise ValueError(f"{len(images)} images but {len(self._prompts)} prompts")
-        values = {}
-        for name in self._suite.rewards:
-            if name in self._early:
-                values[name] = np.concatenate([part.result() for part in self._early[name]])
-                continue
+        return {
+            name: self._early_result(name) if name in self._early else self._whole(name, images)
+            for name in self._suite.rewards
+        }
+
+    def _early_result(self, name: str) -> np.ndarray:
+        """Of a term whose parts were dealt to the processes: float64 [N]."""
+        rank, size = self._world.rank, self._world.size
+        own = self._world.share(
+            lambda: [part.result() for part in self._early[name][rank::size]], "scoring"
+        )
+        return np.concatenate(in_order(own))
+
+    def _whole(self, name: str, images: np.ndarray) -> np.ndarray:
+        """Of a term that gets all images: a declared one's calls are dealt to the processes."""
+        rank, size = self._world.rank, self._world.size
+        part = self._part(name, images, 0)
+
+        def own() -> list[np.ndarray]:
             with guard.Calls() as calls:
-                part = self._part(name, images, 0)
-                part.begin(calls)
-                values[name] = part.result()
-        return values
+                if self._suite.rewards[name].spec is not None:
+                    part.begin(calls, dealt=(rank, size))
+                elif rank == 0:
+                    part.begin(calls)
+                return part.scores()
+
+        for rows, values in self._world.share(own, "scoring"):
+            part.put(rows, values)
+        return part.result()
 
     def _part(self, name: str, images: np.ndarray, start: int) -> "_Part":
         rows = slice(start, start + len(images))
@@ -194,24 +218,36 @@ class _Part:
         self._addresses = self._find()
         self._calls: list[tuple[np.ndarray, guard.Call]] = []
 
-    def begin(self, calls: guard.Calls) -> None:
-        """Start the calls, one after another."""
+    def begin(self, calls: guard.Calls, dealt: tuple[int, int] = (0, 1)) -> None:
+        """Start the calls, one after another; dealt = (k, n): every n-th, from the k-th on."""
         timed = _Timed(self._reward, self._suite)
-        for rows in self._batches():
+        for rows in self._batches()[dealt[0] :: dealt[1]]:
             prompts = [str(self._prompts[int(row)]) for row in rows]
             metadata = [self._metadata[int(row)] for row in rows]
             self._calls.append((rows, calls.start(timed, self._images[rows], prompts, metadata)))
 
-    def result(self) -> np.ndarray:
-        """Wait for the calls: float64 [n]."""
+    def scores(self) -> list[np.ndarray]:
+        """Wait for the calls that were started: the rows of their images, and the scores."""
         config = self._suite.config
+        scored = np.zeros(0, dtype=np.int64)
         for rows, call in self._calls:
             self._values[rows] = call.result(
                 timeout=config.timeout,
                 on_error=config.on_error,
                 describe=lambda i, rows=rows: self._describe(self._start + int(rows[i])),
             )
-            self._suite.counts["scored"] += len(rows)
+            scored = np.concatenate([scored, rows])
+        self._calls = []
+        self._suite.counts["scored"] += len(scored)
+        return [scored, self._values[scored]]
+
+    def put(self, rows: np.ndarray, values: np.ndarray) -> None:
+        """Take scores of another process."""
+        self._values[rows] = values
+
+    def result(self) -> np.ndarray:
+        """Wait for the calls: float64 [n]."""
+        self.scores()
         if self._addresses is not None:
             first = {address: i for i, address in reversed([*enumerate(self._addresses)])}
             self._values = self._values[[first[address] for address in self._addresses]]

@@ -18,6 +18,7 @@ from common.rewards import (
     registry,
 )
 from common.rewards.cache import ScoreCache, address
+from tests.common.processes import together
 
 PROMPTS = ["rose"] * 3 + ["owl"] * 3
 METADATA = [{} for _ in PROMPTS]
@@ -317,3 +318,50 @@ def test_the_time_of_each_term_is_reported():
     assert set(spent) == {"time/reward/mine", "time/reward/jpeg_compressibility"}
     assert 0.05 <= spent["time/reward/mine"] <= whole
     assert made.times(dict(made.seconds)) == {name: 0.0 for name in spent}
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize(
+    ("about", "calls_of_all"),
+    [
+        ({"batch_size": 2}, 3),  # in turn
+        ({"groupwise": True}, 2),
+        ({"version": "1", "exact": True}, 2),  # by part, as they are sampled
+        ({}, 1),
+    ],
+)
+def test_processes_share_the_calls_of_a_registered_reward(size, about, calls_of_all):
+    calls = recorded("mine", **about)
+    alone = score(suite())["mine"]
+    calls.clear()
+
+    def one(world):
+        with suite().begin(PROMPTS, METADATA, lambda n: f"image {n}", world=world) as scoring:
+            scoring.add(SIX[:4])
+            scoring.add(SIX[4:])
+            return scoring.result()["mine"]
+
+    for values in together(size, one):
+        np.testing.assert_array_equal(values, alone)
+    assert len(calls) == calls_of_all
+
+
+def test_a_plain_function_is_called_in_one_process(tmp_path, monkeypatch):
+    code = (
+        "CALLS = []\ndef mean(i, p, m):\n    CALLS.append(len(i))\n    return i.mean((1, 2, 3))\n"
+    )
+    (tmp_path / "plain_reward.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def one(world):
+        made = suite(terms={"plain_reward:mean": 1.0})
+        with made.begin(PROMPTS, METADATA, lambda n: f"image {n}", world=world) as scoring:
+            scoring.add(SIX)
+            return scoring.result()["plain_reward:mean"]
+
+    first, second = together(2, one)
+    np.testing.assert_array_equal(first, means(SIX, None, None))
+    np.testing.assert_array_equal(first, second)
+    import plain_reward
+
+    assert plain_reward.CALLS == [6]

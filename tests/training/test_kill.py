@@ -35,7 +35,7 @@ def fatal(function):
 
 if where == "update":
     from common.learning.update import Learner
-    Learner._record = fatal(Learner._record)
+    Learner._on_host = fatal(Learner._on_host)
 elif where == "fsync":
     os.fsync = fatal(os.fsync)
 from common import report
