@@ -19,6 +19,10 @@ FOLDER = "peers"
 PLOT = "growth.svg"
 NONE = "not measured"
 
+TICKS = [4, 8, 16, 32, 64, 128, 256]
+HUES = {"images": ("hue-1", "hue-2"), "image-steps": ("hue-3", "hue-3")}
+"""Colours of the curves: those over images, and the one over images times steps."""
+
 CASES = {
     "sd3": "SD 3.5, Flow-GRPO-Fast, no guidance",
     "sd3-guided": "SD 3.5, Flow-GRPO, guidance 4.5, KL",
@@ -153,24 +157,28 @@ def waiting(parts: Documents) -> str:
 
 def plot(parts: Documents) -> bytes:
     """The growth as an SVG: images a second over each setting, and the line of equal cost."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     def draw(axes: "Axes") -> None:
-        for number, (name, part) in enumerate(sorted(parts.items())):
+        for name, part in sorted(parts.items()):
             if not name.startswith("growth-"):
                 continue
             figures = part["figures"]
             points = figures["points"]
             seconds = [point["cpu"]["median"] for point in points]
-            colour = figure.LIGHT[f"hue-{number % figure.HUES}"]
+            colour = figure.LIGHT[HUES[figures["counts"]][figures["key"] == "rollout.prompts"]]
             units = [point["units"] for point in points]
-            label = f"{figures['key'].partition('.')[2].replace('_', ' ')} ({figures['counts']})"
+            label = figures["key"].partition(".")[2].replace("_", " ")
             axes.plot(units, seconds, color=colour, marker="o", markersize=4, label=label)
             rate = seconds[-1] / units[-1]
             ends = [units[0], units[-1]]
             axes.plot(ends, [rate * u for u in ends], color=colour, linestyle=":", linewidth=1)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xlabel("images, or images times steps, of an update")
+        for axis, ticks in ((axes.xaxis, TICKS[:-1]), (axes.yaxis, [t / 16 for t in TICKS])):
+            axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+            axis.set_major_locator(FixedLocator(ticks))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_locator(NullLocator())
+        axes.set_xlabel("images of an update (green: images x steps)")
         axes.set_ylabel("processor seconds of an update")
         axes.legend(loc="upper left")
 
@@ -181,7 +189,7 @@ def growth_plot(parts: Documents) -> str:
     """The image of the plot, and its table."""
     if not any(name.startswith("growth-") for name in parts):
         return growth(parts)
-    alt = "Seconds of an update over its images: points on straight lines of slope one"
+    alt = "Seconds of an update over its images: nearly straight lines of slope one"
     return f"{growth(parts)}\n\n![{alt}](results/{FOLDER}/{PLOT})"
 
 
