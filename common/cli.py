@@ -29,6 +29,9 @@ from common.errors import PeerError, RequestError
 
 DEBUG = "drift.debug"
 
+SHARED = ("run", "eval")
+"""Commands that several processes of a launcher may be."""
+
 
 class DriftGroup(click.Group):
     """A group that adds `--debug` to each command and prints errors as one line on stderr."""
@@ -114,10 +117,10 @@ def drift(ctx: click.Context) -> None:
 
     `drift run` fine-tunes the embedded emoji model on this machine's best backend.
     """
-    if ctx.invoked_subcommand != run.name and launched.size() > 1:
+    if ctx.invoked_subcommand not in SHARED and launched.size() > 1:
         raise RequestError(
             f"drift {ctx.invoked_subcommand} is work for one process, but the launcher has started "
-            f"{launched.size()}; only drift run shares its work"
+            f"{launched.size()}; drift run and drift eval share theirs"
         )
 
 

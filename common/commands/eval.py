@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from common import launched
 from common.choices import EXPONENT, SCALE, SPLITS, STRENGTH
-from common.commands import attainable as attainable_command, eval_images, eval_table
+from common.commands import attainable as attainable_command, eval_images, eval_table, several
 from common.commands.trust import trust_option
 from common.errors import RequestError
 
@@ -148,6 +149,7 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="With --folder: the method in `drift compare`, beside RUN or DIR.",
 )
+@several.processes_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 @trust_option
 @click.pass_context
@@ -174,6 +176,7 @@ def evaluate(
     ratio: float | None,
     folder: Path | None,
     name: str | None,
+    processes: int | None,
     as_json: bool,
     trust: bool,
 ) -> None:
@@ -202,6 +205,10 @@ def evaluate(
         "scorers": scorers,
         "features": features,
     }
+    alone = attainable or folder is not None or name is not None
+    if alone and (processes or launched.size()) > 1:
+        raise RequestError("--attainable and --folder are work for one process")
+    several.run(context, processes)
     if folder is not None or name is not None:
         eval_images.run(context, directories, backend, cache, as_json=as_json, trust=trust)
         return
@@ -227,6 +234,8 @@ def evaluate(
     )
     planned = workflow.plan(dict.fromkeys(directories), chosen, wanted, backend)
     counts = workflow.measure_all(planned, cache, keep=keep, quiet=as_json, trust=trust)
+    if launched.rank():
+        return
     if as_json:
         rows = [_as_json(each, new) for each, new in zip(planned, counts, strict=True)]
         click.echo(json.dumps({"runs": rows}))

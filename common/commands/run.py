@@ -1,12 +1,11 @@
 """`drift run`: fine-tune a model, show the progress, stop and resume."""
 
 import shlex
-import sys
 from pathlib import Path
 
 import click
 
-from common import launched
+from common.commands import several
 from common.commands.settings import SettingsCommand
 from common.commands.trust import trust_option
 from common.errors import RequestError
@@ -46,12 +45,7 @@ from common.errors import RequestError
     metavar="N",
     help="With --resume: go back to the checkpoint after update N; newer ones are set aside.",
 )
-@click.option(
-    "--processes",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Train in N processes on this machine: the same bytes, sooner.",
-)
+@several.processes_option
 @trust_option
 @click.pass_context
 def run(
@@ -80,7 +74,9 @@ def run(
     from common.workflows.train import fine_tune
 
     if processes:
-        several(ctx, processes, dry_run=dry_run)
+        if dry_run:
+            raise RequestError("--dry-run is about one process; leave out --processes")
+        several.run(ctx, processes)
     if dry_run:
         if resume:
             raise RequestError("--dry-run is about a new run; leave out --resume")
@@ -105,14 +101,3 @@ def run(
         say(f"stopped after update {done.update} of {done.config.run.updates}; go on with")
         say(f"  drift run --resume --out {shlex.quote(str(done.path))}")
         ctx.exit(128 + signals.received[0])
-
-
-def several(ctx: click.Context, processes: int, *, dry_run: bool) -> None:
-    """Run the command in so many processes, and exit; returns in one of those, and for one."""
-    from common.workflows.processes import check_count, start
-
-    check_count(processes)
-    if dry_run:
-        raise RequestError("--dry-run is about one process; leave out --processes")
-    if processes > 1 and launched.size() == 1:
-        ctx.exit(start(processes, sys.argv[1:]))

@@ -17,22 +17,20 @@ import numpy as np
 
 from common import pictures
 from common.adapters import low_rank
-from common.algorithm import annealing
 from common.arrays import digest
 from common.backends import Backend
-from common.evaluation import base_images, cads, records
+from common.evaluation import base_images, records
 from common.evaluation.base_images import OnImages
 from common.evaluation.cache import Cache, Written
 from common.evaluation.families import measures_for
 from common.evaluation.foreign import RealImages
+from common.evaluation.image_sampler import ImageSampler
 from common.evaluation.instruments import Instruments, source
 from common.evaluation.records import Protocol, Record, RecordError, Split, Variant
 from common.prompts import PromptError, PromptSet, load as load_prompts, of_split
 from common.rewards import FEATURES, held_out
 from common.runs import checkpoint, files, lock
 from common.runs.directory import RunDirectory
-from common.sampling.ode import sample_batches
-from common.sampling.process import make_process
 
 COLUMNS = 8
 """Images of each prompt in a record's picture."""
@@ -142,7 +140,14 @@ def evaluate(
                     record = measurer.measure(variant, how, weights, parameters)
                     records.append(run, record)
                 on_record(record, is_new)
+        measurer.end()
     return store.written
+
+
+def help_process_0(run: RunDirectory, backend: Backend) -> None:
+    """Sample what process 0 asks for in its `evaluate`; what the other processes do."""
+    policy = backend.policy(run.config.model, run.config.adapter, seed=run.config.run.seed)
+    ImageSampler(policy, backend, run.config.rollout).serve()
 
 
 class Measurer:
@@ -165,6 +170,7 @@ class Measurer:
         self._on_images, self._keep = on_images, keep
         self._run, self._backend, self._cache = run, backend, cache
         self._policy = backend.policy(config.model, config.adapter, seed=config.run.seed)
+        self._sampler = ImageSampler(self._policy, backend, config.rollout)
         to_numpy = backend.to_numpy
         parameters = self._policy.parameters()
         self._base = {name: to_numpy(value) for name, value in parameters.items()}
@@ -172,6 +178,10 @@ class Measurer:
         self._instruments = Instruments.of_run(run, backend, on_images, real)
         self._compared: dict[Protocol, dict[str, np.ndarray]] = {}
         self._sizes: dict[Protocol, tuple[int, int]] = {}
+
+    def end(self) -> None:
+        """Let the other processes go on."""
+        self._sampler.end()
 
     def weights(self, variant: Variant) -> tuple[str, dict[str, np.ndarray]]:
         """Digest and parameters of a variant's weights; the digest of the base is the model's.
@@ -266,21 +276,16 @@ class Measurer:
         name: str = "",
         done: int = 0,
     ) -> Iterator[np.ndarray]:
-        rollout = self._run.config.rollout
-        process = make_process(self._policy, rollout, how.steps)
-        self._policy.load_parameters(parameters)
         report = self._on_images
-        return sample_batches(
-            self._policy,
-            self._backend,
-            process,
+        return self._sampler.batches(
+            parameters,
             how.prompts,
             how.images,
+            steps=how.steps,
             seed=how.seed,
-            batch_size=rollout.batch_size,
             done=done,
-            perturb=cads.perturbation(self._backend, process, variant.prompt_noise),
-            tuned_shares=annealing.tuned_shares(process.steps, variant.aig),
+            prompt_noise=variant.prompt_noise,
+            aig=variant.aig,
             on_progress=None if report is None else lambda done, total: report(name, done, total),
         )
 

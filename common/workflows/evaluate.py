@@ -130,6 +130,7 @@ def plan(
             real = _real_images(chosen.real or run.config.evaluate.real, opened)
             how = protocols(run, chosen, chosen.images, real)
             engine = choose_backend(backend, run)
+            engine.connect()
             planned.append(Measurement(run, how, variants, engine, real, chosen.asked))
     return planned
 
@@ -193,13 +194,17 @@ def _real_images(name: str | None, opened: dict[str, RealImages]) -> RealImages 
 def measure_all(
     planned: Sequence[Measurement], cache: Path | None, *, keep: bool, quiet: bool, trust: bool
 ) -> list[int]:
-    """Measure what is missing; the number of new records of each run.
+    """Measure what is missing; the number of new records of each run, [] but in process 0.
 
     At the end a line says how much disk the images take that were kept.
     """
     counts, kept = [], dict[Path, Written]()
     for each in planned:
         allowed = consent.required_for(each.run.path, each.asked, trust=trust)
+        if each.backend.world.rank:
+            with allowed:
+                measure.help_process_0(each.run, each.backend)
+            continue
         folder = cache or each.run.path.absolute().parent / measure.CACHE
         with _Progress(each, quiet=quiet) as progress, allowed:
             written = measure.evaluate(

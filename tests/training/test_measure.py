@@ -10,7 +10,7 @@ import pytest
 
 from common import backends, config as configuration, random
 from common.embedded.model import denoiser_weights
-from common.evaluation import cads, measure, records
+from common.evaluation import cads, image_sampler, measure, records
 from common.evaluation.records import MEASURES, RecordError, Variant
 from common.prompts import PromptError, load as load_prompts, split
 from common.runs import checkpoint
@@ -51,7 +51,7 @@ def sampled(monkeypatch):
         calls.append((options["seed"], len(arguments[3])))
         return sample_batches(*arguments, **options)
 
-    monkeypatch.setattr(measure, "sample_batches", count)
+    monkeypatch.setattr(image_sampler, "sample_batches", count)
     return calls
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from common import backends
-from common.evaluation import measure, records
+from common.evaluation import image_sampler, measure, records
 from common.evaluation.records import Variant
 from common.runs.directory import RunDirectory
 
@@ -39,7 +39,7 @@ def drawn(monkeypatch):
     class Drawn(list):
         limit = None
 
-    passes, original = Drawn(), measure.sample_batches
+    passes, original = Drawn(), image_sampler.sample_batches
 
     def count(*arguments, **options):
         for batch in original(*arguments, **options):
@@ -48,7 +48,7 @@ def drawn(monkeypatch):
             passes.append(len(batch))
             yield batch
 
-    monkeypatch.setattr(measure, "sample_batches", count)
+    monkeypatch.setattr(image_sampler, "sample_batches", count)
     return passes
 
 

@@ -6,11 +6,13 @@ carries bytes; slow ones start processes.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import tomli_w
@@ -18,6 +20,8 @@ import tomli_w
 from common import backends
 from common.config import ConfigError, to_tables
 from common.errors import PeerError
+from common.evaluation import measure
+from common.evaluation.records import Variant
 from common.learning import shares
 from common.progress import NullObserver
 from common.rewards import RewardError
@@ -32,6 +36,9 @@ SEVERAL = (
     "optimizer.ema_every=1",
     "objective.optimizer_steps=2",
 )
+MEASURED = {}
+"""The records of the first number of processes."""
+
 DRIFT = (sys.executable, "-P", "-c", "from common.cli import main; main()")
 
 
@@ -133,6 +140,32 @@ def test_other_weights_in_one_are_seen_before_a_checkpoint_is_saved(tiny, tmp_pa
     assert not list(run.checkpoints.glob("0*"))
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_measurement_is_the_same_on_any_number(size, whole, tmp_path):
+    _, alone = whole
+    how = measure.protocol(alone, "train", prompts=2, images=4, steps=2, seed=0)
+    copy = RunDirectory.open(Path(shutil.copytree(alone.path, tmp_path / "run")))
+    asked = []
+
+    def one(world):
+        backend = backends.load("cpu")
+        backend.world = world
+        if world.rank:
+            return measure.help_process_0(copy, backend)
+        shown = lambda record, is_new: asked.append(is_new)  # noqa: E731
+        variants = [Variant(0), Variant(2), Variant(2, prompt_noise=0.3)]
+        cache = tmp_path / "cache"
+        return measure.evaluate(copy, backend, [how], variants, cache=cache, on_record=shown)
+
+    first, *others = together(size, one)
+    assert first.images == 4 * 2 * 4  # with those of the base to compare with
+    assert others == [None] * (size - 1)
+    assert asked == [True] * 3
+    content = (copy.path / "evaluation" / "records.jsonl").read_bytes()
+    MEASURED.setdefault("content", content)
+    assert content == MEASURED["content"]
+
+
 def test_more_processes_than_lanes_or_batches(tiny):
     shares.check(tiny(), 8)
     with pytest.raises(ConfigError, match=r"9 processes, but objective.lanes = 8.*lanes=16"):
@@ -196,6 +229,21 @@ def test_processes_give_the_same_bytes(backend, size, start, final_bytes, tmp_pa
     assert "report" in output, errors
     assert errors == ""
     assert final_bytes(RunDirectory.open(out)) == final_bytes(RunDirectory.open(alone))
+
+
+@pytest.mark.slow
+def test_eval_in_processes_gives_the_same_records(whole, tmp_path):
+    contents = []
+    for count in (1, 2):
+        run = shutil.copytree(whole[1].path, tmp_path / str(count) / "run")
+        words = [run, "--processes", count, "--split", "train", "--images", 3, "--steps", 2]
+        done = subprocess.run(
+            [*DRIFT, "eval", *map(str, words)], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "records" in done.stdout
+        contents.append((run / "evaluation" / "records.jsonl").read_bytes())
+    assert contents[0] == contents[1]
 
 
 @pytest.mark.slow
