@@ -10,7 +10,7 @@ __all__ = ["processes_option", "run"]
 
 processes_option = click.option(
     "--processes",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 64),
     metavar="N",
     help="Share the work among N processes on this machine: the same bytes, sooner.",
 )
