@@ -111,6 +111,8 @@ def chosen(words: str, names: tuple[str, ...]) -> list[str]:
     wanted = tuple(word.strip() for word in words.split(",") if word.strip())
     picked = [name for name in names if not wanted or name.startswith(wanted)]
     unknown = [word for word in wanted if not any(name.startswith(word) for name in names)]
+    if words and not wanted:
+        raise click.ClickException(f"--parts '{words}' names none; valid: {', '.join(names)}")
     if unknown:
         raise click.ClickException(f"--parts {unknown[0]}: valid: {', '.join(names)}")
     return picked

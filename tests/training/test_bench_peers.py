@@ -136,6 +136,9 @@ def test_an_unknown_part_is_refused():
     result = CliRunner().invoke(bench_peers.main, ["--parts", "speed"])
     assert result.exit_code == 1
     assert "--parts speed: valid: straight-sd3-tiny" in result.output
+    result = CliRunner().invoke(bench_peers.main, ["--parts", ","])
+    assert result.exit_code == 1
+    assert "--parts ',' names none" in result.output
 
 
 def test_a_part_is_stored_with_its_machine_and_enters_the_tables(tmp_path, monkeypatch):
