@@ -1,5 +1,6 @@
 """What the command says about itself, its recipes, its rewards and this machine."""
 
+import importlib.metadata
 import json
 import tomllib
 
@@ -96,10 +97,9 @@ def test_doctor_survives_a_backend_that_breaks_and_says_why(drift, monkeypatch):
 
 def test_doctor_says_what_to_install(drift, monkeypatch):
     from common import machine
-    from common.commands import doctor
 
     declared = ["pillow>=10.3", "torch>=2.6; extra == 'torch'", "pillow>=10.3; extra == 'rewards'"]
-    monkeypatch.setattr(doctor, "requires", lambda name: declared)
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: declared)
     monkeypatch.setattr(machine, "installed", lambda name: None)
     output = drift("doctor").output
     assert "  torch: without torch: pip install 'drift-toolkit[torch]'\n" in output

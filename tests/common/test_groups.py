@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 
-from common.backends import Conditioning, FlowSchedule
+from common.backends import Alone, Conditioning, FlowSchedule
 from common.clock import Clock
 from common.config import parse
 from common.prompts import Prompt
@@ -25,6 +25,7 @@ class Numpy:
     asarray = staticmethod(np.asarray)
     to_numpy = staticmethod(np.asarray)
     inference = staticmethod(nullcontext)
+    world = Alone()
 
     def evaluate(self, *arrays):
         pass
