@@ -64,15 +64,23 @@ class DriftGroup(click.Group):
 
                 click.echo(traceback.format_exc(), err=True, nl=False)
             code, message = explain(error)
-            rank = launched.rank()
+            rank = _rank()
             if not (rank and isinstance(error, PeerError)):  # the other one has said it
                 click.echo(f"drift: {f'process {rank}: ' * bool(rank)}{message}", err=True)
             ctx.exit(code)
 
 
+def _rank() -> int:
+    """The number of this process; 0 too where the launcher's is refused."""
+    try:
+        return launched.rank()
+    except RequestError:
+        return 0
+
+
 def _print_warning(message: Warning | str, *_: Any) -> None:
     """Print a warning as one line, without its place in the code; process 0 speaks for all."""
-    if launched.rank():
+    if _rank():
         return
     click.echo(f"drift: warning: {reading.printable(str(message))}", err=True)
 

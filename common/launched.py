@@ -20,19 +20,34 @@ TIMEOUT = "DRIFT_TIMEOUT"
 
 
 def rank() -> int:
-    """The number of this process; 0 where no launcher started it."""
-    texts = (os.environ.get(name, "") for name in (MLX_RANK, RANK))
-    return next((int(text) for text in texts if text.isdecimal()), 0)
+    """The number of this process; 0 where no launcher started several."""
+    name = RANK if SIZE in os.environ else MLX_RANK
+    text = os.environ.get(name, "0")
+    count = size()
+    if count > 1 and not (text.isdecimal() and int(text) < count):
+        raise RequestError(f"{name} = '{text}': valid is a number below {count}, that of processes")
+    return int(text) if count > 1 else 0
 
 
 def size() -> int:
-    """The number of processes that were started together; 1 where no launcher did."""
-    if (text := os.environ.get(SIZE, "")).isdecimal():
+    """The number of processes that were started together; 1 where no launcher did.
+
+    Raises RequestError where the environment says that a launcher started several, but not how
+    many: each would train a run of its own.
+    """
+    if (text := os.environ.get(SIZE)) is not None:
+        if not text.isdecimal() or int(text) < 1:
+            raise RequestError(f"{SIZE} = '{text}': valid is the number of processes")
         return int(text)
-    try:
-        return len(json.loads(Path(os.environ[MLX_HOSTS]).read_text(encoding="utf-8")))
-    except (KeyError, OSError, ValueError, TypeError):
+    if MLX_RANK not in os.environ:
         return 1
+    file = os.environ.get(MLX_HOSTS, "")
+    try:
+        return len(json.loads(Path(file).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise RequestError(
+            f"{MLX_HOSTS} = '{file}': no list of hosts; start mlx.launch with --backend ring"
+        ) from None
 
 
 def patience() -> float:

@@ -79,14 +79,19 @@ class Trainer:
         shares.check(config, backend.world.size)
         self._rewards = RewardSuite(config.reward.terms, backend, config.reward)
         rewriter, seed = config.prompts.rewriter, config.run.seed
-        self._variants = rewrite.prepare(
-            self._prompts,
-            rewriter,
-            seed=seed,
-            load=backend.language_model,
-            run=run.path,
-            on_progress=observer.rewritten,
-        )
+
+        def written() -> list[Any]:
+            variants = rewrite.prepare(
+                self._prompts,
+                rewriter,
+                seed=seed,
+                load=backend.language_model,
+                run=run.path,
+                on_progress=observer.rewritten,
+            )
+            return [dict(variants.by_text), variants.share]
+
+        self._variants = rewrite.Variants(*self._world.lead(written, "rewriting the prompts"))
         if policy is None:
             with self._within("loading the model"):
                 policy = backend.policy(config.model, config.adapter, seed=config.run.seed)

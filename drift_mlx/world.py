@@ -53,7 +53,7 @@ class _Patience:
         self._timer.cancel()
 
     def _end(self) -> None:
-        sys.stderr.write(f"drift: {self._message}; the last checkpoint is whole\n")
+        sys.stderr.write(f"drift: {self._message} (DRIFT_TIMEOUT); what was saved is whole\n")
         sys.stderr.flush()
         os._exit(1)
 

@@ -56,8 +56,13 @@ def cuda(dtype: str = "float32") -> backends.Backend:
             "https://pytorch.org/get-started"
         )
         raise BackendUnavailableError(reason)
-    if rank := os.environ.get("LOCAL_RANK"):  # of several processes on this machine
-        torch.cuda.set_device(int(rank) % torch.cuda.device_count())
+    rank, count = os.environ.get("LOCAL_RANK", ""), torch.cuda.device_count()
+    if rank.isdecimal() and count > 1:  # of several processes on this machine
+        if int(rank) >= count:
+            raise BackendUnavailableError(
+                f"process {rank} of this machine has no GPU: there are {count}"
+            )
+        torch.cuda.set_device(int(rank))
     return Backend("cuda", torch.device("cuda", torch.cuda.current_device()), dtype)
 
 

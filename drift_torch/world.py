@@ -50,7 +50,8 @@ class Processes(world.Several):
 
     def close(self) -> None:
         """End the connections: the threads of gloo must not outlive the interpreter."""
-        dist.destroy_process_group()
+        if dist.is_initialized():  # engines of several runs have one group
+            dist.destroy_process_group()
 
     def _sizes(self, own: Sequence[int], what: str) -> list[list[int]]:
         mine = torch.tensor(own, dtype=torch.int64)

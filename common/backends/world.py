@@ -176,8 +176,8 @@ class Several(ABC):
 def lost(rank: int, size: int, what: str, error: BaseException) -> PeerError:
     """The error of a process that no longer hears from the others."""
     return PeerError(
-        f"process {rank} of {size} lost the others at {what}: {first_line(error)}; the last "
-        "checkpoint is whole, and --resume goes on from it"
+        f"process {rank} of {size} lost the others at {what}: {first_line(error)}; what was saved "
+        "is whole, and can be gone on with (DRIFT_TIMEOUT is how long one waits for another)"
     )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from common import launched
 from common.commands import several
 from common.commands.settings import SettingsCommand
 from common.commands.trust import trust_option
@@ -73,10 +74,9 @@ def run(
     from common.workflows import interrupts
     from common.workflows.train import fine_tune
 
-    if processes:
-        if dry_run:
-            raise RequestError("--dry-run is about one process; leave out --processes")
-        several.run(ctx, processes)
+    if dry_run and (processes or launched.size()) > 1:
+        raise RequestError("--dry-run is about one process; leave out --processes")
+    several.run(ctx, processes)
     if dry_run:
         if resume:
             raise RequestError("--dry-run is about a new run; leave out --resume")

@@ -83,6 +83,7 @@ class Checkpoints:
             self._run.rewind(update)
 
         world.lead(go_back, "reading the checkpoint")
+        self._check_agreement(update)
         return update
 
     def _check_agreement(self, update: int) -> None:

@@ -22,7 +22,7 @@ from common.evaluation.records import Protocol, Record, Variant, load
 from common.progress import Part, clock
 from common.runs import checkpoint
 from common.runs.directory import RunDirectory
-from common.workflows import options
+from common.workflows import options, processes
 from common.workflows.options import EvaluateOptions, MeasuringOptions
 from common.workflows.part_progress import PartProgress
 from common.workflows.run import RunLike, mean_row, records_under, run_paths
@@ -131,6 +131,7 @@ def plan(
             how = protocols(run, chosen, chosen.images, real)
             engine = choose_backend(backend, run)
             engine.connect()
+            processes.check_alike(engine, run.config)
             planned.append(Measurement(run, how, variants, engine, real, chosen.asked))
     return planned
 
@@ -198,6 +199,16 @@ def measure_all(
 
     At the end a line says how much disk the images take that were kept.
     """
+    try:
+        return _measured(planned, cache, keep=keep, quiet=quiet, trust=trust)
+    finally:
+        for each in planned:
+            each.backend.world.close()
+
+
+def _measured(
+    planned: Sequence[Measurement], cache: Path | None, *, keep: bool, quiet: bool, trust: bool
+) -> list[int]:
     counts, kept = [], dict[Path, Written]()
     for each in planned:
         allowed = consent.required_for(each.run.path, each.asked, trust=trust)

@@ -55,7 +55,7 @@ def start(count: int, words: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="drift-processes-") as folder:
         errors = [Path(folder) / f"{rank}.stderr" for rank in range(count)]
         processes: list[subprocess.Popen[bytes]] = []
-        with handled(heard, forward):
+        with handled(heard, forward), _ended(processes):
             for rank, own in enumerate(_environments(count, Path(folder))):
                 with errors[rank].open("wb") as file:
                     processes.append(
@@ -69,6 +69,18 @@ def start(count: int, words: Sequence[str]) -> int:
                     )
             first = _wait(processes, sent)
         return _verdict([process.returncode for process in processes], first, errors)
+
+
+@contextlib.contextmanager
+def _ended(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """No process outlives the body, however it ends."""
+    try:
+        yield
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
 
 
 def _environments(count: int, folder: Path) -> Iterator[dict[str, str]]:
@@ -128,11 +140,12 @@ def _verdict(codes: Sequence[int], first: int | None, errors: Sequence[Path]) ->
         return 0
     if codes[first] < 0:
         name = signal.Signals(-codes[first]).name
-        whole = "the last checkpoint is whole, and --resume goes on from it"
+        whole = "what was saved is whole, and can be gone on with"
         _say(f"drift: process {first} of {len(codes)} was ended by {name}; {whole}")
-    elif codes[0] <= 0:
+    elif first:
         lines = errors[first].read_text(encoding="utf-8", errors="replace").splitlines()
-        _say(lines[-1] if lines else f"drift: process {first} failed without a word")
+        if lines or codes[0] <= 0:
+            _say(lines[-1] if lines else f"drift: process {first} failed without a word")
     return codes[0] if codes[0] > 0 else max(codes[first], 1)
 
 

@@ -73,7 +73,7 @@ def test_results_come_in_the_order_of_the_units(count, size):
 def test_a_lost_peer_is_one_line():
     line = str(lost(1, 4, "sampling", RuntimeError("\n [/src/pair.cc:9] closed. Why\nso?\n")))
     assert line.startswith("process 1 of 4 lost the others at sampling: closed; ")
-    assert "--resume" in line
+    assert "DRIFT_TIMEOUT" in line
 
 
 @pytest.mark.parametrize("text", ["", "soon", "0", "-3", "nan", "inf"])
@@ -83,18 +83,48 @@ def test_patience_is_a_number_of_seconds(monkeypatch, text):
         patience()
 
 
-def test_what_a_launcher_says(monkeypatch, tmp_path):
+@pytest.fixture
+def launcher(monkeypatch):
+    """Sets what a launcher puts into the environment, and nothing else of it."""
     for name in ("RANK", "WORLD_SIZE", "MLX_RANK", "MLX_HOSTFILE"):
         monkeypatch.delenv(name, raising=False)
+
+    def put(**values):
+        for name, value in values.items():
+            monkeypatch.setenv(name, str(value))
+
+    return put
+
+
+def test_what_a_launcher_says(launcher, tmp_path):
     assert (rank(), size()) == (0, 1)
-    monkeypatch.setenv("RANK", "2")
-    monkeypatch.setenv("WORLD_SIZE", "4")
+    launcher(RANK=1)  # a stray one: nobody says that there are several
+    assert (rank(), size()) == (0, 1)
+    launcher(RANK=2, WORLD_SIZE=4)
     assert (rank(), size()) == (2, 4)
-    monkeypatch.delenv("WORLD_SIZE")
+
+
+def test_what_mlx_says(launcher, tmp_path):
     hosts = tmp_path / "hosts.json"
     hosts.write_text('[["127.0.0.1:1"], ["127.0.0.1:2"], ["127.0.0.1:3"]]')
-    monkeypatch.setenv("MLX_HOSTFILE", str(hosts))
-    monkeypatch.setenv("MLX_RANK", "1")
+    launcher(MLX_HOSTFILE=hosts, MLX_RANK=1)
     assert (rank(), size()) == (1, 3)
-    hosts.write_text("no list")
-    assert size() == 1
+    launcher(RANK=2, WORLD_SIZE=4)  # drift run --processes sets both
+    assert (rank(), size()) == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"WORLD_SIZE": "many"}, "WORLD_SIZE = 'many': valid is the number of processes"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE = '0'"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK = '2': valid is a number below 2"),
+        ({"WORLD_SIZE": "2", "RANK": "-1"}, "RANK = '-1'"),
+        ({"MLX_RANK": "1"}, "MLX_HOSTFILE = '': no list of hosts"),
+        ({"MLX_RANK": "1", "MLX_HOSTFILE": "/no/such"}, "MLX_HOSTFILE = '/no/such'"),
+    ],
+)
+def test_a_launcher_that_says_half_is_refused(launcher, values, says):
+    launcher(**values)
+    with pytest.raises(RequestError, match=says):
+        rank()
