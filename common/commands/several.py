@@ -18,10 +18,10 @@ processes_option = click.option(
 
 def run(context: click.Context, processes: int | None) -> None:
     """Start the command in so many processes, and exit; returns in one of them, and for one."""
-    from common.workflows.processes import check_count, start
-
     if processes is None:
         return
+    from common.workflows.processes import check_count, start
+
     check_count(processes)
     if processes > 1 and launched.size() == 1:
         context.exit(start(processes, sys.argv[1:]))

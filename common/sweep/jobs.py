@@ -91,11 +91,11 @@ def run(
     first makes `drift run` save and end, the second ends it at once. No process is left when this
     function returns or raises. Raises files.WriteError when a log cannot be written.
     """
-    environment = _environment(threads_each(at_once))
+    own = environment(threads_each(at_once))
     waiting, running = deque(tasks), list[_Running]()
 
     def start(task: Task, step: int, since: float) -> None:
-        process = _start(task.steps[step], environment)
+        process = _start(task.steps[step], own)
         running.append(_Running(task, step, process, since))
         observer.started(task, task.steps[step])
 
@@ -175,7 +175,8 @@ def _wait_or_kill(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _environment(threads: int) -> dict[str, str]:
+def environment(threads: int | str) -> dict[str, str]:
+    """The environment of a process that finds this toolkit, whose output comes at once."""
     here = str(Path(common.__file__).parents[1])
     paths = [here, *filter(None, [os.environ.get("PYTHONPATH")])]
     own = {THREADS: str(threads), "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(paths)}

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -18,17 +18,14 @@ from common import launched, machine, reading
 from common.backends import Backend
 from common.config import Config, to_tables
 from common.errors import PeerError, RequestError
+from common.sweep import jobs
 from common.workflows.interrupts import handled
-
-COMMAND = (sys.executable, "-P", "-c", "from common.cli import main; main()")
 
 PAUSE = 0.05
 """Seconds between two looks at the processes."""
 
 GRACE = 30.0
 """Seconds for the others to end, after the first one has failed."""
-
-THREADS = "OMP_NUM_THREADS"
 
 
 def check_count(count: int) -> None:
@@ -60,7 +57,7 @@ def start(count: int, words: Sequence[str]) -> int:
                 with errors[rank].open("wb") as file:
                     processes.append(
                         subprocess.Popen(
-                            [*COMMAND, *words],
+                            [*jobs.DRIFT, *words],
                             env=own,
                             stdout=None if rank == 0 else subprocess.DEVNULL,
                             stderr=None if rank == 0 else file,
@@ -88,9 +85,10 @@ def _environments(count: int, folder: Path) -> Iterator[dict[str, str]]:
     first, *ports = _free_ports(count + 1)
     hosts = folder / "hosts.json"
     hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in ports]))
-    threads = os.environ.get(THREADS) or str(max(machine.cores() // count, 1))
+    # What the user says counts as it is, since the bytes of a run may depend on it.
+    shared = jobs.environment(os.environ.get(jobs.THREADS) or jobs.threads_each(count))
     for rank in range(count):
-        yield os.environ | {
+        yield shared | {
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
             "WORLD_SIZE": str(count),
@@ -98,7 +96,6 @@ def _environments(count: int, folder: Path) -> Iterator[dict[str, str]]:
             "MASTER_PORT": str(first),
             "MLX_RANK": str(rank),
             "MLX_HOSTFILE": str(hosts),
-            THREADS: threads,
         }
 
 
@@ -143,9 +140,9 @@ def _verdict(codes: Sequence[int], first: int | None, errors: Sequence[Path]) ->
         whole = "what was saved is whole, and can be gone on with"
         _say(f"drift: process {first} of {len(codes)} was ended by {name}; {whole}")
     elif first:
-        lines = errors[first].read_text(encoding="utf-8", errors="replace").splitlines()
-        if lines or codes[0] <= 0:
-            _say(lines[-1] if lines else f"drift: process {first} failed without a word")
+        line = jobs.last_line(errors[first])
+        if line or codes[0] <= 0:
+            _say(line or f"drift: process {first} failed without a word")
     return codes[0] if codes[0] > 0 else max(codes[first], 1)
 
 
@@ -170,6 +167,5 @@ def check_alike(engine: Backend, config: Config) -> None:
 
 
 def _difference(rank: int, name: str, own: str, other: object) -> str:
-    values: Mapping[str, object] = {"this one has": own, "that one": other}
-    shown = "" if name == "settings" else f": {'; '.join(f'{k} {v}' for k, v in values.items())}"
+    shown = "" if name == "settings" else f": {other}, and here {own}"
     return f"process {rank} has another value of {name} than this one{shown}"

@@ -23,10 +23,12 @@ from common.errors import PeerError
 from common.evaluation import measure
 from common.evaluation.records import Variant
 from common.learning import shares
+from common.machine import cores
 from common.progress import NullObserver
 from common.rewards import RewardError
 from common.runs.directory import RunDirectory
 from common.trainer import Trainer
+from common.workflows import processes
 from tests.common.processes import together
 
 SEVERAL = (
@@ -182,6 +184,19 @@ def test_more_processes_than_lanes_or_batches(tiny):
         config, 4, 8
     )
     assert shares.advice(tiny("rollout.batch_size=3", "objective.micro_batch=3"), 2, 16) == ""
+
+
+@pytest.mark.parametrize(("given", "threads"), [("", str(max(cores() // 2, 1))), ("7", "7")])
+def test_processes_find_the_toolkit_and_each_other(given, threads, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    first, second = processes._environments(2, tmp_path)
+    for rank, own in enumerate((first, second)):
+        assert own["PYTHONPATH"].split(os.pathsep)[0] == str(Path(__file__).parents[2])
+        assert own["OMP_NUM_THREADS"] == threads
+        assert own["RANK"] == own["LOCAL_RANK"] == own["MLX_RANK"] == str(rank)
+    hosts = json.loads(Path(first["MLX_HOSTFILE"]).read_text())
+    ports = [first["MASTER_PORT"], *(host.rpartition(":")[2] for (host,) in hosts)]
+    assert len({*ports}) == 3
 
 
 # --- processes -----------------------------------------------------------------------------------
