@@ -11,7 +11,7 @@ import numpy as np
 
 from common import launched
 from common.backends import Parameters, world
-from common.backends.lanes import Sums, kept_by
+from common.backends.lanes import halves_of_all, kept_by
 from common.errors import PeerError, RequestError
 
 __all__ = ["Processes", "connect"]
@@ -95,19 +95,13 @@ class Processes(world.Several):
         """All sums go to every process, which adds them up in the tree."""
         start, lanes = time.perf_counter(), sums.lanes
         kept = [kept_by(rank, self.size, lanes, used) for rank in range(self.size)]
-        rows, length = (
-            max(sum(nodes.values()) for nodes in kept),
-            sum(p.size for p in like.values()),
-        )
+        length = sum(p.size for p in like.values())
+        rows = max(sum(nodes.values()) for nodes in kept)
         own = [_flat(sums.nodes[node], like) for node, there in kept[self.rank].items() if there]
         sent = mx.stack([*own, *[mx.zeros(length)] * (rows - len(own))])
         received = self._all(sent, "the update")
-        tree: Sums[mx.array] = Sums(lanes, mx.add)
-        for rank, nodes in enumerate(kept):
-            remaining = iter(received[rank])
-            for node, there in nodes.items():
-                tree.add(node, next(remaining) if there else None)
-        lower, upper = (_named(half, like) for half in tree.halves())
+        halves = halves_of_all(kept, received, lanes, mx.add)
+        lower, upper = (_named(half, like) for half in halves)
         self.seconds["reduce"] += time.perf_counter() - start
         return lower, upper
 

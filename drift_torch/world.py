@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common import launched
 from common.backends import Parameters, world
-from common.backends.lanes import Node, Sums, kept_by
+from common.backends.lanes import halves_of_all, kept_by
 from common.errors import PeerError, RequestError
 
 __all__ = ["Processes", "connect"]
@@ -91,19 +91,16 @@ class Processes(world.Several):
         width = -(-length // self.size)
         rows = max(sum(nodes.values()) for nodes in kept)
         sent = first.new_zeros(self.size, rows, width)
-        for row, node in enumerate(_with_content(kept[self.rank])):
+        own = [node for node, there in kept[self.rank].items() if there]
+        for row, node in enumerate(own):
             whole = first.new_zeros(self.size * width)
             whole[:length] = _flat(sums.nodes[node], like)
             sent[:, row] = whole.view(self.size, width)
         received = torch.empty_like(sent)
         with self._connected("the update"):
             dist.all_to_all_single(received, sent)
-        tree: Sums[Tensor] = Sums(lanes, torch.add)
-        for nodes, parts in zip(kept, received, strict=True):
-            remaining = iter(parts)
-            for node, there in nodes.items():
-                tree.add(node, next(remaining) if there else None)
-        lower, upper = (self._whole(half, length, like) for half in tree.halves())
+        halves = halves_of_all(kept, received, lanes, torch.add)
+        lower, upper = (self._whole(half, length, like) for half in halves)
         self.seconds["reduce"] += time.perf_counter() - start
         return lower, upper
 
@@ -123,10 +120,6 @@ class Processes(world.Several):
             yield
         except RuntimeError as error:  # of gloo and NCCL: a peer is gone, or did not answer
             raise world.lost(self.rank, self.size, what, error) from None
-
-
-def _with_content(nodes: dict[Node, bool]) -> list[Node]:
-    return [node for node, there in nodes.items() if there]
 
 
 def _flat(values: Parameters | None, like: Parameters) -> Tensor:

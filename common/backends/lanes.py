@@ -5,10 +5,10 @@ lanes side by side are added up, then two such pairs, and so on: a binary tree o
 number of processes only says who computes which lanes, so the sums have the same bytes on any.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
-__all__ = ["Node", "Sums", "kept_by", "lane_of", "lanes_of", "process_of"]
+__all__ = ["Node", "Sums", "halves_of_all", "kept_by", "lane_of", "lanes_of", "process_of"]
 
 T = TypeVar("T")
 
@@ -57,11 +57,6 @@ class Sums(Generic[T]):
             node = (min(node[0], other[0]), 2 * node[1])
         self.nodes[node] = value
 
-    def merge(self, nodes: Mapping[Node, T | None]) -> None:
-        """Put in the sums of another process."""
-        for node, value in nodes.items():
-            self.add(node, value)
-
     def halves(self) -> tuple[T | None, T | None]:
         """The sums of the lower and of the upper half of the lanes, once all lanes were put in."""
         values = [self.nodes[node] for node in sorted(self.nodes)]
@@ -77,3 +72,25 @@ def kept_by(rank: int, size: int, lanes: int, used: Collection[int]) -> dict[Nod
     for lane in lanes_of(rank, size, lanes):
         sums.add((lane, 1), True if lane in used else None)
     return {node: bool(sums.nodes[node]) for node in sorted(sums.nodes)}
+
+
+def halves_of_all(
+    kept: Sequence[Mapping[Node, bool]],
+    rows: Iterable[Iterable[T]],
+    lanes: int,
+    plus: Callable[[T, T], T],
+) -> tuple[T | None, T | None]:
+    """`Sums.halves` over all processes.
+
+    Args:
+        kept: by process, what `kept_by` gives.
+        rows: by process, the sums of its nodes with anything, in that order; more is padding.
+        lanes: a power of 2.
+        plus: as for `Sums`.
+    """
+    sums = Sums(lanes, plus)
+    for nodes, values in zip(kept, rows, strict=True):
+        remaining = iter(values)
+        for node, there in nodes.items():
+            sums.add(node, next(remaining) if there else None)
+    return sums.halves()

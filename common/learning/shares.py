@@ -5,15 +5,19 @@ from common.learning.update import number_of_lanes
 
 __all__ = ["advice", "check"]
 
+MOST = 64
+"""The largest `objective.lanes`."""
+
 
 def check(config: Config, size: int) -> None:
     """Raise ConfigError where there are more processes than lanes: some would train nothing."""
     lanes = number_of_lanes(config)
     if size > lanes:
-        wanted = next((n for n in (2, 4, 8, 16, 32, 64) if n >= size), 64)
+        wanted = 1 << (size - 1).bit_length()
+        more = f"; for more: --set objective.lanes={wanted}, which adds in another order"
         raise ConfigError(
-            f"{size} processes, but objective.lanes = {lanes}: at most {lanes} can share an "
-            f"update; for more: --set objective.lanes={wanted}, which adds in another order"
+            f"{size} processes, but objective.lanes = {lanes}: at most {lanes} can share an update"
+            f"{more if wanted <= MOST else f', and {MOST} with the most lanes that there are'}"
         )
 
 

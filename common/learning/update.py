@@ -249,6 +249,8 @@ class Learner:
 
     def _fetch_latents(self, trajectories: Trajectories, steps: list[np.ndarray]) -> None:
         """Get the latents that this process trains on from those that sampled them."""
+        if trajectories.owners is None:  # all are here
+            return
         size = self._backend.world.size
         wanted: list[list[np.ndarray]] = [[] for _ in range(size)]
         for parts in map(self._parts, steps):
@@ -256,7 +258,7 @@ class Learner:
                 lane = lane_of(n, len(parts), self._lanes)
                 wanted[process_of(lane, size, self._lanes)].append(part[:, 0])
         samples = [np.unique(np.concatenate(each)) if each else np.zeros(0, int) for each in wanted]
-        rollout.fetch(trajectories, samples, self._backend.world)
+        rollout.fetch(trajectories, trajectories.owners, samples, self._backend.world)
 
     def _optimizer_steps(
         self, credit: Credit, trained: np.ndarray, update: int

@@ -149,10 +149,10 @@ class Scoring:
         start = sum(map(len, self._images))
         self._images.append(images)
         for name, parts in self._early.items():
-            part = self._part(name, images, start)
-            if len(parts) % self._world.size == self._world.rank:
+            if (len(self._images) - 1) % self._world.size == self._world.rank:
+                part = self._part(name, images, start)
                 part.begin(self._calls[name])
-            parts.append(part)
+                parts.append(part)
         self._report(start + len(images), len(self._prompts))
 
     def result(self) -> dict[str, np.ndarray]:
@@ -167,11 +167,9 @@ class Scoring:
 
     def _early_result(self, name: str) -> np.ndarray:
         """Of a term whose parts were dealt to the processes: float64 [N]."""
-        rank, size = self._world.rank, self._world.size
-        own = self._world.share(
-            lambda: [part.result() for part in self._early[name][rank::size]], "scoring"
-        )
-        return np.concatenate(in_order(own))
+        parts = self._early[name]
+        scores = self._world.share(lambda: [part.result() for part in parts], "scoring")
+        return np.concatenate(in_order(scores))
 
     def _whole(self, name: str, images: np.ndarray) -> np.ndarray:
         """Of a term that gets all images: a declared one's calls are dealt to the processes."""

@@ -185,14 +185,17 @@ class Sampler:
         return self._backend.asarray(draws)
 
 
-def fetch(trajectories: Trajectories, wanted: Sequence[np.ndarray], world: World) -> None:
+def fetch(
+    trajectories: Trajectories, owners: np.ndarray, wanted: Sequence[np.ndarray], world: World
+) -> None:
     """Exchange latents, so that each process has those that it trains on; in place.
 
-    wanted: by process, the samples that it trains on, int [n], ascending; all processes know all.
+    Args:
+        trajectories: of which each process has the latents of its own batches.
+        owners: int [N], the process of each sample.
+        wanted: by process, the samples that it trains on, int [n], ascending; all know all.
+        world: the processes.
     """
-    owners = trajectories.owners
-    if owners is None:
-        return
     arrays = (trajectories.latents, trajectories.next_latents)
     own = [samples[owners[samples] == world.rank] for samples in wanted]
     own[world.rank] = own[world.rank][:0]  # they are here

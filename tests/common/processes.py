@@ -49,7 +49,8 @@ class Threads(Several):
         """Merged as they are: the arrays belong to all threads."""
         tree: GradientSums = Sums(sums.lanes, lambda a, b: {name: a[name] + b[name] for name in a})
         for nodes in self._all(dict(sums.nodes)):
-            tree.merge(nodes)
+            for node, value in nodes.items():
+                tree.add(node, value)
         return tree.halves()
 
 

@@ -1,11 +1,11 @@
-"""Sums have one order, whoever adds them and in whatever order they come."""
+"""Sums are added up in one order: whatever process adds them, and in any order of arrival."""
 
 import random
 from itertools import pairwise
 
 import pytest
 
-from common.backends.lanes import Sums, kept_by, lane_of, lanes_of, process_of
+from common.backends.lanes import Sums, halves_of_all, kept_by, lane_of, lanes_of, process_of
 
 
 def text_sums(lanes):
@@ -57,7 +57,7 @@ def test_the_order_of_arrival_changes_nothing(lanes, missing):
 @pytest.mark.parametrize("size", [2, 3, 4, 5, 8])
 @pytest.mark.parametrize("used", [range(8), (0,), (0, 2, 4, 6), (0, 1, 2, 5, 7)])
 def test_processes_that_add_their_own_lanes_give_the_same_tree(size, used):
-    alone, merged = text_sums(8), text_sums(8)
+    alone, kept, rows = text_sums(8), [], []
     for lane in range(8):
         alone.add((lane, 1), f"{lane}" if lane in used else None)
     for rank in range(size):
@@ -66,8 +66,10 @@ def test_processes_that_add_their_own_lanes_give_the_same_tree(size, used):
             own.add((lane, 1), f"{lane}" if lane in used else None)
         known = kept_by(rank, size, 8, used)
         assert known == {node: own.nodes[node] is not None for node in sorted(own.nodes)}
-        merged.merge(own.nodes)
-    assert merged.halves() == alone.halves()
+        kept.append(known)
+        rows.append([*(own.nodes[node] for node, there in known.items() if there), "padding"])
+    halves = halves_of_all(kept, rows, 8, lambda left, right: f"({left}+{right})")
+    assert halves == alone.halves()
 
 
 def test_few_sums_are_kept():

@@ -174,6 +174,8 @@ def test_more_processes_than_lanes_or_batches(tiny):
         shares.check(tiny(), 9)
     with pytest.raises(ConfigError, match=r"2 processes, but objective.lanes = 1.*lanes=2,"):
         shares.check(tiny("adapter.kind=full"), 2)
+    with pytest.raises(ConfigError, match=r"65 processes.*, and 64 with the most lanes that"):
+        shares.check(tiny("objective.lanes=64"), 65)
     config = tiny("rollout.batch_size=8", "objective.micro_batch=4")
     assert shares.advice(config, 1, 16) == ""
     assert shares.advice(config, 2, 16) == (
