@@ -20,8 +20,8 @@ import click
 
 from common.runs import files
 from scripts.gpu_bench.rows import ROWS
+from scripts.markdown import span, table
 from scripts.peers import tables
-from scripts.peers.tables import table
 
 DOCS = Path(__file__).parents[1] / "docs"
 BLOCK = re.compile(r"(<!-- performance: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -128,11 +128,11 @@ def rates(measured: Measured, _: dict[str, Any]) -> str:
         return table(["what", "rate"], [["matrix products and copies", NONE]])
     figures = row["figures"]
     lines = [
-        [f"products of {name}", span(value, 1e12, "TFLOP/s")]
+        [f"products of {name}", span(value, "TFLOP/s", unit=1e12)]
         for name, value in figures["products"].items()
     ]
     lines += [
-        [f"copy {name}", span(value, 1e9, "GB/s")] for name, value in figures["copies"].items()
+        [f"copy {name}", span(value, "GB/s", unit=1e9)] for name, value in figures["copies"].items()
     ]
     return table(["what", f"{card(row)}: median (least to most)"], lines)
 
@@ -165,7 +165,7 @@ def _speed(outcome: dict[str, Any], measured: Measured, counted: dict[str, Any])
     compiling = figures["compile_s"]
     return [
         card(outcome),
-        span(rate, 1, ""),
+        span(rate),
         f"{figures['sampled_per_s']:.2f}",
         _bound(outcome, measured, counted),
         f"{100 * figures['outside_the_model']:.1f} %",
@@ -197,8 +197,8 @@ def straight(measured: Measured, _: dict[str, Any]) -> str:
             figures = outcome["figures"]
             peaks = figures["peak_bytes"]
             sizes = [f"{peaks[name]['tensors'] / 1e9:.1f}" for name in ("ours", "straight")]
-            seconds = [span(figures[name], 1, "s") for name in ("ours", "straight")]
-            speed = span(figures["speed_of_ours"], 1, "x")
+            seconds = [span(figures[name], "s") for name in ("ours", "straight")]
+            speed = span(figures["speed_of_ours"], "x")
             cells = [card(outcome), *seconds, speed, f"{' and '.join(sizes)} GB"]
         lines.append([f"`{row.name}`", *cells])
     return table(columns, lines)
@@ -236,7 +236,7 @@ def study(measured: Measured, _: dict[str, Any]) -> str:
     pairs = figures["pairs"]
     lines.append(["seeds that both methods ended", str(len(pairs["seeds"]))])
     for name, value in pairs.get("differences", {}).items():
-        lines.append([f"{name}, DRIFT less plain GRPO", span(value, 1, "", digits=3)])
+        lines.append([f"{name}, DRIFT less plain GRPO", span(value, digits=3)])
     return table(["what", card(outcome)], lines)
 
 
@@ -258,21 +258,13 @@ def _said(name: str, figures: dict[str, Any]) -> str:
             busy = figures["busy_s"] / figures["update_s"]
             return f"an update of {figures['update_s']:.2f} s; the card is busy {100 * busy:.0f} %"
         case "mlx":
-            seconds = {name: span(value, 1, "s") for name, value in figures["update_s"].items()}
+            seconds = {name: span(value, "s") for name, value in figures["update_s"].items()}
             return "an update: " + ", ".join(f"{name} {text}" for name, text in seconds.items())
     passed = figures["tests"] - figures["skipped"]
     return f"{passed} passed, {figures['skipped']} skipped"
 
 
 # --- cells ---------------------------------------------------------------------------------------
-
-
-def span(value: dict[str, float], unit: float, name: str, digits: int = 2) -> str:
-    """Median and range of repeats."""
-    median, least, most = (value[key] / unit for key in ("median", "min", "max"))
-    return f"{median:.{digits}f} {name} ({least:.{digits}f} to {most:.{digits}f})".replace(
-        "  ", " "
-    )
 
 
 def card(outcome: dict[str, Any]) -> str:

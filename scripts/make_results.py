@@ -31,6 +31,7 @@ from common.comparison.summary import Summary, from_json
 from common.report import front, gain_tables, noise, words
 from common.runs import files
 from scripts import noise_course
+from scripts.markdown import table
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = ("results.md", "noise.md")
@@ -114,18 +115,14 @@ def _noise(name: str, summary: Summary) -> Noise:
 
 def _tables(tables: Sequence[gain_tables.Table]) -> str:
     return "\n".join(
-        f"**{table.title}**, {table.meaning}\n\n"
-        + markdown(
-            ["method", *table.columns],
-            [[row.method, *map(cell_text, row.cells)] for row in table.rows],
+        f"**{each.title}**, {each.meaning}\n\n"
+        + table(
+            ["method", *each.columns],
+            [[row.method, *(cell.line for cell in row.cells)] for row in each.rows],
         )
-        for table in tables
+        + "\n"
+        for each in tables
     )
-
-
-def cell_text(cell: gain_tables.Cell) -> str:
-    """A number and its detail in brackets."""
-    return f"{cell.text} ({cell.detail})" if cell.detail else cell.text
 
 
 def points(summary: Summary) -> str:
@@ -152,7 +149,7 @@ def points(summary: Summary) -> str:
             for point in method.points
         ]
     header = ["method", "point", *(front.NAMES.get(m, m.replace("_", " ")) for m in shown)]
-    return markdown(header, rows)
+    return table(header, rows) + "\n"
 
 
 def protocol(summary: Summary) -> str:
@@ -197,7 +194,7 @@ def search(data: dict[str, Any]) -> str:
     first = ["base model", "", f"{base['alignment']:.2f}", f"{base['diversity']:.3f}", ""]
     header = ["setting", "updates", "held-out alignment", "diversity", "at equal alignment"]
     rows = [[*first, f"{base['high_frequency']:.4f}"], *rows]
-    return data["protocol"] + "\n\n" + markdown([*header, "high frequency"], rows)
+    return data["protocol"] + "\n\n" + table([*header, "high frequency"], rows) + "\n"
 
 
 def twins(data: dict[str, Any]) -> str:
@@ -208,16 +205,11 @@ def twins(data: dict[str, Any]) -> str:
         a, b = np.array(values), np.array(second["curves"][key])
         rows.append([key, f"{np.max(np.abs(a - b) / np.abs(a)):.1e}"])
     updates = len(first["curves"]["reward/mean"])
-    curves = markdown([f"curve of {updates} updates", "largest relative difference"], rows)
+    curves = table([f"curve of {updates} updates", "largest relative difference"], rows)
     names = list(first["point"])
     points = [[name, *(f"{data[name]['point'][k]:.4f}" for k in names)] for name in (one, other)]
-    return curves + "\n" + markdown(["backend", *(n.replace("_", " ") for n in names)], points)
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    ends = table(["backend", *(n.replace("_", " ") for n in names)], points)
+    return f"{curves}\n\n{ends}\n"
 
 
 PARTS: dict[str, Callable[[Summary], str]] = {

@@ -10,6 +10,8 @@ from common.commands.trust import trust_option
 from common.errors import RequestError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from common.comparison.gains import Reading
     from common.evaluation.records import Split
     from common.report.gain_tables import Table
@@ -171,9 +173,7 @@ def compare(
     without a run there is no base model: every measure is compared, and there are no curves.
     """
     from common.comparison import summary as summaries
-    from common.comparison.side_by_side import SideBySide
     from common.console import console, say
-    from common.report import gain_tables, notes, side_by_side
     from common.workflows import options
     from common.workflows.compare import compare_runs, measure_standing
 
@@ -198,29 +198,21 @@ def compare(
     if as_json:
         click.echo(summaries.to_json(done.summary), nl=False)
         return
-    if isinstance(done.summary, SideBySide):
-        _show(side_by_side.tables(done.summary))
-    else:
-        _show(gain_tables.tables(done.summary))
+    _show(done.tables)
     for note in done.notes:
         say(f"{note}\n")
-    if not isinstance(done.summary, SideBySide) and len(done.summary.seeds) <= 1:
-        say(f"{notes.without_intervals(done.summary)}\n")
     for path in reversed(done.files):
         say(str(path))
 
 
-def _show(tables: "list[Table]") -> None:
+def _show(tables: "Sequence[Table]") -> None:
     from common.console import say, table
 
     for each in tables:
         say(f"{each.title}: {each.meaning}\n")
         rows = [
             {"": row.method}
-            | {
-                column: f"{cell.text} ({cell.detail})" if cell.detail else cell.text
-                for column, cell in zip(each.columns, row.cells, strict=True)
-            }
+            | {column: cell.line for column, cell in zip(each.columns, row.cells, strict=True)}
             for row in each.rows
         ]
         table(rows, right=each.columns)

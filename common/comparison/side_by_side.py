@@ -1,6 +1,6 @@
 """Folders of images side by side, without a base model: every measure, and its differences."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -40,6 +40,19 @@ class SideBySide(Part):
     replicas: int
     methods: dict[str, dict[str, float]] = Field(min_length=1)
     differences: list[Difference]
+
+    @property
+    def names(self) -> list[str]:
+        """The methods, the baseline first."""
+        return [*self.methods]
+
+    def gain_rows(self) -> list[dict[str, Any]]:
+        """A row for each difference."""
+        return [difference.model_dump() for difference in self.differences]
+
+    def point_rows(self) -> list[dict[str, Any]]:
+        """A row of measures for each method."""
+        return [{"method": name, **each} for name, each in self.methods.items()]
 
     @property
     def measures(self) -> tuple[str, ...]:

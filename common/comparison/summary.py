@@ -166,6 +166,32 @@ class Summary(Part):
     noise: Noise | None = None
 
     @property
+    def names(self) -> list[str]:
+        """The methods, the baseline first."""
+        return [method.name for method in self.methods]
+
+    def gain_rows(self) -> list[dict[str, Any]]:
+        """A row for each statistic of each method against the baseline."""
+        return [gain.model_dump() for gain in self.gains]
+
+    def point_rows(self) -> list[dict[str, Any]]:
+        """A row for each measured point of each method, without the base model."""
+        return [
+            {
+                "method": method.name,
+                "configuration": method.strengths[point.strength].label,
+                "update": point.update,
+                "scale": point.scale,
+                "prompt_noise": point.prompt_noise,
+                "aig": point.aig,
+                "front": point.front,
+                **point.measures,
+            }
+            for method in self.methods
+            for point in method.points
+        ]
+
+    @property
     def degradation(self) -> tuple[str, ...]:
         """The measures that rise when images degrade."""
         degraded = (gain.measure for gain in self.gains if gain.statistic == "degradation")

@@ -18,6 +18,11 @@ class Cell:
     detail: str
     missing: bool
 
+    @property
+    def line(self) -> str:
+        """Both on one line, the detail in brackets."""
+        return f"{self.text} ({self.detail})" if self.detail else self.text
+
 
 @dataclass(frozen=True)
 class TableRow:

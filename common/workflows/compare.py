@@ -14,7 +14,8 @@ from common.comparison.summarise import summarise
 from common.comparison.summary import Summary
 from common.errors import RequestError, listed, preparing
 from common.evaluation import measured_runs, neutral_runs
-from common.report import comparison as pages, notes, side_by_side as image_pages
+from common.report import comparison as pages, gain_tables, notes, side_by_side as image_pages
+from common.report.gain_tables import Table
 from common.workflows import evaluate, options
 from common.workflows.options import CompareOptions
 from common.workflows.run import RunLike, run_paths
@@ -25,16 +26,17 @@ class Comparison:
     """Methods against a baseline; a notebook shows the plot of their fronts.
 
     summary: all numbers. files: compare.json, front.svg, front.png and compare.html; of images
-    without a base model there is no plot. notes: what to know before the numbers are believed.
+    without a base model there is no plot. tables: of the page, as text. notes: what to know before
+    the numbers are believed.
     """
 
     summary: Summary | SideBySide
     files: tuple[Path, ...]
+    tables: tuple[Table, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        methods = self.summary.methods
-        names = listed(methods if isinstance(methods, dict) else [each.name for each in methods])
+        names = listed(self.summary.names)
         return f"<Comparison of {names} with {self.summary.baseline}: {self.page}>"
 
     @property
@@ -45,29 +47,12 @@ class Comparison:
     @property
     def gains(self) -> list[dict[str, Any]]:
         """A row for each statistic of each method against the baseline."""
-        if isinstance(self.summary, SideBySide):
-            return [difference.model_dump() for difference in self.summary.differences]
-        return [gain.model_dump() for gain in self.summary.gains]
+        return self.summary.gain_rows()
 
     @property
     def points(self) -> list[dict[str, Any]]:
         """A row for each measured point of each method, without the base model."""
-        if isinstance(self.summary, SideBySide):
-            return [{"method": name, **each} for name, each in self.summary.methods.items()]
-        return [
-            {
-                "method": method.name,
-                "configuration": method.strengths[point.strength].label,
-                "update": point.update,
-                "scale": point.scale,
-                "prompt_noise": point.prompt_noise,
-                "aig": point.aig,
-                "front": point.front,
-                **point.measures,
-            }
-            for method in self.summary.methods
-            for point in method.points
-        ]
+        return self.summary.point_rows()
 
     def _repr_png_(self) -> bytes | None:
         """The plot, which notebooks ask for; None where there is none."""
@@ -202,8 +187,11 @@ def compare_runs(
             reading=chosen.curve,
             replicas=chosen.replicas,
         )
+    remarks = notes.notes(summary, study, paths)
+    if len(summary.seeds) <= 1:
+        remarks.append(notes.without_intervals(summary))
     files = tuple(pages.build(summary, study, out))
-    return Comparison(summary, files, tuple(notes.notes(summary, study, paths)))
+    return Comparison(summary, files, tuple(gain_tables.tables(summary)), tuple(remarks))
 
 
 _OF_CURVES = {
@@ -229,4 +217,5 @@ def _compare_images(
             )
     first = baseline or methods.plain(study).name
     summary = side_by_side.summarise(study, first, replicas=chosen.replicas)
-    return Comparison(summary, tuple(image_pages.build(summary, study, out)), (image_pages.NOTE,))
+    files = tuple(image_pages.build(summary, study, out))
+    return Comparison(summary, files, tuple(image_pages.tables(summary)), (image_pages.NOTE,))

@@ -173,7 +173,8 @@ def peak_alone(loop: str, name: str, size: Size) -> None:
             alone = straight_loop(config, trainer.policy, trainer.process, size)
             step = alone.step
             del trainer
-        step(), step()
+        for _ in range(2):
+            step()
     print(peak_bytes())
 
 

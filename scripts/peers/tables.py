@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.report import figure
+from scripts.markdown import span, table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["FOLDER", "PLOT", "TABLES", "plot", "read", "short", "table"]
+__all__ = ["FOLDER", "PLOT", "TABLES", "plot", "read", "short"]
 
 Documents = Mapping[str, Mapping[str, Any]]
 """Part -> what was stored of it."""
@@ -69,7 +70,7 @@ def straight(parts: Documents) -> str:
 def _straight(figures: Mapping[str, Any]) -> list[str]:
     peak = {name: f"{size / 1e6:.0f}" for name, size in figures["peak_bytes"].items()}
     return [
-        *(span(figures[name]["speed"]["cpu"]) for name in ("whole", "sampling", "training")),
+        *(span(figures[name]["speed"]["cpu"], "x") for name in ("whole", "sampling", "training")),
         f"{figures['images'] / figures['whole']['ours']['cpu']['median']:.3g}",
         f"{100 * figures['outside']:.1f} %",
         f"{peak['ours']} : {peak['straight']} MB",
@@ -104,7 +105,7 @@ def switches(parts: Documents) -> str:
     for name, part in parts.items():
         if name.startswith("switch-"):
             figures = part["figures"]
-            speed = [span(figures["speed"][clock]) for clock in ("cpu", "wall")]
+            speed = [span(figures["speed"][clock], "x") for clock in ("cpu", "wall")]
             lines.append([f"`{figures['on']}`", f"`{figures['off']}`", figures["case"], *speed])
     return table(columns, lines or [[NONE] + [""] * 4])
 
@@ -118,7 +119,7 @@ def backends(parts: Documents) -> str:
         figures = part["figures"]
         for backend, cost in figures["update"].items():
             ratio = figures["ratio"].get(backend)
-            cells = [span(cost["cpu"], " s"), span(ratio["cpu"]) if ratio else "1"]
+            cells = [span(cost["cpu"], "s"), span(ratio["cpu"], "x") if ratio else "1"]
             lines.append([figures["case"], f"`{backend}`", *cells])
     columns = ["case", "backend", "processor time of an update", "times the first"]
     return table(columns, lines or [[NONE] + [""] * 3])
@@ -147,8 +148,8 @@ def waiting(parts: Documents) -> str:
         if part:
             cost, aim = part["figures"][name], part["aims"][name]
             cells = [
-                span(cost["cpu"], " s"),
-                span(cost["wall"], " s"),
+                span(cost["cpu"], "s"),
+                span(cost["wall"], "s"),
                 f"under {aim:g} s" if aim else "",
             ]
         lines.append([title, *cells])
@@ -203,18 +204,6 @@ def short(parts: Documents) -> str:
             cells = _straight(part["figures"])
             lines.append([case, size, *cells[:3], cells[4], cells[5]])
     return table(columns, lines)
-
-
-def span(value: Mapping[str, float], unit: str = " x") -> str:
-    """Median and range of repeats."""
-    median, least, most = (value[key] for key in ("median", "min", "max"))
-    return f"{median:.2f}{unit} ({least:.2f} to {most:.2f})"
-
-
-def table(columns: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 TABLES: dict[str, Callable[[Documents], str]] = {
