@@ -119,7 +119,7 @@ def test_the_page_of_noise_has_its_table_and_the_course_of_each_measure(tmp_path
     course = noise_course.of_neutral(summary, summary.noise, "diversity")
     assert course == [pytest.approx([0, -0.025, -0.05, -0.075, -0.1], abs=1e-5)]
     plain = noise_course.of_baseline(summary, "reward")
-    assert plain[-1] == pytest.approx(2.0, abs=0.05)
+    assert plain[-1] == pytest.approx(2.0, abs=1e-5)
     without = summary.model_copy(update={"noise": None})
     (folder / "noise.json").write_text(to_json(without))
     assert "noise: the comparison has no neutral runs" in run("--docs", folder.parent).output
