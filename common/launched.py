@@ -1,10 +1,10 @@
 """What a launcher of several processes has put into the environment of this one."""
 
-import json
 import math
 import os
 from pathlib import Path
 
+from common import reading
 from common.errors import RequestError
 
 __all__ = ["RANK", "SIZE", "patience", "rank", "size"]
@@ -43,7 +43,7 @@ def size() -> int:
         return 1
     file = os.environ.get(MLX_HOSTS, "")
     try:
-        return len(json.loads(Path(file).read_text(encoding="utf-8")))
+        return len(reading.json_document(reading.content(Path(file))))
     except (OSError, ValueError, TypeError):
         raise RequestError(
             f"{MLX_HOSTS} = '{file}': no list of hosts; start mlx.launch with --backend ring"

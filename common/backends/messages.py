@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from common import reading
+
 __all__ = ["MessageError", "decode", "encode"]
 
 ARRAY = "\0array"
@@ -56,8 +58,8 @@ def decode(message: bytes) -> Any:
     """What `encode` was given; arrays are read-only. MessageError for what it did not make."""
     length = int.from_bytes(message[:HEAD], "little")
     try:
-        tree = json.loads(message[HEAD : HEAD + length])
-    except ValueError as error:  # RecursionError cannot be: the sender's json would have met it
+        tree = reading.json_document(message[HEAD : HEAD + length])
+    except ValueError as error:
         raise MessageError(f"no message of a process: {error}") from None
     rest = memoryview(message)[HEAD + length :]
 

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol, TypeVar
 
+from common import reading
 from common.backends import messages
 from common.backends.lanes import Sums
 from common.backends.protocols import Parameters
@@ -144,7 +145,8 @@ class Several(ABC):
             content = messages.encode([None, work()])
         except Exception as error:  # raised below, once the others know
             failed = error
-            content = messages.encode([f"{type(error).__name__}: {error}", None])
+            text = reading.printable(f"{type(error).__name__}: {error}")
+            content = messages.encode([text, None])
         start = time.perf_counter()
         sizes = [size for (size,) in self._sizes([len(content)], what)]
         waited = time.perf_counter()

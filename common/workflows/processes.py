@@ -24,6 +24,9 @@ from common.workflows.interrupts import handled
 PAUSE = 0.05
 """Seconds between two looks at the processes."""
 
+WRONG_REQUEST = 2
+"""The exit code of a process that was asked for something wrong: each of them says the same."""
+
 GRACE = 30.0
 """Seconds for the others to end, after the first one has failed."""
 
@@ -139,7 +142,7 @@ def _verdict(codes: Sequence[int], first: int | None, errors: Sequence[Path]) ->
         name = signal.Signals(-codes[first]).name
         whole = "what was saved is whole, and can be gone on with"
         _say(f"drift: process {first} of {len(codes)} was ended by {name}; {whole}")
-    elif first:
+    elif first and not codes[0] == codes[first] == WRONG_REQUEST:
         line = jobs.last_line(errors[first])
         if line or codes[0] <= 0:
             _say(line or f"drift: process {first} failed without a word")

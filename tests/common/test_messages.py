@@ -60,6 +60,7 @@ def forged(described, rest=b""):
         b"",
         b"\x05\0\0\0\0\0\0\0{",
         b"\xff" * 40,
+        (2000).to_bytes(8, "little") + b"[" * 1000 + b"]" * 1000,
         forged(["|O", [1]], b"12345678"),
         forged(["<f8", [2]], b"12345678"),
         forged(["<f8", [1]], b"123456789"),

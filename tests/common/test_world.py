@@ -121,6 +121,7 @@ def test_what_mlx_says(launcher, tmp_path):
         ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK = '2': valid is a number below 2"),
         ({"WORLD_SIZE": "2", "RANK": "-1"}, "RANK = '-1'"),
         ({"MLX_RANK": "1"}, "MLX_HOSTFILE = '': no list of hosts"),
+        ({"MLX_RANK": "1", "MLX_HOSTFILE": "/dev/zero"}, "MLX_HOSTFILE = '/dev/zero'"),
         ({"MLX_RANK": "1", "MLX_HOSTFILE": "/no/such"}, "MLX_HOSTFILE = '/no/such'"),
     ],
 )

@@ -249,6 +249,16 @@ def test_processes_give_the_same_bytes(backend, size, start, final_bytes, tmp_pa
 
 
 @pytest.mark.slow
+def test_a_wrong_request_is_one_line(start, tmp_path):
+    process = start("--processes", 2, "--set", "objective.lanes=1", "--out", tmp_path / "run")
+    _, errors = process.communicate(timeout=120)
+    (line,) = errors.splitlines()
+    assert line.startswith("drift: 2 processes, but objective.lanes = 1: at most 1 can share")
+    assert process.returncode == 2
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
 def test_eval_in_processes_gives_the_same_records(whole, tmp_path):
     contents = []
     for count in (1, 2):
