@@ -2,7 +2,7 @@
 
 Micro-batches are dealt to lanes, neighbours to the same one. A lane adds up its own in order; two
 lanes side by side are added up, then two such pairs, and so on: a binary tree of fixed shape. The
-number of processes only says who computes which lanes, so the sums have the same bytes on any.
+number of processes says only which one computes a lane, so the sums have the same bytes on any.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""How an update is shared out among processes: what each has to do, and who would have nothing."""
+"""How an update is shared among processes, and when some would have nothing to do."""
 
 from common.config import Config, ConfigError
 from common.learning.update import number_of_lanes

@@ -176,7 +176,7 @@ def _wait_or_kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def environment(threads: int | str) -> dict[str, str]:
-    """The environment of a process that finds this toolkit, whose output comes at once."""
+    """The environment of a process that finds this toolkit and writes its output at once."""
     here = str(Path(common.__file__).parents[1])
     paths = [here, *filter(None, [os.environ.get("PYTHONPATH")])]
     own = {THREADS: str(threads), "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(paths)}
