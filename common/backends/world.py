@@ -1,7 +1,8 @@
 """The processes of a run: which of them computes what, and how they agree.
 
 A unit of work, a rollout batch or a micro-batch, has the same shape on any number of processes,
-and results are put together in the order of the units. Only the process that computes a unit changes.
+and results are put together in the order of the units. Only the process that computes a unit
+changes.
 """
 
 import re

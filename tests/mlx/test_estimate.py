@@ -15,6 +15,7 @@ from drift_mlx import backend as drift, estimate, full_size, lora
 from drift_mlx.networks.layers import ResnetBlock
 from drift_mlx.networks.mmdit import MMDiT, MMDiTConfig
 from drift_mlx.networks.unet import UNet, UNetConfig
+from tests.mlx.peaks import active_memory, peak_of
 
 SIZES = {"sample_size": 32, "num_layers": 4, "attention_head_dim": 32, "num_attention_heads": 2}
 SIZES |= {"joint_attention_dim": 64, "caption_projection_dim": 64, "pooled_projection_dim": 32}
@@ -34,9 +35,9 @@ def network():
 def test_a_backward_pass_takes_about_what_is_estimated(network, checkpointing):
     module, inputs = network
     tally = estimate.Tally()
-    held = mx.get_active_memory()
+    before = active_memory()
     estimate.counted(module, tally)(*inputs)
-    assert mx.get_active_memory() < held + 1e4  # nothing was computed but a few constants
+    assert active_memory() < before + 1e4  # nothing was computed but a few constants
     assert len(tally.blocks) == 4
 
     def loss(trained):
@@ -44,14 +45,11 @@ def test_a_backward_pass_takes_about_what_is_estimated(network, checkpointing):
         return mx.square(module(*inputs)).mean()
 
     module.checkpointing, trained = checkpointing, lora.trainable(module)
-    mx.clear_cache()
-    mx.reset_peak_memory()
     try:
-        mx.eval(mx.grad(loss)(dict(trained)))
+        peak, _ = peak_of(lambda: mx.eval(mx.grad(loss)(dict(trained))))
     finally:
         module.update(tree_unflatten(list(trained.items())))
         module.checkpointing = False
-    peak = mx.get_peak_memory() - held
     assert 0.5 < tally.training(checkpointing=checkpointing) / peak < 2
 
 
@@ -93,12 +91,10 @@ def test_decoding_takes_about_what_is_estimated(monkeypatch, changes, batch, exp
     x = mx.random.normal((batch, *policy.latent_shape))
     mx.eval(x)
     parts = estimate.decoding(policy, settings, on_cpu=ON_CPU)
-    mx.clear_cache()
-    held = mx.get_active_memory()
-    mx.reset_peak_memory()
+    peak, images = peak_of(lambda: policy.decode(x))
     side = policy.latent_shape[1] * 4
-    assert policy.decode(x).shape == (batch, side, side, 3)
-    assert 0.7 < parts / (mx.get_peak_memory() - held) < 1.5
+    assert images.shape == (batch, side, side, 3)
+    assert 0.7 < parts / peak < 1.5
     assert parts == pytest.approx(expected * 16 * 4 * 64**3, rel=0.05)
 
 
@@ -108,11 +104,8 @@ def test_a_forward_pass_of_a_unet_takes_about_what_is_estimated():
     mx.eval(network.parameters(), inputs)
     tally = estimate.Tally(ON_CPU)
     estimate.counted(network, tally)(*inputs)
-    mx.clear_cache()
-    held = mx.get_active_memory()
-    mx.reset_peak_memory()
-    mx.eval(network(*inputs))
-    assert 0.5 < tally.inference() / (mx.get_peak_memory() - held) < 2
+    peak, _ = peak_of(lambda: mx.eval(network(*inputs)))
+    assert 0.5 < tally.inference() / peak < 2
 
 
 def test_the_workspace_is_that_of_the_device():
@@ -156,11 +149,7 @@ def test_the_emoji_model_takes_about_what_is_estimated(kind):
         ("rollout", lambda: mx.eval(policy.predict(x, time, conditioning, constant=True))),
         ("update", lambda: mx.eval(mx.grad(loss)(trained))),
     ):
-        mx.clear_cache()
-        before = mx.get_active_memory()
-        mx.reset_peak_memory()
-        work()
-        own = mx.get_peak_memory() - before
+        own, _ = peak_of(work)
         assert 0.7 < (peaks[stage] - weights - beside[stage]) / own < 1.4
         policy.module.update(tree_unflatten(list(trained.items())))
 

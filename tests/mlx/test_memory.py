@@ -5,7 +5,6 @@ import pytest
 
 pytest.importorskip("drift_mlx.backend", exc_type=ImportError)
 
-import mlx.core as mx
 
 from common import backends, config as configuration
 from common.clock import Clock
@@ -15,6 +14,7 @@ from common.prompts import Prompt
 from common.sampling.conditioner import Conditioner
 from common.sampling.process import make_process
 from common.sampling.rollout import Sampler, plan_steps
+from tests.mlx.peaks import peak_of
 
 
 def make(*changes):
@@ -48,22 +48,13 @@ def make(*changes):
     return roll_out, update
 
 
-def peak(work):
-    """Bytes beyond those held before, at the most; and what the work gives."""
-    mx.clear_cache()
-    held = mx.get_active_memory()
-    mx.reset_peak_memory()
-    found = work()
-    return mx.get_peak_memory() - held, found
-
-
 def test_a_longer_rollout_takes_no_more_memory():
     peaks = {}
     for steps in (10, 20):
         changes = "rollout.guidance=2.0", "rollout.trained_steps=2"
         roll_out, _ = make(f"rollout.steps={steps}", *changes)
         roll_out()  # weights and prompts are there from now on
-        peaks[steps], trajectories = peak(roll_out)
+        peaks[steps], trajectories = peak_of(roll_out)
         assert trajectories.latents.shape[1] == 2
     assert peaks[20] == pytest.approx(peaks[10], rel=0.005)  # left lazy: 2 % more
     assert peaks[10] > 1e5
@@ -75,5 +66,5 @@ def test_more_micro_batches_take_no_more_memory():
         roll_out, update = make(f"rollout.steps={steps}", "objective.micro_batch=2")
         trajectories = roll_out()
         update(trajectories)
-        peaks[steps], _ = peak(lambda: update(trajectories))  # noqa: B023
+        peaks[steps], _ = peak_of(lambda: update(trajectories))  # noqa: B023
     assert peaks[9] == pytest.approx(peaks[3], rel=0.1)
