@@ -10,6 +10,11 @@ from collections.abc import Collection
 
 import pytest
 
+MLX_SLOW = pytest.mark.parametrize(
+    "backend", ["cpu", pytest.param("mlx", marks=pytest.mark.slow)], indirect=True
+)
+"""For long tests of what both backends share: on MLX it is slow, and parity covers the numbers."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", default="all", help="which slow tests: none, all, or share K/N")

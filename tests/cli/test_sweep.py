@@ -142,6 +142,7 @@ def test_a_failure_is_reported_with_its_log_and_the_others_go_on(drift, fake, tm
     ]
 
 
+@pytest.mark.slow
 def test_stopped_it_lets_runs_save_and_names_the_command_that_goes_on(tmp_path, small, drift):
     changes = {"run__updates": "1000", "evaluate__every": "1000", "checkpoint__every": "1000"}
     words = ["sweep", "emoji", "emoji-kl", "--seeds", "0", "--out", "runs", *small(**changes)]

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -15,6 +17,7 @@ def bench(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_two_backends_take_turns_and_are_compared(tiny_settings):
     changes = [word for text in tiny_settings for word in ("--set", text)]
     done = bench("--backends", "mlx,cpu", "--updates", "1", *changes)

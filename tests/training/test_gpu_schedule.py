@@ -66,6 +66,7 @@ def test_a_row_that_fails_says_why_and_the_next_goes_on(tmp_path):
     assert [line.split()[2] for line in lines if "done" in line] == ["done"]
 
 
+@pytest.mark.slow
 def test_a_row_that_hangs_is_ended_with_all_it_began(tmp_path):
     rows, _ = perform(tmp_path, row("hangs", seconds=0.0), row("good"))
     assert rows["hangs"]["status"] == "failed"

@@ -52,6 +52,7 @@ def interrupted(monkeypatch, times):
     monkeypatch.setattr(console.RunDisplay, "updated", interrupt)
 
 
+@pytest.mark.slow
 def test_every_block_of_the_page_runs(monkeypatch):
     """As it stands, but with fewer updates and smaller settings, so that it takes seconds."""
     train, evaluate, sample = drift.train, drift.evaluate, drift.sample

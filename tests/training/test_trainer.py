@@ -19,6 +19,7 @@ from common.progress import NullObserver
 from common.rewards import RewardError
 from common.runs.directory import RunDirectory
 from common.trainer import Trainer
+from tests.slow import MLX_SLOW
 
 DRIFT_OFF = ("drift.noise.strength=0.0", "drift.shaping.weight=0.0", "drift.subset.rule=none")
 
@@ -153,6 +154,7 @@ def test_an_update_without_an_advantage_takes_a_step_only_where_zeros_are_kept(
         ("drift.noise.form=additive", "drift.noise.schedule=none", "drift.noise.strength=0.5"),
     ],
 )
+@MLX_SLOW
 def test_a_mechanism_without_effect_is_the_baseline_bit_for_bit(
     backend, tiny, train, final_bytes, baseline, off
 ):
@@ -177,6 +179,7 @@ def test_a_mechanism_without_effect_is_the_baseline_bit_for_bit(
         ),
     ],
 )
+@MLX_SLOW
 def test_each_mechanism_changes_the_update(backend, tiny, train, final_bytes, baseline, on):
     few = ("evaluate.prompts=1", "run.updates=1")
     variant, record, _ = train(tiny(*DRIFT_OFF, *few, *on), backend)
@@ -203,6 +206,7 @@ def test_batching_changes_nothing_but_rounding(backend, tiny, train, final_bytes
         assert agrees.mean() > 0.99, name
 
 
+@MLX_SLOW
 def test_stopping_and_going_on_gives_the_same_bytes(backend, tiny, train, final_bytes):
     changes = (
         "run.updates=4",
@@ -233,6 +237,7 @@ def test_stopping_and_going_on_gives_the_same_bytes(backend, tiny, train, final_
     assert comparable(parts) == comparable(whole)
 
 
+@MLX_SLOW
 def test_the_moving_average_is_what_is_evaluated(backend, tiny, train):
     average = ("optimizer.ema_decay=0.999", "optimizer.ema_every=1000")
     far = ("optimizer.learning_rate=0.01", "run.updates=1")

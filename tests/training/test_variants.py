@@ -8,6 +8,7 @@ from common.config import RewriterConfig
 from common.prompts import rewrite
 from common.prompts.rewrite import Variants
 from common.runs.directory import RunDirectory
+from tests.slow import MLX_SLOW
 
 MODEL = 'prompts.rewriter.model="/gone"'  # a run that has its variants asks for no model
 WRITTEN = {"rose": ["tulip", "bouquet"], "owl": ["eagle", "bird"]}
@@ -56,6 +57,7 @@ def test_rewards_and_evaluations_see_the_prompts_themselves(
     assert all(set(row["prompts"]) == {"rose", "owl"} for row in record.evaluations)
 
 
+@MLX_SLOW
 def test_no_share_changes_no_byte_and_a_share_does(backend, written, tiny, train, final_bytes):
     few = ("run.updates=1", "evaluate.prompts=1")
     plain, _, _ = train(tiny(*few), backend)
@@ -68,6 +70,7 @@ def test_no_share_changes_no_byte_and_a_share_does(backend, written, tiny, train
     assert final["0.5"] != final_bytes(plain)
 
 
+@MLX_SLOW
 def test_a_stopped_run_goes_on_with_its_variants(backend, written, train, final_bytes):
     config, whole = written(name="whole")
     _, stopped = written(name="stopped")
