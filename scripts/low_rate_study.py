@@ -73,8 +73,6 @@ def low_rate(runs: Path, backend: str, jobs: int, results: Path, length: Length)
     for start in range(0, len(length.seeds), jobs):
         seeds = length.seeds[start : start + jobs]
         for recipe, method in LOW_RATE_METHODS.items():
-            if start == 0 and recipe == "emoji":  # all three mechanisms come last
-                alone = coins(folder, machine, (*LOW_RATE, f"run.updates={length.updates}"))
             settings = (*method.settings, f"run.updates={method.longer * length.updates}")
             options = ["--seeds", ",".join(map(str, seeds)), "--out", folder, *machine]
             drift("sweep", recipe, *options, *changes(*settings))
@@ -82,6 +80,8 @@ def low_rate(runs: Path, backend: str, jobs: int, results: Path, length: Length)
             measure(trained, LOW_RATE_SPLITS)
             done += trained
         measure([folder / f"emoji-grpo-seed{seed}" for seed in seeds], LOW_RATE_SPLITS, SCALED)
+        if start == 0:
+            alone = coins(folder, machine, (*LOW_RATE, f"run.updates={length.updates}"))
         for name, options in LOW_RATE_COMPARISONS.items():
             out = runs / f"compare-{name}"
             compared = done + (alone if "train" in options else [])
