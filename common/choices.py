@@ -8,6 +8,7 @@ __all__ = [
     "EXPONENT",
     "PROGRAMS",
     "READINGS",
+    "RUN_COLUMNS",
     "SCALE",
     "SPLITS",
     "STANDING",
@@ -16,6 +17,7 @@ __all__ = [
     "Diversity",
     "Program",
     "Reading",
+    "RunColumn",
     "Split",
     "Standing",
 ]
@@ -52,3 +54,10 @@ Program = Literal["diffusers", "comfyui", "kohya"]
 """What an adapter is exported for; kohya: sd-scripts and the programs that read its files."""
 
 PROGRAMS: tuple[Program, ...] = get_args(Program)
+
+RunColumn = Literal[
+    "age", "run", "recipe", "backend", "updates", "reward", "alignment", "diversity", "state"
+]
+"""What the list of runs can be sorted by."""
+
+RUN_COLUMNS: tuple[RunColumn, ...] = get_args(RunColumn)

@@ -23,6 +23,7 @@ from common.commands.recipes import recipes
 from common.commands.report import report
 from common.commands.rewards import rewards
 from common.commands.run import run
+from common.commands.runs import runs
 from common.commands.sample import sample
 from common.commands.sweep import sweep
 from common.errors import PeerError, RequestError
@@ -134,6 +135,7 @@ def drift(ctx: click.Context) -> None:
 
 for _command in (
     run,
+    runs,
     report,
     evaluate,
     compare,

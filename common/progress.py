@@ -1,11 +1,20 @@
 """Progress of long work: what a run reports while it works, and when a log gets a line about it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-__all__ = ["NullObserver", "Observer", "OnProgress", "Part", "Stage", "clock", "part_words"]
+__all__ = [
+    "NullObserver",
+    "Observer",
+    "Observers",
+    "OnProgress",
+    "Part",
+    "Stage",
+    "clock",
+    "part_words",
+]
 
 OnProgress = Callable[[int, int], None]
 """Called with the number of images (or transitions) that are done, and with that of all."""
@@ -68,6 +77,43 @@ class NullObserver:
 
     def saved(self, path: Path) -> None:
         """Ignored."""
+
+
+class Observers:
+    """Several observers as one: each receives every event, in their order."""
+
+    def __init__(self, each: Sequence[Observer]) -> None:
+        self._each = tuple(each)
+
+    def rewritten(self, done: int, total: int) -> None:
+        """Passed on."""
+        for observer in self._each:
+            observer.rewritten(done, total)
+
+    def started(self, plan: dict[str, Any]) -> None:
+        """Passed on."""
+        for observer in self._each:
+            observer.started(plan)
+
+    def advanced(self, stage: Stage, done: int, total: int) -> None:
+        """Passed on."""
+        for observer in self._each:
+            observer.advanced(stage, done, total)
+
+    def updated(self, record: dict[str, float]) -> None:
+        """Passed on."""
+        for observer in self._each:
+            observer.updated(record)
+
+    def evaluated(self, record: dict[str, Any]) -> None:
+        """Passed on."""
+        for observer in self._each:
+            observer.evaluated(record)
+
+    def saved(self, path: Path) -> None:
+        """Passed on."""
+        for observer in self._each:
+            observer.saved(path)
 
 
 class Part:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from common.commands import complete
 from common.commands.trust import trust_option
 from common.errors import preparing
 
@@ -40,7 +41,12 @@ if TYPE_CHECKING:
     "--group-by", metavar="KEY", help="Compare groups of prompts by this key of their metadata."
 )
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), metavar="N", help="[default: the run's]")
-@click.option("--backend", metavar="auto|mlx|cuda|cpu", help="[default: the run's, else auto]")
+@click.option(
+    "--backend",
+    metavar="auto|mlx|cuda|cpu",
+    shell_complete=complete.backends,
+    help="[default: the run's, else auto]",
+)
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE.html",
               help="[default: RUN/audit-NNNNNN.html]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -5,9 +5,11 @@ from dataclasses import asdict
 
 import click
 
+from common.commands import complete
+
 
 @click.command(short_help="List the keys of a configuration, or explain one.")
-@click.argument("key", required=False, default="")
+@click.argument("key", required=False, default="", shell_complete=complete.keys)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def config(key: str, as_json: bool) -> None:
     """List the keys that a recipe and --set may have, with default, valid values and meaning.

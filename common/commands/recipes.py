@@ -4,9 +4,11 @@ import json
 
 import click
 
+from common.commands import complete
+
 
 @click.command(short_help="List the recipes, or print one of them.")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete.recipes)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def recipes(name: str | None, as_json: bool) -> None:
     """List the recipes, or print the one called NAME with every key resolved.

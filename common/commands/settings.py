@@ -1,8 +1,42 @@
-"""A command with `--set`: where an option has the name of a key, the error says how to set it."""
+"""A command with `--set`: options that are short for a key, and a hint at `--set` for others."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 import click
+
+from common.errors import RequestError
+
+updates_option = click.option(
+    "--updates",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Policy updates: short for --set run.updates=N.",
+)
+
+SHORT_FORMS: Mapping[str, str] = {
+    "--backend": "run.backend",
+    "--seed": "run.seed",
+    "--updates": "run.updates",
+}
+"""Options that set one key."""
+
+
+def with_short_forms(overrides: Sequence[str], given: Mapping[str, object]) -> tuple[str, ...]:
+    """The changes of `--set`, and those of the short forms that were given.
+
+    given: the value of each short form; None where it was left out. Raises RequestError where
+    `--set` changes the same key.
+    """
+    keys = [text.partition("=")[0].strip() for text in overrides]
+    changes = list(overrides)
+    for option, value in given.items():
+        key = SHORT_FORMS[option]
+        if value is None:
+            continue
+        if key in keys:
+            raise RequestError(f"{option} {value} and --set {key} set one key; leave out one")
+        changes.append(f"{key}={value}")
+    return tuple(changes)
 
 
 class SettingsCommand(click.Command):

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from common.commands import complete
 from common.commands.errors import FAILED
-from common.commands.settings import SettingsCommand
+from common.commands.settings import SettingsCommand, updates_option, with_short_forms
 from common.commands.trust import trust_option
 from common.errors import RequestError, preparing
 
@@ -55,7 +56,9 @@ class SweepCommand(SettingsCommand):
 @click.command(
     cls=SweepCommand, short_help="Run recipes over values and seeds; go on where it stopped."
 )
-@click.argument("recipes", metavar="RECIPE...", nargs=-1, required=True)
+@click.argument(
+    "recipes", metavar="RECIPE...", nargs=-1, required=True, shell_complete=complete.recipes
+)
 @click.option(
     "--over",
     multiple=True,
@@ -67,10 +70,12 @@ class SweepCommand(SettingsCommand):
     "--set",
     "overrides",
     multiple=True,
+    shell_complete=complete.settings,
     metavar="TABLE.KEY=VALUE",
     help="Change one key of all recipes; more than once for more. reward.terms.NAME replaces the "
     "recipe's terms: name all that you want.",
 )
+@updates_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -81,7 +86,12 @@ class SweepCommand(SettingsCommand):
 @click.option(
     "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time."
 )
-@click.option("--backend", metavar="auto|mlx|cuda|cpu", help="Where to run; auto: the best here.")
+@click.option(
+    "--backend",
+    metavar="auto|mlx|cuda|cpu",
+    shell_complete=complete.backends,
+    help="Where to run; auto: the best here.",
+)
 @click.option("--eval", "evaluate", is_flag=True, help="Also `drift eval` each finished run.")
 @click.option(
     "--eval-options",
@@ -97,6 +107,7 @@ def sweep(
     over: tuple[str, ...],
     seeds: tuple[int, ...] | None,
     overrides: tuple[str, ...],
+    updates: int | None,
     out: Path,
     jobs: int,
     backend: str | None,
@@ -117,6 +128,7 @@ def sweep(
     from common.sweep import jobs as pool, plan as planning
     from common.sweep.board import Board
 
+    overrides = with_short_forms(overrides, {"--updates": updates})
     with preparing():
         _check_backend(backend)
         runs = planning.plan(
@@ -268,6 +280,7 @@ def _words(given: Mapping[str, Any]) -> list[str]:
         words += ["--seeds", ",".join(map(str, given["seeds"]))]
     for text in given["overrides"]:
         words += ["--set", text]
+    words += ["--updates", str(given["updates"])] if given["updates"] else []
     words += ["--out", str(given["out"])]
     words += ["--jobs", str(given["jobs"])] if given["jobs"] > 1 else []
     words += ["--backend", given["backend"]] if given["backend"] else []

@@ -5,17 +5,22 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from common import config as configuration, reading
 from common.config import Config, ConfigError, toml
+from common.evaluation.families import measures_for
 from common.report import words
-from common.runs.directory import BEGAN, CONFIG, ENDED, SECONDS, RunDirectory
+from common.runs.directory import BEGAN, CONFIG, ENDED, FAILED, SECONDS, RunDirectory
 
 Records = Sequence[Mapping[str, Any]]
 
 BASE_RECIPE = "emoji"
 """The recipe to start from where a run's own recipe does not ship."""
+
+
+State = Literal["running", "stopped", "finished", "failed"]
+"""How a run stands: a process trains in it, or how its last start ended."""
 
 
 @dataclass(frozen=True)
@@ -29,23 +34,50 @@ class Course:
 
 def course(run: RunDirectory, metrics: Records, evaluations: Records, audits: Records) -> Course:
     """The course of a run by its records, by what its starts wrote down, and by its lock."""
-    running, starts = run.is_running(), run.starts()
-    done, planned = int(metrics[-1]["update"]) if metrics else 0, run.config.run.updates
-    ended = str(starts[-1].get(ENDED, "")) if starts else ""
-    failure = reading.printable(ended.removeprefix("failed: ")) if ended[:7] == "failed:" else ""
-    at = f"update {done} of {planned}"
-    if running:
-        status, failure = f"Running: {at}", ""
-    elif failure:
-        status = f"Failed at {at}"
-    elif done >= planned:
-        status = f"Finished: {words.count(done, 'update')}"
-    elif ended or not starts or BEGAN not in starts[-1]:
-        status = f"Stopped at {at}"
-    else:
+    starts, done = run.starts(), int(metrics[-1]["update"]) if metrics else 0
+    ended, how = _ended(starts), state(run, done)
+    at = f"update {done} of {run.config.run.updates}"
+    status = {
+        "running": f"Running: {at}",
+        "failed": f"Failed at {at}",
+        "finished": f"Finished: {words.count(done, 'update')}",
+        "stopped": f"Stopped at {at}",
+    }[how]
+    if how == "stopped" and not ended and starts and BEGAN in starts[-1]:
         status = f"Ended without a word at {at}"
+    failure = reading.printable(ended.removeprefix(FAILED)) if how == "failed" else ""
     logs = [*metrics, *evaluations, *audits]
-    return Course(status, _wall_seconds(starts, logs, running=running), failure)
+    return Course(status, _wall_seconds(starts, logs, running=how == "running"), failure)
+
+
+def state(run: RunDirectory, done: int) -> State:
+    """How a run stands that has so many updates in its log; one that was killed is stopped."""
+    if run.is_running():
+        return "running"
+    if _ended(run.starts()).startswith(FAILED):
+        return "failed"
+    return "finished" if done >= run.config.run.updates else "stopped"
+
+
+def evaluations(run: RunDirectory) -> list[dict[str, Any]]:
+    """The evaluations, without what the emoji scorers say of another model's images."""
+    rows = run.evaluations()
+    if measures_for(run.config.model.family).HAS_ALIGNMENT:
+        return rows
+    return [{k: v for k, v in row.items() if not k.startswith("alignment_")} for row in rows]
+
+
+def seconds_since(began: object) -> float | None:
+    """Seconds since a time that a start wrote down; None where it is no time with a zone."""
+    try:
+        return max((datetime.now(UTC) - datetime.fromisoformat(str(began))).total_seconds(), 0.0)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _ended(starts: Records) -> str:
+    """How the last start ended; "" where it did not write it down."""
+    return str(starts[-1].get(ENDED, "")) if starts else ""
 
 
 def _wall_seconds(starts: Records, logs: Records, *, running: bool) -> float:
@@ -57,7 +89,7 @@ def _wall_seconds(starts: Records, logs: Records, *, running: bool) -> float:
         until = math.inf if last else updates[number + 1]
         written = _number(start.get(SECONDS))
         if written is None and running and last:
-            written = _since(start.get(BEGAN))
+            written = seconds_since(start.get(BEGAN))
         if written is None:
             # An evaluation of the state before the first update belongs to the first start.
             written = sum(
@@ -67,13 +99,6 @@ def _wall_seconds(starts: Records, logs: Records, *, running: bool) -> float:
             )
         total += written
     return total
-
-
-def _since(began: object) -> float | None:
-    try:
-        return max((datetime.now(UTC) - datetime.fromisoformat(str(began))).total_seconds(), 0.0)
-    except (ValueError, TypeError):  # another format, or a time without a zone
-        return None
 
 
 def _number(value: object) -> float | None:

@@ -40,7 +40,7 @@ def build(run: RunDirectory) -> Path:
 
 def render(run: RunDirectory) -> str:
     """The page as text: HTML with its style, pictures and plots inside."""
-    metrics, evaluations, audits = run.metrics(), _shown(run), run.audits()
+    metrics, evaluations, audits = run.metrics(), course.evaluations(run), run.audits()
     how = course.course(run, metrics, evaluations, audits)
     images = words.count(int(np.nansum(column(metrics, "images"))), "image")
     base = evaluations[0] if evaluations else None
@@ -145,14 +145,6 @@ def _update_warnings(metrics: Records) -> list[str]:
             "fits it."
         )
     return sentences
-
-
-def _shown(run: RunDirectory) -> list[dict[str, Any]]:
-    """The evaluations, without what the emoji scorers say of another model's images."""
-    rows = run.evaluations()
-    if measures_for(run.config.model.family).HAS_ALIGNMENT:
-        return rows
-    return [{k: v for k, v in row.items() if not k.startswith("alignment_")} for row in rows]
 
 
 def _measures(config: Config) -> list[tuple[str, str]]:

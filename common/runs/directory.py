@@ -27,6 +27,9 @@ BEGAN, ENDED, SECONDS = "began", "ended", "seconds"
 The last two are missing while it goes on, and when its process was killed.
 """
 
+FAILED = "failed: "
+"""What comes before the reason in the ENDED of a start that failed."""
+
 MODEL = ("model.path", "model.weights")
 
 MAY_CHANGE = frozenset(

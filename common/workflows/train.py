@@ -1,7 +1,8 @@
 """Training from start to end: make or reopen a run, watch it, stop it, write its report."""
 
 import time
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from os import PathLike
@@ -15,10 +16,10 @@ from common.consent import Consent
 from common.console import RunDisplay, console, results, say
 from common.errors import RequestError, preparing
 from common.learning import agreement
-from common.progress import NullObserver
+from common.progress import Observer, Observers
 from common.rewards import check_names, held_out, hosts
 from common.runs import checkpoint, files
-from common.runs.directory import BEGAN, CONFIG, ENVIRONMENT, RunDirectory
+from common.runs.directory import BEGAN, CONFIG, ENVIRONMENT, FAILED, RunDirectory
 from common.trainer import Trainer
 from common.workflows import interrupts, processes
 from common.workflows.interrupts import Interrupts
@@ -54,7 +55,7 @@ def train(
         backend: "mlx", "cuda", "cpu", or "auto" for the best one here.
         out: the folder of the run; None: runs/RECIPE-BACKEND-seedN, or the first free one after it.
         resume: go on with the run in `out`.
-        progress: show the plan, the progress and the results; False prints nothing.
+        progress: show the plan, the progress and the results; False prints warnings alone.
         trust: let the recipe's file, or the run that is resumed, import the code that it names;
             what `set` names needs no trust.
         resume_from: with resume, go back to the checkpoint after that update (0: to the start);
@@ -97,10 +98,11 @@ def fine_tune(
     progress: bool,
     trust: bool,
     resume_from: int | None,
+    observers: Sequence[Observer] = (),
 ) -> Run:
     """What `train` and the command share; returns the run, finished or stopped.
 
-    Raises the errors of `train`.
+    observers: receive the events too, in process 0. Raises the errors of `train`.
     """
     if resume_from is not None and not resume:
         raise RequestError("--from N goes back in a run: it needs --resume")
@@ -122,7 +124,7 @@ def fine_tune(
             if progress:
                 terms = reward_terms_text(recipe if resume else recipe or RECIPE, config)
                 display = _display(directory, engine, config, interrupts, terms)
-            observer = display or NullObserver()
+            observer = Observers([*([display] if display else []), *(observers if leads else ())])
             with _removed_on_failure(directory, made=leads and not resume):
                 trainer = Trainer(
                     config,
@@ -150,8 +152,11 @@ def fine_tune(
             interrupts.received = [number for each in heard for number in each]
     if finished and leads:
         _write_report(directory, progress=progress)
-        if progress and (line := agreement.warning(directory.metrics())):
-            say(f"\nwarning: {line}")
+        if line := agreement.warning(directory.metrics()):
+            if progress:
+                say(f"\nwarning: {line}")
+            else:
+                warnings.warn(line, stacklevel=2)
     return Run(directory)
 
 
@@ -281,7 +286,7 @@ def _end_recorded(directory: RunDirectory, began: float) -> Iterator[dict[str, s
     except BaseException as error:
         why = reading.printable(str(error)) or type(error).__name__
         with suppress(OSError, RequestError):  # the first error is what counts
-            directory.end_start(f"failed: {why}", time.perf_counter() - began)
+            directory.end_start(f"{FAILED}{why}", time.perf_counter() - began)
         raise
     with suppress(OSError, RequestError):  # the run itself is whole
         directory.end_start(ended["as"], time.perf_counter() - began)

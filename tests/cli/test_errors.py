@@ -213,12 +213,12 @@ def test_names_and_out_are_checked_before_anything_is_loaded(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("run --seed 3", "Set the key by --set run.seed=3"),
-        ("run --seed=3", "Set the key by --set run.seed=3"),
+        ("run --steps 3", "Set the key by --set rollout.steps=3"),
+        ("run --group-size=3", "Set the key by --set rollout.group_size=3"),
         ("run emoji --learning-rate 1e-4", "--set optimizer.learning_rate=1e-4"),
         ("run --rollout.steps 8", "--set rollout.steps=8"),
         ("run --keep", "--set drift.subset.keep=VALUE or --set checkpoint.keep=VALUE"),
-        ("sweep emoji --out x --updates 9", "--set run.updates=9"),
+        ("sweep emoji --out x --group-size 9", "--set rollout.group_size=9"),
         ("sweep emoji --out x --seed 9", "--seeds"),
         ("run --bakend cpu", "--backend"),
     ],

@@ -12,7 +12,7 @@ from common.backends import BackendUnavailableError
 
 def test_help_names_every_command(drift):
     output = drift("--help").output
-    for name in ("run", "sample", "doctor", "recipes", "rewards", "parity"):
+    for name in ("run", "runs", "sample", "doctor", "recipes", "rewards", "parity"):
         assert f"\n  {name} " in output
 
 
