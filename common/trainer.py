@@ -20,9 +20,10 @@ from common.clock import Clock
 from common.config import Config, ConfigError
 from common.errors import NotFiniteError
 from common.evaluation.evaluator import Evaluation, Evaluator
-from common.learning import footprint, not_finite, shares
+from common.learning import footprint, footprint_several, not_finite, shares
 from common.learning.assignment import CreditAssigner
 from common.learning.checkpoints import Checkpoints
+from common.learning.footprint_several import Share
 from common.learning.moving_average import MovingAverage
 from common.learning.update import Learner
 from common.progress import Observer, OnProgress, Stage
@@ -177,24 +178,20 @@ class Trainer:
         whole = _of_one_update(config or self._config, self.plan()["transitions_per_update"])
         return self._backend.estimate(self._policy, whole, prompt)
 
-    def host_memory(self) -> dict[str, int]:
-        """Bytes on the host at the peak of each stage, which grow with the group size."""
-        height, width = self._image_size()
-        blank = np.zeros((1, height, width, 3), dtype=np.uint8)
-        features, prompt = self._assigner.features(blank).shape[1], self._prompts[0]
-        with self._backend.inference():
-            noise = noise_count(self._config.drift.noise, self._policy.encode([prompt.text]))
-        return footprint.stages(self._config, self._policy, blank.size, features, noise)
+    def host_memory(self, share: Share | None = None) -> dict[str, int]:
+        """Bytes on the host at the peak of each stage, which grow with the group size.
 
-    def _image_size(self) -> tuple[int, int]:
-        """Height and width of the images; an image is decoded where the policy does not say."""
-        if (size := getattr(self._policy, "image_size", None)) is not None:
-            return size
+        share: which process of several; None is one alone.
+        """
+        config, prompt = self._config, self._prompts[0]
+        blank = footprint.blank_image(self._backend, self._policy)
         with self._backend.inference():
-            shape = (1, *self._policy.latent_shape)
-            empty = self._backend.asarray(np.zeros(shape, dtype=np.float32))
-            (image,) = self._policy.decode(empty)
-        return image.shape[0], image.shape[1]
+            noise = noise_count(config.drift.noise, self._policy.encode([prompt.text]))
+        sizes = (config, self._policy, blank.size, self._assigner.features(blank).shape[1], noise)
+        if share is None:
+            return footprint.stages(*sizes)
+        calls = [reward.batch_size for reward in self._rewards.rewards.values()]
+        return footprint_several.stages(*sizes, share, calls, len(self._prompts))
 
     def run(self) -> bool:
         """Train to the last update. False if the stop event came first: saved, ready to resume."""

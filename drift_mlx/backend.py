@@ -16,6 +16,7 @@ import numpy as np
 
 from common import backends, imports
 from common.backends import BackendUnavailableError, LossFunction, Parameters, protocols
+from common.backends.world import Copies
 from common.config import AdapterConfig, Config, ModelConfig, OptimizerConfig
 from common.machine import cores
 from common.prompts.language import LanguageModel
@@ -160,6 +161,10 @@ class Backend:
         from drift_mlx import rewriter
 
         return rewriter.LanguageModel(name)
+
+    def copies(self, size: int, lanes: int) -> Copies:
+        """What a process has in memory while `size` processes exchange data."""
+        return world.copies(size, lanes)
 
     def out_of_memory(self, error: BaseException) -> bool:
         """Whether an error says that the device, or this machine, has no more memory."""

@@ -14,7 +14,18 @@ from common.backends import Parameters, world
 from common.backends.lanes import halves_of_all, kept_by
 from common.errors import PeerError, RequestError
 
-__all__ = ["Processes", "connect"]
+__all__ = ["Processes", "connect", "copies"]
+
+
+def copies(size: int, lanes: int) -> world.Copies:
+    """See `Machine.copies`.
+
+    Gathered: rows of MLX, and each as bytes. Sent: the arrays, their messages, all of them joined,
+    those as an array, the rows of all, and what comes. Gradients: the sums, each once more in what
+    is sent, the rows of all, and two wholes.
+    """
+    rows = max(len(kept_by(rank, size, lanes, range(lanes))) for rank in range(size))
+    return world.Copies(gathered=2, sent=5 + size, gradients=(3 + size) * rows + 4)
 
 
 def connect() -> world.World:
@@ -73,21 +84,28 @@ class Processes(world.Several):
         return self._all(mx.array(own, dtype=mx.int64), what).tolist()  # type: ignore[return-value]
 
     def _gathered(self, content: bytes, sizes: Sequence[int], what: str) -> list[bytes]:
-        padded = np.zeros(max(sizes), dtype=np.uint8)  # rows of unequal length come back wrong
-        padded[: len(content)] = np.frombuffer(content, dtype=np.uint8)
-        rows = np.array(self._all(mx.array(padded), what))
+        rows = self._rows([content], max(sizes), what)
         return [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]
 
     def _exchanged(
         self, contents: Sequence[bytes], sizes: Sequence[Sequence[int]], what: str
     ) -> list[bytes]:
         """All get all, and keep what is theirs: MLX has no exchange of unequal parts."""
-        rows = self._gathered(b"".join(contents), [sum(row) for row in sizes], what)
+        rows = self._rows(contents, max(sum(row) for row in sizes), what)
         starts = [sum(row[: self.rank]) for row in sizes]
         return [
-            whole[start : start + row[self.rank]]
+            whole[start : start + row[self.rank]].tobytes()
             for whole, start, row in zip(rows, starts, sizes, strict=True)
         ]
+
+    def _rows(self, contents: Sequence[bytes], longest: int, what: str) -> np.ndarray:
+        """The joined contents of every process, padded: uint8 [size, longest], not a copy."""
+        padded = np.zeros(longest, dtype=np.uint8)  # rows of unequal length come back wrong
+        start = 0
+        for content in contents:
+            padded[start : start + len(content)] = np.frombuffer(content, dtype=np.uint8)
+            start += len(content)
+        return np.asarray(self._all(mx.array(padded), what))
 
     def total(
         self, sums: world.GradientSums, used: Collection[int], like: Parameters

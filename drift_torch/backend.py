@@ -17,6 +17,7 @@ from torch.optim.adamw import adamw
 from common import backends, imports
 from common.arrays import check_shapes
 from common.backends import BackendUnavailableError, LossFunction, Parameters, protocols
+from common.backends.world import Copies
 from common.config import AdapterConfig, Config, ModelConfig, OptimizerConfig
 from common.errors import NotFiniteError
 from common.machine import cores
@@ -191,6 +192,12 @@ class Backend:
         from drift_torch import rewriter
 
         return rewriter.LanguageModel(name, self.device)
+
+    def copies(self, size: int, lanes: int) -> Copies:
+        """What a process has in memory while `size` processes exchange data."""
+        from drift_torch import world
+
+        return world.copies(size, lanes)
 
     def out_of_memory(self, error: BaseException) -> bool:
         """Whether an error says that the device, or this machine, has no more memory."""

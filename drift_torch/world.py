@@ -15,7 +15,17 @@ from common.backends import Parameters, world
 from common.backends.lanes import halves_of_all, kept_by
 from common.errors import PeerError, RequestError
 
-__all__ = ["Processes", "connect"]
+__all__ = ["Processes", "connect", "copies"]
+
+
+def copies(size: int, lanes: int) -> world.Copies:
+    """See `Machine.copies`.
+
+    Gathered: padded rows, and each as bytes. Sent: the arrays, their messages, all of them joined,
+    what comes, and that as bytes. Gradients: the sums, what is sent and comes, and two wholes.
+    """
+    rows = max(len(kept_by(rank, size, lanes, range(lanes))) for rank in range(size))
+    return world.Copies(gathered=2, sent=5, gradients=3 * rows + 4)
 
 
 def connect(device: torch.device) -> world.World:

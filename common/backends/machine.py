@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Protocol
 
 from common.backends.protocols import Policy
+from common.backends.world import Copies
 
 if TYPE_CHECKING:
     from common.config import Config
@@ -16,6 +17,10 @@ class Machine(Protocol):
 
         Computes nothing. prompt: one that the policy can read.
         """
+        ...
+
+    def copies(self, size: int, lanes: int) -> Copies:
+        """What a process has in memory while `size` processes exchange data."""
         ...
 
     def out_of_memory(self, error: BaseException) -> bool:

@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from common import reading
@@ -20,6 +21,7 @@ from common.errors import PeerError
 
 __all__ = [
     "Alone",
+    "Copies",
     "GradientSums",
     "PeerError",
     "Several",
@@ -32,6 +34,20 @@ __all__ = [
 T = TypeVar("T")
 
 GradientSums = Sums[Parameters]
+
+
+@dataclass(frozen=True)
+class Copies:
+    """What a process has in memory at most while a library moves data between processes.
+
+    gathered: copies of what all give, within `World.share`. sent: copies of what one process
+    sends and gets, within `World.exchange`. gradients: arrays of the size of the gradient, within
+    `World.total`.
+    """
+
+    gathered: int
+    sent: int
+    gradients: int
 
 
 class World(Protocol):

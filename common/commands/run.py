@@ -105,16 +105,21 @@ def run(
     from common.workflows.json_lines import JsonLines
     from common.workflows.train import fine_tune
 
-    if dry_run and (processes or launched.size()) > 1:
-        raise RequestError("--dry-run is about one process; leave out --processes")
-    several.run(ctx, processes)
     if dry_run:
+        if launched.size() > 1:
+            raise RequestError("--dry-run works in one process: write --processes N, no launcher")
         if resume:
             raise RequestError("--dry-run is about a new run; leave out --resume")
+        if timed and (processes or 1) > 1:
+            raise RequestError("--time is about one process; leave out --processes")
         from common.workflows.rehearse import rehearse
 
-        pairs(rehearse(recipe, overrides, trust=trust, out=out, timed=timed))
+        rows = rehearse(
+            recipe, overrides, trust=trust, out=out, timed=timed, processes=processes or 1
+        )
+        pairs(rows)
         return
+    several.run(ctx, processes)
     if timed:
         raise RequestError("--time is about a dry run: write --dry-run --time")
     observers = (JsonLines(sys.stdout),) if as_json else ()

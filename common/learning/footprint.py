@@ -1,13 +1,14 @@
 """Memory of an update that grows with the group size: its samples and their credit, on the host.
 
 The peaks of the networks are those of `Backend.estimate`; they depend on batches, not on groups.
+What several processes send to each other is counted in `footprint_several`.
 """
 
 import tracemalloc
 
 import numpy as np
 
-from common.backends import Policy
+from common.backends import Backend, Policy
 from common.config import Config
 from common.embedded.model import SCORERS
 from common.learning import credit
@@ -15,7 +16,19 @@ from common.policies.embedded import CHUNK
 from common.sampling.draws import KEPT
 from common.sampling.rollout import plan_steps
 
-__all__ = ["FLOAT", "credit_bytes", "noise_bytes", "sample_bytes", "stages"]
+__all__ = [
+    "FLOAT",
+    "blank_image",
+    "credit_bytes",
+    "feature_bytes",
+    "latent_bytes",
+    "noise_bytes",
+    "sample_bytes",
+    "scored_bytes",
+    "scorer_bytes",
+    "stages",
+    "stored_steps",
+]
 
 FLOAT = 4
 """Bytes of a number of the samples and features."""
@@ -45,11 +58,8 @@ def stages(
     rollout = config.rollout
     images = rollout.prompts * rollout.group_size
     samples = images * sample_bytes(config, policy, image)
-    # The rewards get all images at once, as uint8 and, one term after the other, as floats.
-    scored = images * image * (2 + FLOAT)
-    features = images * width * (FLOAT + 8)  # as they are, and as the float64 of their norms
-    if config.drift.shaping.mode == "per_step":
-        features += rollout.steps * images * width * FLOAT
+    scored = scored_bytes(images, image)
+    features = feature_bytes(config, width)
     kept = noise_bytes(config, noise)
     return {
         "rollout": 2 * samples + kept,
@@ -57,19 +67,49 @@ def stages(
         + kept
         + scored
         + features
-        + _scorer_bytes(images, image)
+        + scorer_bytes(images, image)
         + rollout.prompts * credit_bytes(config, width),
         "update": samples + kept,
     }
 
 
+def blank_image(backend: Backend, policy: Policy) -> np.ndarray:
+    """A black image of the policy's size, uint8 [1, H, W, 3]; decoded where it does not say."""
+    if (size := getattr(policy, "image_size", None)) is not None:
+        return np.zeros((1, *size, 3), dtype=np.uint8)
+    with backend.inference():
+        empty = backend.asarray(np.zeros((1, *policy.latent_shape), dtype=np.float32))
+        return np.zeros_like(policy.decode(empty))
+
+
+def scored_bytes(images: int, image: int) -> int:
+    """Bytes of images that rewards get at once: as uint8 and, term after term, as floats."""
+    return images * image * (2 + FLOAT)
+
+
+def feature_bytes(config: Config, width: int) -> int:
+    """Bytes of the features of an update: as they are, and as the float64 of their norms."""
+    rollout = config.rollout
+    images = rollout.prompts * rollout.group_size
+    of_steps = rollout.steps if config.drift.shaping.mode == "per_step" else 0
+    return images * width * (FLOAT + 8 + of_steps * FLOAT)
+
+
 def sample_bytes(config: Config, policy: Policy, image: int) -> int:
     """Bytes of one sample: latents before and after each trained step, log-probs, images."""
-    rollout = config.rollout
-    stored = len(plan_steps(rollout, seed=config.run.seed, update=0).trained)
-    latent = int(np.prod(policy.latent_shape))
-    predicted = rollout.steps if config.drift.shaping.mode == "per_step" else 0
-    return stored * (2 * latent + 1) * FLOAT + (1 + predicted) * image
+    predicted = config.rollout.steps if config.drift.shaping.mode == "per_step" else 0
+    numbers = stored_steps(config) * FLOAT + (1 + predicted) * image
+    return latent_bytes(config, policy) + numbers
+
+
+def latent_bytes(config: Config, policy: Policy) -> int:
+    """Bytes of the latents of one sample, before and after each trained step."""
+    return stored_steps(config) * 2 * int(np.prod(policy.latent_shape)) * FLOAT
+
+
+def stored_steps(config: Config) -> int:
+    """The number of denoising steps of an update that are trained on."""
+    return len(plan_steps(config.rollout, seed=config.run.seed, update=0).trained)
 
 
 def noise_bytes(config: Config, numbers: int) -> int:
@@ -79,7 +119,7 @@ def noise_bytes(config: Config, numbers: int) -> int:
     return min(KEPT, draws * rollout.prompts * rollout.group_size * numbers * FLOAT)
 
 
-def _scorer_bytes(images: int, image: int) -> int:
+def scorer_bytes(images: int, image: int) -> int:
     """Activations of the embedded scorer, in whose chunks the images are scored.
 
     Input, output and workspace of its first layer; other rewards have their own memory on top.

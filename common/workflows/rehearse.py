@@ -1,6 +1,8 @@
 """A dry run: everything is loaded, nothing is left on disk; its sizes, its memory and its time."""
 
+import math
 import threading
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,12 +13,19 @@ from common.backends import Backend
 from common.config import Config, Overrides, changed
 from common.console import console
 from common.errors import preparing
+from common.learning import shares
+from common.learning.footprint import FLOAT
+from common.learning.footprint_several import Share
+from common.learning.update import number_of_lanes
 from common.progress import NullObserver, clock
 from common.prompts import load as load_prompts
 from common.rewards import hosts
 from common.runs.directory import RunDirectory
 from common.trainer import Trainer
 from common.workflows.train import RECIPE, Recipe, consent_required, create, reward_terms_text
+
+PEAK = "memory at its peak"
+"""The row of the most that a process has at once."""
 
 
 def rehearse(
@@ -26,11 +35,13 @@ def rehearse(
     trust: bool,
     out: Path | None = None,
     timed: bool = False,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Load all that a run needs, and give its sizes and its memory; nothing is left on disk.
 
     out: the folder that the run would get, which must be free.
     timed: also compute two updates of some of the prompts, and estimate the time from the second.
+    processes: estimate the memory of each of so many; only this one is there.
     """
     if out is not None:
         RunDirectory.check_free(out)
@@ -41,11 +52,14 @@ def rehearse(
     ):
         with preparing(), console.status("loading"):
             directory, engine, config = create(recipe, overrides, Path(folder) / "run")
+            shares.check(config, processes)
             trainer = _trainer(config, engine, directory)
-        process = machine.resident_bytes()
-        with console.status("estimating memory"):
-            memory = _memory(engine, trainer.memory(), trainer.host_memory(), process)
         plan = trainer.plan()
+        transitions = plan["transitions_per_update"]
+        if line := shares.advice(config, processes, transitions):
+            warnings.warn(line, stacklevel=2)
+        with console.status("estimating memory"):
+            memory = _memory_of_all(config, engine, trainer, processes)
         times: dict[str, str] = {}
         if timed:
             with console.status("timing an update"):
@@ -56,7 +70,7 @@ def rehearse(
         "backend": engine.name,
         "reward_terms": reward_terms_text(recipe or RECIPE, config),
     }
-    return {**head, **plan, **{name: _size(size) for name, size in memory.items()}, **times}
+    return {**head, **plan, **memory, **times}
 
 
 def _trainer(config: Config, engine: Backend, directory: RunDirectory, **more: Any) -> Trainer:
@@ -65,6 +79,37 @@ def _trainer(config: Config, engine: Backend, directory: RunDirectory, **more: A
 
 
 # --- memory ---------------------------------------------------------------------------------------
+
+
+def _memory_of_all(
+    config: Config, engine: Backend, trainer: Trainer, processes: int
+) -> dict[str, str]:
+    """Rows of the only process; or of process 0 and of each other one, where these differ."""
+    if processes == 1:
+        process = machine.resident_bytes()  # before what estimating loads
+        rows = _memory(engine, trainer.memory(), trainer.host_memory(), process)
+        return {name: _size(size) for name, size in rows.items()}
+    copies = engine.copies(processes, number_of_lanes(config))
+    process = machine.resident_bytes()  # with the library that connects processes
+    device = trainer.memory()
+    if device:
+        device["evaluation"] = device["rollout"]
+        trained = sum(FLOAT * math.prod(p.shape) for p in trainer.policy.parameters().values())
+        device["adding gradients"] = min(device.values()) + copies.gradients * trained
+    first, other = (
+        _memory(engine, device, trainer.host_memory(Share(processes, leads, copies)), process)
+        for leads in (True, False)
+    )
+    shown = {name: _two_sizes(size, other[name]) for name, size in first.items()}
+    if engine.shares_memory and (peak := first.get(PEAK)):
+        shown[f"memory of all {processes}"] = _size(peak + (processes - 1) * other[PEAK])
+    return shown
+
+
+def _two_sizes(first: int, other: int) -> str:
+    """The memory of process 0, and that of each other one."""
+    shown, others = _size(first), _size(other)
+    return f"{shown} in each process" if shown == others else f"{shown}, in each other {others}"
 
 
 def _memory(
@@ -79,17 +124,18 @@ def _memory(
         return {f"memory of the samples, {stage}": size for stage, size in host.items()}
     if not engine.shares_memory:
         rows = {f"memory, {stage}": size for stage, size in device.items()}
-        peaks = {"memory at its peak": max(device.values())}
+        peaks = {PEAK: max(device.values())}
         return {**rows, **peaks, "memory of the host, samples and credit": max(host.values())}
     weights = min(device.values())
-    stages = {**device, "credit": weights}
+    stages = {**device, **{stage: weights for stage in host if stage not in device}}
     rows = {stage: size + host.get(stage, 0) for stage, size in stages.items()}
-    libraries = max(process - weights, 0)
+    peak = max(*rows.values(), rows["credit"] + device["update"] - weights)
+    # A library that computes late has less of the weights in memory than they take.
+    libraries = max(process - engine.device_memory().get("active", weights), 0)
     return {
         **{f"memory, {stage}": size for stage, size in rows.items()},
         "memory, Python and libraries": libraries,
-        "memory at its peak": libraries
-        + max(*rows.values(), rows["credit"] + device["update"] - weights),
+        PEAK: libraries + peak,
     }
 
 

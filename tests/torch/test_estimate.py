@@ -131,6 +131,26 @@ def test_batches_are_no_larger_than_what_an_update_fills_them_with(monkeypatch):
     assert peaks[0] == peaks[1]
 
 
+def test_a_dry_run_shows_the_memory_of_each_of_several_processes(monkeypatch):
+    """Two real processes of this update took 0.82 and 0.74 GB at their peaks."""
+    monkeypatch.setattr(machine, "resident_bytes", lambda: 290 * 10**6)  # no other tests
+    words = ["rollout.prompts=4", "rollout.group_size=150", "rollout.steps=3", "rollout.window=0"]
+    words += ["rollout.batch_size=50", "objective.micro_batch=50", "evaluate.images=4"]
+    rows = rows_of("--processes", "2", *(word for each in words for word in ("--set", each)))
+    first, others = rows["memory at its peak"].split(" GB, in each other ")
+    assert float(first) == pytest.approx(0.82, rel=0.15)
+    assert float(others.split()[0]) == pytest.approx(0.74, rel=0.15)
+    both = float(first) + float(others.split()[0])
+    assert float(rows["memory of all 2"].split()[0]) == pytest.approx(both, abs=0.011)
+    assert rows["memory, rollout"].endswith(" GB in each process")
+    for more in (("--time",), ("--set", "objective.lanes=1")):
+        wrong = CliRunner().invoke(drift, ["run", "--dry-run", "--processes", "2", *more])
+        assert wrong.exit_code == 2
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    launched = CliRunner().invoke(drift, ["run", "--dry-run"])
+    assert (launched.exit_code, "write --processes N" in launched.output) == (2, True)
+
+
 def test_a_dry_run_estimates_the_time_on_request(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = [
