@@ -49,6 +49,9 @@ LOW_RATE_SPLITS = {
 
 TRAINED = {"train": LOW_RATE_SPLITS["train"]}
 
+GUIDED = ("--checkpoint", "latest", "--aig", 1.0, "--aig", 2.0, "--aig", 4.0)
+"""Annealed importance guidance, at the exponents of its authors' program."""
+
 LOW_RATE_LEVELS = ("--level", "0.5,0.75,0.9", "--diversity-level", "0.95,0.9,0.8")
 
 LOW_RATE_COMPARISONS = {
@@ -79,7 +82,10 @@ def low_rate(runs: Path, backend: str, jobs: int, results: Path, length: Length)
             trained = [folder / f"{recipe}-seed{seed}" for seed in seeds]
             measure(trained, LOW_RATE_SPLITS)
             done += trained
-        measure([folder / f"emoji-grpo-seed{seed}" for seed in seeds], LOW_RATE_SPLITS, SCALED)
+        plain = [folder / f"emoji-grpo-seed{seed}" for seed in seeds]
+        measure(plain, LOW_RATE_SPLITS, SCALED)
+        measure(plain, TRAINED, GUIDED)
+        measure(done, {"train": ("--prompts", 8)}, ("--attainable",))
         if start == 0:
             alone = coins(folder, machine, (*LOW_RATE, f"run.updates={length.updates}"))
         for name, options in LOW_RATE_COMPARISONS.items():

@@ -8,16 +8,17 @@ import email
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ["common", "drift", "drift_mlx", "drift_torch"]
-FOLDERS = [*PACKAGES, ".ci", "docs", "scripts", "tests"]
+FOLDERS = [*PACKAGES, ".ci", ".github", "docs", "scripts", "tests"]
 FILES = [
     *("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", "Makefile", "README.md"),
-    *("constraints.txt", "pyproject.toml"),
+    *("constraints.txt", "pyproject.toml", "CITATION.cff", "Dockerfile", ".dockerignore"),
 ]
 NO_SOURCE = shutil.ignore_patterns("__pycache__", ".*")
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_{}(sys.argv[1])"
@@ -89,3 +90,20 @@ def test_the_wheel_has_the_command_and_the_backends(built):
     entries = next(wheel.glob("*.dist-info/entry_points.txt")).read_text()
     for entry in ("drift = common.cli:main", "cpu = drift_torch.", "mlx = drift_mlx."):
         assert f"\n{entry}" in entries
+
+
+def test_the_citation_is_of_this_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "CITATION.cff").read_text().splitlines()
+    assert f"version: {project['version']}" in lines
+    for name in project["license"].split(" AND "):
+        assert f"  - {name}" in lines
+
+
+def test_the_image_has_all_that_the_wheel_is_built_from():
+    """What is copied into it is not left out by .dockerignore, and every package is copied."""
+    sent = {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines()}
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    copied = [word for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]]
+    assert {path.split("/")[0] for path in copied} <= sent
+    assert set(PACKAGES) <= set(copied)
