@@ -3,6 +3,7 @@
 #             with the second of four shares of them
 # make check  lint, format, types, import contracts
 # make bench  speed and memory beside straight-line loops, a short table: docs/performance.md
+# make docs   the documentation as a site, in build/docs: warnings are errors
 # make results  rebuild docs/results.md and docs/performance.md from what is stored in docs/results,
 #               and docs/configuration.md from the tables of settings
 VENV := .venv
@@ -28,7 +29,7 @@ PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-c
 # Whatever the shell says: else each of many processes would compile all sources again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: run test check bench results clean
+.PHONY: run test check bench docs results clean
 run: $(VENV)/.run
 	$(BIN)/drift run $(ARGS)
 
@@ -60,6 +61,10 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/.made
 
 bench: $(VENV)/.test
 	$(BIN)/python -m scripts.bench_peers --short $(ARGS)
+
+docs: $(VENV)/.test
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs build/docs
+	@echo build/docs/index.html
 
 results: $(VENV)/.test
 	$(BIN)/python -m scripts.make_results
