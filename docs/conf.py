@@ -7,7 +7,7 @@ from typing import Any
 project = "DRIFT toolkit"
 author = "The DRIFT toolkit developers"
 release = version = installed_version("drift-toolkit")
-copyright = author  # noqa: A001  # Sphinx's name
+copyright = author  # Sphinx's name
 
 extensions = [
     "myst_parser",
