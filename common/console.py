@@ -253,11 +253,14 @@ class RunDisplay(LivePanel):
         stop: threading.Event,
         facts: Mapping[str, Any],
         evaluations: Sequence[Mapping[str, Any]] = (),
+        processes: int = 1,
     ) -> None:
         """updates: of the whole run. stop: set when the user asks the run to end early.
 
-        facts: printed above the trainer's plan. evaluations: of a resumed run, so far.
+        facts: printed above the trainer's plan. evaluations: of a resumed run, so far. processes:
+        their number; the parts of an update count the work of this one, process 0.
         """
+        self._counted_by = " of process 0" if processes > 1 else ""
         self.facts = facts
         self.updates = updates
         self.stop = stop
@@ -276,7 +279,7 @@ class RunDisplay(LivePanel):
         head.add_row(bar, f"{done}/{self.updates} updates", self._pace())
         lines: list[RenderableType] = [head, Text(self._measures() or self._waiting())]
         if self._part is not None:
-            lines.append(Text(part_words(self._part, COUNTED[self._part.name])))
+            lines.append(Text(self._part_words(self._part)))
         if self.latest:
             lines.append(Text(self._evaluation(self.latest), style="dim"))
         if self.stop.is_set():
@@ -303,7 +306,7 @@ class RunDisplay(LivePanel):
         if not self.refresh(pause=1.0) and due:
             in_update = stage in ("sampling", "scoring", "training")
             at = f"update {self._done + 1}/{self.updates}  " if in_update else ""
-            say(f"{at}{part_words(self._part, COUNTED[stage])}")
+            say(f"{at}{self._part_words(self._part)}")
 
     def updated(self, record: dict[str, float]) -> None:
         """Show the metrics of one update."""
@@ -325,6 +328,10 @@ class RunDisplay(LivePanel):
     def saved(self, path: Path) -> None:
         """Print the path of a new checkpoint."""
         say(f"saved {path}")
+
+    def _part_words(self, part: Part) -> str:
+        of_process = "" if part.name == "scoring" else self._counted_by  # each scores all
+        return part_words(part, COUNTED[part.name] + of_process)
 
     def _evaluation(self, record: Mapping[str, Any]) -> str:
         words = _words(record, EVALUATION)

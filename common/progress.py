@@ -17,7 +17,8 @@ __all__ = [
 ]
 
 OnProgress = Callable[[int, int], None]
-"""Called with the number of images (or transitions) that are done, and with that of all."""
+"""Called with the number of images (or transitions) that are done, and with that of all; of a part
+that several processes share, with those of this process."""
 
 Stage = Literal["sampling", "scoring", "training", "evaluating", "auditing"]
 """Parts of an update, and an evaluation; "training" counts transitions, the others images."""

@@ -127,6 +127,11 @@ class Trainer:
         )
 
     @property
+    def rewards(self) -> RewardSuite:
+        """The rewards that it trains on."""
+        return self._rewards
+
+    @property
     def policy(self) -> Policy:
         """The policy that is trained."""
         return self._policy
@@ -235,6 +240,7 @@ class Trainer:
                     update=update,
                     keep_predicted=config.drift.shaping.mode == "per_step",
                     finished=scoring.add,
+                    on_progress=self._progress("sampling"),
                 )
             self._observer.advanced("scoring", 0, len(trajectories.images))
             with clock("reward"):
@@ -281,7 +287,6 @@ class Trainer:
             [prompt.text for prompt in repeated],
             [prompt.metadata for prompt in repeated],
             describe=lambda n: f"prompt '{repeated[n].text}', sample {n % size}",
-            on_progress=self._progress("sampling"),
             world=self._world,
         )
 

@@ -43,13 +43,13 @@ def _lines(name: str, key: str) -> Iterator[str]:
         if path.is_file():
             yield _line(path, path.name)
         elif path.is_dir():
-            for file in _files(path):
+            for file in files_of_model(path):
                 yield _line(file, file.relative_to(path).as_posix())
         else:
-            yield f"{name} {_commit(name, key)}"
+            yield f"{name} {commit(name, key)}"
 
 
-def _files(folder: Path) -> list[Path]:
+def files_of_model(folder: Path) -> list[Path]:
     """The files that define a model; a pipeline's are its index and those of its components."""
     every = sorted(path for path in folder.rglob("*") if path.suffix in WEIGHED and path.is_file())
     if not (folder / pipelines.INDEX).is_file():
@@ -74,7 +74,7 @@ def _content(path: Path, size: int, changed: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _commit(repository: str, key: str) -> str:
+def commit(repository: str, key: str) -> str:
     """The commit of a repository in the cache of the hub."""
     from huggingface_hub import snapshot_download
 

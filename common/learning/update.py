@@ -160,15 +160,16 @@ class Learner:
         """One policy update.
 
         trained: the denoising step of each stored step, int [S]. on_progress: called before the
-        first micro-batch and after each, with numbers of (sample, step) pairs.
+        first micro-batch and after each, with numbers of (sample, step) pairs of this process.
         """
         statistics, done = _Statistics(), 0
         steps = self._optimizer_steps(credit, trained, update)
-        report, pairs_in_all = on_progress or (lambda done, total: None), sum(map(len, steps))
+        report = on_progress or (lambda done, total: None)
         if not steps:
             warnings.warn(NOTHING_TO_TRAIN, stacklevel=2)
             return statistics.metrics()
-        report(0, pairs_in_all)
+        own_pairs = sum(len(part) for pairs in steps for part in self._own(self._parts(pairs)))
+        report(0, own_pairs)
         self._fetch_latents(trajectories, steps)
         for pairs in steps:
 
@@ -182,7 +183,7 @@ class Learner:
             def progress(count: int) -> None:
                 nonlocal done
                 done += count
-                report(done, pairs_in_all)
+                report(done, own_pairs)
 
             measure_kl = not statistics.gradient_norm and self._measures_kl(update)
             total = self._summed(self._parts(pairs), one, statistics, progress, measure_kl)
@@ -206,8 +207,7 @@ class Learner:
         world = self._backend.world
         places = [lane_of(n, len(parts), self._lanes) for n in range(len(parts))]
         lanes = lanes_of(world.rank, world.size, self._lanes)
-        own_parts = [part for part, place in zip(parts, places, strict=True) if place in lanes]
-        following = iter([*own_parts[1:], np.zeros((0, 2), dtype=np.int64)])
+        following = iter([*self._own(parts)[1:], np.zeros((0, 2), dtype=np.int64)])
         sums: GradientSums = Sums(self._lanes, self._plus)
 
         def own() -> dict[str, dict[str, np.ndarray]]:
@@ -246,6 +246,12 @@ class Learner:
         """The micro-batches of an optimizer step."""
         size = self._config.objective.micro_batch
         return [pairs[start : start + size] for start in range(0, len(pairs), size)]
+
+    def _own(self, parts: list[np.ndarray]) -> list[np.ndarray]:
+        """Those of the micro-batches that this process computes."""
+        world = self._backend.world
+        lanes = lanes_of(world.rank, world.size, self._lanes)
+        return [p for n, p in enumerate(parts) if lane_of(n, len(parts), self._lanes) in lanes]
 
     def _fetch_latents(self, trajectories: Trajectories, steps: list[np.ndarray]) -> None:
         """Get the latents that this process trains on from those that sampled them."""

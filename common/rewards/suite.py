@@ -21,7 +21,6 @@ from common.algorithm.combine import Combination, combine, finite_mean
 from common.backends import Alone, Backend, World
 from common.backends.world import in_order
 from common.config import RewardConfig
-from common.progress import OnProgress
 from common.rewards import cache, guard
 from common.rewards.registry import NamedReward, create
 from common.rewards.spec import RAW
@@ -68,15 +67,13 @@ class RewardSuite:
         prompts: Sequence[str],
         metadata: Sequence[Mapping[str, Any]],
         describe: Describe,
-        on_progress: OnProgress | None = None,
         world: World | None = None,
     ) -> "Scoring":
         """Score images that come in parts, in the order of the prompts; a context manager.
 
-        on_progress: called now and after each part with the number of images that have come.
         world: processes that all get the same images, and share the calls; None is one.
         """
-        return Scoring(self, prompts, metadata, describe, on_progress, world or Alone())
+        return Scoring(self, prompts, metadata, describe, world or Alone())
 
     def scaled(self, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The raw values after each term's scaling."""
@@ -124,12 +121,9 @@ class Scoring:
         prompts: Sequence[str],
         metadata: Sequence[Mapping[str, Any]],
         describe: Describe,
-        on_progress: OnProgress | None,
         world: World,
     ) -> None:
         self._suite, self._describe, self._world = suite, describe, world
-        self._report = on_progress or (lambda done, total: None)
-        self._report(0, len(prompts))
         self._prompts, self._metadata = prompts, metadata
         self._images: list[np.ndarray] = []
         self._early: dict[str, list[_Part]] = {
@@ -153,7 +147,6 @@ class Scoring:
                 part = self._part(name, images, start)
                 part.begin(self._calls[name])
                 parts.append(part)
-        self._report(start + len(images), len(self._prompts))
 
     def result(self) -> dict[str, np.ndarray]:
         """The raw values of each term, after all images were added: float64 [N] by name."""

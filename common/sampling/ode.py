@@ -83,7 +83,8 @@ def sample_batches(
         perturb: changes the conditioning of each step; None leaves the prompts clean.
         tuned_shares: the share of the tuned model at each step, [T] in [0, 1]; the rest is the
             model before tuning. None is 1 at every step.
-        on_progress: called before the first batch and after each, with images done and all.
+        on_progress: called before the first batch and after each, with the images that are there
+            and their number at the end; of those that are drawn elsewhere it counts none.
         dealt: (k, n): only every n-th forward pass, from the k-th on.
 
     Yields:
@@ -95,12 +96,14 @@ def sample_batches(
         for sample in range(first, first + count)
     ]
     report = on_progress or (lambda done, total: None)
-    report(done, len(keys))
+    starts = range(done - done % batch_size, len(keys), batch_size)[dealt[0] :: dealt[1]]
+    own = [min(start + batch_size, len(keys)) - max(start, done) for start in starts]
+    there, at_the_end = done, done + sum(own)
+    report(there, at_the_end)
     shares = [1.0] * process.steps if tuned_shares is None else tuned_shares
     with backend.inference():
         clean = policy.encode(list(prompts))
-    starts = range(done - done % batch_size, len(keys), batch_size)
-    for start in starts[dealt[0] :: dealt[1]]:
+    for start, count_own in zip(starts, own, strict=True):
         part = keys[start : start + batch_size]
         with backend.inference():  # left before the caller goes on
             conditioning = clean.rows(backend.asarray((start + np.arange(len(part))) // count))
@@ -111,7 +114,8 @@ def sample_batches(
                 x = process.ode(x, _mixed(process, policy, share, x, levels, at_step), levels)
                 backend.evaluate(x)
             images = policy.decode(x)
-        report(start + len(part), len(keys))
+        there += count_own
+        report(there, at_the_end)
         yield images[max(done - start, 0) :]
 
 

@@ -12,6 +12,7 @@ from common.backends import Array, Backend, Policy, World
 from common.backends.world import in_order
 from common.clock import Clock
 from common.config import RolloutConfig
+from common.progress import OnProgress
 from common.prompts import Prompt
 from common.random import Key, Purpose
 from common.sampling.conditioner import Conditioner
@@ -90,6 +91,7 @@ class Sampler:
         update: int,
         keep_predicted: bool,
         finished: Callable[[np.ndarray], None] | None = None,
+        on_progress: OnProgress | None = None,
     ) -> Trajectories:
         """Trajectories of G samples of each prompt.
 
@@ -101,6 +103,8 @@ class Sampler:
             keep_predicted: also decode the clean sample that is predicted at every step.
             finished: called with the images of each batch, in the order of the samples, before
                 the next batch begins.
+            on_progress: called before the first batch and after each, with numbers of images that
+                this process samples.
         """
         size = rollout.group_size
         root = Key(seed, Purpose.INITIAL, update=update)
@@ -111,8 +115,10 @@ class Sampler:
         ]
         world, parts = self._backend.world, list[Trajectories]()
         own_batches = batches[world.rank :: world.size]
+        report, own_images = on_progress or (lambda done, total: None), sum(map(len, own_batches))
 
         def own() -> list[dict[str, Any]]:
+            report(0, own_images)
             with self._backend.inference():
                 following = [*own_batches[1:], None]
                 for samples, next_samples in zip(own_batches, following, strict=True):
@@ -120,6 +126,7 @@ class Sampler:
                     parts.append(self._batch(samples, drawn, keep_predicted, next_samples))
                     if finished is not None and world.size == 1:
                         finished(parts[-1].images)
+                    report(sum(len(part.images) for part in parts), own_images)
             return [_without_latents(part) for part in parts]
 
         shared = in_order(world.share(own, "sampling"))

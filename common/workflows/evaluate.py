@@ -22,7 +22,7 @@ from common.evaluation.records import Protocol, Record, Variant, load
 from common.progress import Part, clock
 from common.runs import checkpoint
 from common.runs.directory import RunDirectory
-from common.workflows import options, processes
+from common.workflows import alike, options
 from common.workflows.options import EvaluateOptions, MeasuringOptions
 from common.workflows.part_progress import PartProgress
 from common.workflows.run import RunLike, mean_row, records_under, run_paths
@@ -131,7 +131,8 @@ def plan(
             how = protocols(run, chosen, chosen.images, real)
             engine = choose_backend(backend, run)
             engine.connect()
-            processes.check_alike(engine, run.config)
+            alike.check_settings(engine, run.config)
+            alike.check_files(engine, run.config)
             planned.append(Measurement(run, how, variants, engine, real, chosen.asked))
     return planned
 

@@ -14,10 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from common import launched, machine, reading
-from common.backends import Backend
-from common.config import Config, to_tables
-from common.errors import PeerError, RequestError
+from common import launched, reading
+from common.errors import RequestError
 from common.sweep import jobs
 from common.workflows.interrupts import handled
 
@@ -151,24 +149,3 @@ def _verdict(codes: Sequence[int], first: int | None, errors: Sequence[Path]) ->
 
 def _say(line: str) -> None:
     sys.stderr.write(f"{reading.printable(line)}\n")
-
-
-def check_alike(engine: Backend, config: Config) -> None:
-    """Raise PeerError unless all processes have the same settings, libraries and device."""
-    if engine.world.size == 1:
-        return
-    facts = machine.facts()
-    own = {
-        "settings": json.dumps(to_tables(config), sort_keys=True),
-        **{name: facts[name] for name in ("drift", "python", "numpy")},
-        **engine.describe(),
-    }
-    for rank, other in enumerate(engine.world.share(lambda: own, "comparing the processes")):
-        for name, value in own.items():
-            if other.get(name) != value:
-                raise PeerError(_difference(rank, name, value, other.get(name)))
-
-
-def _difference(rank: int, name: str, own: str, other: object) -> str:
-    shown = "" if name == "settings" else f": {other}, and here {own}"
-    return f"process {rank} has another value of {name} than this one{shown}"

@@ -21,7 +21,7 @@ from common.rewards import check_names, held_out, hosts
 from common.runs import checkpoint, files
 from common.runs.directory import BEGAN, CONFIG, ENVIRONMENT, FAILED, RunDirectory
 from common.trainer import Trainer
-from common.workflows import interrupts, processes
+from common.workflows import alike, interrupts
 from common.workflows.interrupts import Interrupts
 from common.workflows.run import Run
 
@@ -115,7 +115,7 @@ def fine_tune(
             engine, config = prepare(recipe, overrides, out)
             engine.connect()
             until_done.callback(engine.world.close)
-            processes.check_alike(engine, config)
+            alike.check_settings(engine, config)
             leads = engine.world.rank == 0
             progress = progress and leads
 
@@ -134,6 +134,7 @@ def fine_tune(
                     stop=interrupts.stop,
                     resume_from=resume_from,
                 )
+                alike.check_files(engine, config, prompts.load(config.prompts), trainer.rewards)
             if resume:  # only now is the request known to be right
                 done, environment = trainer.plan()["update"], _environment(engine)
                 engine.world.lead(
@@ -328,7 +329,8 @@ def _display(
         "device": engine.describe().get("device", "unknown"),
         "reward_terms": reward_terms,
     }
-    return RunDisplay(config.run.updates, interrupts.stop, facts, directory.evaluations())
+    evaluations, size = directory.evaluations(), engine.world.size
+    return RunDisplay(config.run.updates, interrupts.stop, facts, evaluations, size)
 
 
 @contextmanager

@@ -41,11 +41,17 @@ SEVERAL = (
 MEASURED = {}
 """The records of the first number of processes."""
 
+WHOLE_PARTS = {}
+"""Of the run of one process: what each stage counts in all, at its last time."""
+
 DRIFT = (sys.executable, "-P", "-c", "from common.cli import main; main()")
 
 
-def trained(config, path, size, stop_after=None):
-    """Train on so many threads; returns the results of `Trainer.run`, and the run."""
+def trained(config, path, size, stop_after=None, advanced=lambda rank, *event: None):
+    """Train on so many threads; returns the results of `Trainer.run`, and the run.
+
+    advanced: called with the number of the process and each of its events of progress.
+    """
     if not path.exists():
         RunDirectory.create(path, config, {})
     run = RunDirectory.open(path)
@@ -60,6 +66,7 @@ def trained(config, path, size, stop_after=None):
                 stop.set()
 
         observer.updated = updated
+        observer.advanced = lambda *event: advanced(world.rank, *event)
         return trainer.run()
 
     return together(size, one), run
@@ -76,14 +83,24 @@ def without_times(rows):
 def whole(tiny, train):
     """A run of one process."""
     config = tiny(*SEVERAL)
-    run, _, _ = train(config, backends.load("cpu"))
+    run, record, _ = train(config, backends.load("cpu"))
+    WHOLE_PARTS.update({stage: total for stage, _, total in record.parts})
     return config, run
 
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_the_bytes_are_those_of_one_process(size, whole, final_bytes, tmp_path):
     config, alone = whole
-    finished, run = trained(config, tmp_path / "run", size)
+    last = {}
+
+    def advanced(rank, stage, done, total):
+        last[stage, rank] = done, total
+
+    finished, run = trained(config, tmp_path / "run", size, advanced=advanced)
+    for stage in ("sampling", "training", "evaluating"):
+        counts = [last[stage, rank] for rank in range(size)]
+        assert all(done == own for done, own in counts), "each counts its own work to its end"
+        assert sum(done for done, _ in counts) == WHOLE_PARTS[stage]
     assert finished == [True] * size
     assert final_bytes(run) == final_bytes(alone)
     for file in ("optimizer.safetensors", "ema.safetensors"):
