@@ -29,6 +29,7 @@ from common.config.recipes import RECIPES, Recipe, read as read_recipe, recipe_n
 from common.config.sampling import PromptsConfig, RewriterConfig, RolloutConfig
 from common.config.scoring import EvaluateConfig, RewardConfig
 from common.config.tables import CheckpointConfig, Config, RunConfig
+from common.config.tracking import TrackConfig, Tracker
 from common.config.types import Table, key
 
 __all__ = [
@@ -53,6 +54,8 @@ __all__ = [
     "ShapingConfig",
     "SubsetConfig",
     "Table",
+    "TrackConfig",
+    "Tracker",
     "changed",
     "closest",
     "differences",

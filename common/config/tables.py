@@ -1,9 +1,9 @@
 """The whole configuration of a run: every key is declared once, with its meaning.
 
 The tables are in files by what they set: `model` (`[model]`, `[adapter]`), `sampling`
-(`[prompts]`, `[rollout]`), `method` (`[drift]`, `[objective]`, `[optimizer]`) and `scoring`
-(`[reward]`, `[audit]`, `[evaluate]`). How they are read from recipes, changed and compared is in
-`common.config.load`.
+(`[prompts]`, `[rollout]`), `method` (`[drift]`, `[objective]`, `[optimizer]`), `scoring`
+(`[reward]`, `[audit]`, `[evaluate]`) and `tracking` (`[track]`). How they are read from recipes,
+changed and compared is in `common.config.load`.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from common.config.method import DriftConfig, ObjectiveConfig, OptimizerConfig
 from common.config.model import TARGETS, AdapterConfig, ModelConfig
 from common.config.sampling import PromptsConfig, RolloutConfig
 from common.config.scoring import AuditConfig, EvaluateConfig, RewardConfig
+from common.config.tracking import TrackConfig
 from common.config.types import Name, Positive, Table, key
 
 
@@ -49,6 +50,7 @@ class Config(Table):
     audit: AuditConfig = AuditConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    track: TrackConfig = TrackConfig()
 
     @model_validator(mode="before")
     @classmethod

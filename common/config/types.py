@@ -22,7 +22,8 @@ def _several(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+def distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names. ValueError where one is named twice."""
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"'{name}' is named twice")
@@ -49,7 +50,7 @@ Names = Annotated[
     tuple[str, ...],
     Field(min_length=1, strict=False),
     ONE_OR_SEVERAL,
-    AfterValidator(_distinct),
+    AfterValidator(distinct),
     PlainSerializer(_as_written),
 ]
 """One name or several, each once; one is written as a text, several as a list."""

@@ -38,6 +38,7 @@ MAY_CHANGE = frozenset(
     | {"evaluate.real"}
     | {"model.gradient_checkpointing", "model.offload", "model.vae_slicing"}
     | {"model.compile", "model.attention"}
+    | {"track.to", "track.project", "track.name", "track.offline", "track.pictures"}
 )
 """Keys that a resumed run may change: none of them changes what is computed; see `may_change`.
 

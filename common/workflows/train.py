@@ -20,6 +20,7 @@ from common.progress import Observer, Observers
 from common.rewards import check_names, held_out, hosts
 from common.runs import checkpoint, files
 from common.runs.directory import BEGAN, CONFIG, ENVIRONMENT, FAILED, RunDirectory
+from common.tracking import Trackers, check as check_trackers
 from common.trainer import Trainer
 from common.workflows import alike, interrupts
 from common.workflows.interrupts import Interrupts
@@ -107,7 +108,9 @@ def fine_tune(
     if resume_from is not None and not resume:
         raise RequestError("--from N goes back in a run: it needs --resume")
     began = time.perf_counter()
+    trackers = Trackers()
     with ExitStack() as until_done:
+        until_done.push(trackers.close_on_error)
         until_done.enter_context(hosts.named_in(overrides))
         consented = until_done.enter_context(consent_required(recipe, overrides, out, trust))
         with preparing(), _status("loading", progress):
@@ -124,13 +127,15 @@ def fine_tune(
             if progress:
                 terms = reward_terms_text(recipe if resume else recipe or RECIPE, config)
                 display = _display(directory, engine, config, interrupts, terms)
-            observer = Observers([*([display] if display else []), *(observers if leads else ())])
+            own: list[Observer] = [display] if display else []
+            if leads:
+                own += [*observers, trackers.follow(directory, config)]
             with _removed_on_failure(directory, made=leads and not resume):
                 trainer = Trainer(
                     config,
                     engine,
                     directory,
-                    observer=observer,
+                    observer=Observers(own),
                     stop=interrupts.stop,
                     resume_from=resume_from,
                 )
@@ -151,8 +156,11 @@ def fine_tune(
         if not finished:  # by a signal to one of the processes
             heard = engine.world.share(lambda: list(interrupts.received), "stopping")
             interrupts.received = [number for each in heard for number in each]
-    if finished and leads:
+    with trackers:
+        if not (finished and leads):
+            return Run(directory)
         _write_report(directory, progress=progress)
+        trackers.finished(directory)
         if line := agreement.warning(directory.metrics()):
             if progress:
                 say(f"\nwarning: {line}")
@@ -256,10 +264,11 @@ def _reopened(
 
 
 def _check_names(config: Config) -> None:
-    """Refuse prompts, rewards and features that are not there before a library is loaded."""
+    """Refuse prompts, rewards, features and trackers that are not there, before long work."""
     prompts.load(config.prompts)
     check_names(config)
     held_out.check(config.reward, config.evaluate.scorers)
+    check_trackers(config.track)
 
 
 def _backend(name: str) -> Backend:
