@@ -26,6 +26,7 @@ from common.commands.run import run
 from common.commands.runs import runs
 from common.commands.sample import sample
 from common.commands.sweep import sweep
+from common.commands.watch import watch
 from common.errors import PeerError, RequestError
 
 DEBUG = "drift.debug"
@@ -137,6 +138,7 @@ for _command in (
     run,
     runs,
     report,
+    watch,
     evaluate,
     compare,
     audit,

@@ -15,7 +15,7 @@ from common.report.course import State
 from common.runs import line_log
 from common.runs.directory import BEGAN, CONFIG, ENVIRONMENT, METRICS, RunDirectory
 
-__all__ = ["UNREADABLE", "Row", "list_runs"]
+__all__ = ["UNREADABLE", "Row", "list_runs", "row"]
 
 UNREADABLE = "cannot be read"
 """The state of a folder that looks like a run and is damaged."""
@@ -65,24 +65,24 @@ def list_runs(folders: Iterable[Path], sort: RunColumn = "age") -> list[Row]:
         for path, error in _runs_in(folder, DEPTH):
             if len(rows) >= MOST:
                 raise RequestError(f"more than {MOST:,} runs in {folder}: name a folder below it")
-            rows.setdefault(path.absolute(), _row(path) if error is None else _damaged(path, error))
+            rows.setdefault(path.absolute(), row(path) if error is None else _damaged(path, error))
     value = _VALUES[sort]
-    ordered = sorted(rows.values(), key=lambda row: row.run)
-    known = [row for row in ordered if value(row) is not None]
+    ordered = sorted(rows.values(), key=lambda each: each.run)
+    known = [each for each in ordered if value(each) is not None]
     known.sort(key=value, reverse=sort in _HIGHEST_FIRST)
-    return known + [row for row in ordered if value(row) is None]
+    return known + [each for each in ordered if value(each) is None]
 
 
 _VALUES: Mapping[RunColumn, Callable[[Row], Any]] = {
-    "age": lambda row: row.age,
-    "run": lambda row: row.run,
-    "recipe": lambda row: row.recipe or None,
-    "backend": lambda row: row.backend or None,
-    "updates": lambda row: row.done,
-    "reward": lambda row: row.reward,
-    "alignment": lambda row: row.alignment,
-    "diversity": lambda row: row.diversity,
-    "state": lambda row: row.state,
+    "age": lambda each: each.age,
+    "run": lambda each: each.run,
+    "recipe": lambda each: each.recipe or None,
+    "backend": lambda each: each.backend or None,
+    "updates": lambda each: each.done,
+    "reward": lambda each: each.reward,
+    "alignment": lambda each: each.alignment,
+    "diversity": lambda each: each.diversity,
+    "state": lambda each: each.state,
 }
 _HIGHEST_FIRST = ("updates", "reward", "alignment", "diversity")
 
@@ -109,7 +109,8 @@ def _runs_in(folder: Path, depth: int) -> Iterator[tuple[Path, Exception | None]
             yield path, None
 
 
-def _row(path: Path) -> Row:
+def row(path: Path) -> Row:
+    """The row of one run, whatever is in its folder."""
     try:
         return _read(RunDirectory.open(path))
     except Exception as error:  # whatever a damaged folder raises, the others have their rows
