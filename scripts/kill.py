@@ -1,10 +1,13 @@
 """Kills commands at random and at chosen moments, and compares what is left with what should be.
 
-python scripts/kill.py [--each 13] [--seed 0] [--out kills.jsonl] [--only sweep]
+python -m scripts.kill [--each 13] [--seed 0] [--out kills.jsonl] [--only sweep]
 
 Each kill starts from a copy of the same folder. Right after it, every file that is named as a
 result is as it was or as it becomes: never a part. Then the same command runs again to its end:
 it must succeed, give the bytes of a command that nothing kills, and leave no temporary file.
+
+`--only processes` ends one of several processes of a run instead: see `scripts.kill_processes`.
+Its trials that are in --out already are not made again.
 """
 
 import argparse
@@ -29,6 +32,10 @@ from common import config as configuration
 from common.runs import checkpoint
 from common.runs.checkpoint import Snapshot
 from common.runs.directory import RunDirectory
+from scripts import kill_processes
+
+PROCESSES = "processes"
+"""The part that ends processes of a run."""
 
 SMALL = (
     "run.updates=3", 'prompts.names=["rose", "owl"]', "rollout.prompts=2", "rollout.steps=3",
@@ -130,13 +137,18 @@ def main() -> int:
     parser.add_argument("--each", type=int, default=13, help="kills of each command")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("kills.jsonl"))
-    parser.add_argument("--only", choices=SUBJECTS, action="append")
+    parser.add_argument("--only", choices=[*SUBJECTS, PROCESSES], action="append")
     arguments = parser.parse_args()
+    if arguments.only == [PROCESSES]:
+        return _kill_processes(arguments.each, arguments.seed, arguments.out)
     lost = 0
     with tempfile.TemporaryDirectory(prefix="drift-kill-") as folder:
         base = Path(folder) / "base"
         _make_base(base)
         for name in arguments.only or SUBJECTS:
+            if name == PROCESSES:
+                lost += _kill_processes(arguments.each, arguments.seed, arguments.out)
+                continue
             trial = _Trial(name, SUBJECTS[name], base, Path(folder))
             for number in range(arguments.each):
                 record = trial.kill(number, random.Random(f"{arguments.seed} {name} {number}"))
@@ -147,6 +159,28 @@ def main() -> int:
                 print(f"{name} {number + 1:2}: {record['moment']}: {said}", flush=True)
     print(f"{lost} kills lost something")
     return bool(lost)
+
+
+def _kill_processes(count: int, seed: int, out: Path) -> int:
+    """End processes of runs in so many trials, and print a table; the number that lost something.
+
+    out: the log of the trials, to which new ones are added.
+    """
+    lines = out.read_text().splitlines() if out.exists() else []
+    records = [json.loads(line) for line in lines]
+    done = {r["number"]: r for r in records if r["command"] == PROCESSES and r["seed"] == seed}
+    with tempfile.TemporaryDirectory(prefix="drift-kill-") as folder:
+        trials = kill_processes.Trials(Path(folder), _digests, _logged, _descendants)
+        for number in range(count):
+            if number in done:
+                continue
+            record = trials.record(kill_processes.trial(number, seed)) | {"seed": seed}
+            done[number] = record
+            with out.open("a") as log:
+                log.write(json.dumps(record) + "\n")
+            print(f"{record['moment']}: {record['lost'] or 'nothing lost'}", flush=True)
+    print(kill_processes.table(done.values()))
+    return sum(bool(record["lost"]) for record in done.values())
 
 
 def _make_base(base: Path) -> None:

@@ -99,6 +99,7 @@ def recipe(context: Context, name: str, *changes: str) -> dict[str, Any]:
         figures["estimate_bytes"] = estimated(trainer)
         plan = trainer.plan()
         figures["forwards_per_image"] = plan["forwards_per_image"]
+        figures["trained_parameters"] = plan["trained_parameters"]
         context.keep(figures)
         reset_peak_memory(context)
         first = trainer.step()
@@ -122,10 +123,13 @@ def rates(rows: list[dict[str, float]]) -> dict[str, Any]:
     images = rows[0]["images"]
     update = spread([row["seconds"] for row in rows])
     sampled = spread([row["time/rollout"] for row in rows])
+    scored = [sum(v for k, v in row.items() if k.startswith("time/reward/")) for row in rows]
     return {
         "images_per_update": images,
         "update_s": update,
         "rollout_s": sampled,
+        "scored_s": spread(scored),
+        "trained_s": spread([row["time/update"] for row in rows]),
         "images_per_s": images / update["median"],
         "sampled_per_s": images / sampled["median"],
     }
