@@ -1,4 +1,5 @@
-# make run    set up everything and fine-tune the embedded model with DRIFT
+# make run    set up everything, fine-tune the embedded model with DRIFT, and compare plain GRPO with
+#             DRIFT at equal reward, from adapters that were trained for longer
 # make test   set up everything and run the tests but the slow ones; SLOW=all with them, SLOW=2/4
 #             with the second of four shares of them
 # make check  lint, format, types, import contracts
@@ -32,6 +33,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .PHONY: run test check bench docs results clean
 run: $(VENV)/.run
 	$(BIN)/drift run $(ARGS)
+	$(BIN)/drift showcase
 
 test: $(VENV)/.test
 	DRIFT_REQUIRE_BACKENDS=torch,mlx OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \

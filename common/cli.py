@@ -25,6 +25,7 @@ from common.commands.rewards import rewards
 from common.commands.run import run
 from common.commands.runs import runs
 from common.commands.sample import sample
+from common.commands.showcase import showcase
 from common.commands.sweep import sweep
 from common.commands.watch import watch
 from common.errors import PeerError, RequestError
@@ -151,6 +152,7 @@ for _command in (
     prompts,
     rewards,
     parity,
+    showcase,
 ):
     drift.add_command(_command)
 

@@ -1,4 +1,4 @@
-"""Fill the tables and plots of docs/results.md and docs/noise.md from docs/results/*.json.
+"""Fill the tables and plots of docs/results*.md and docs/noise.md from docs/results/*.json.
 
     python -m scripts.make_results            # or: make results
     python -m scripts.make_results --check    # exit code 1 when the page does not fit the data
@@ -34,7 +34,7 @@ from scripts import noise_course
 from scripts.markdown import table
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = ("results.md", "noise.md")
+PAGES = ("results.md", "results_earlier.md", "noise.md")
 BLOCK = re.compile(r"(<!-- results: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -78,7 +78,7 @@ def part(folder: Path, name: str, kind: str) -> str:
         return f"![{noise_course.alt_text(summary, _noise(name, summary))}](results/{name}.svg)\n"
     if kind not in PARTS:
         raise click.ClickException(
-            f"results.md: '{kind}' is none of front, course, {', '.join(PARTS)}"
+            f"results: '{kind}' is none of front, course, {', '.join(PARTS)}"
         )
     return PARTS[kind](summary)
 

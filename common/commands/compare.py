@@ -198,14 +198,15 @@ def compare(
     if as_json:
         click.echo(summaries.to_json(done.summary), nl=False)
         return
-    _show(done.tables)
+    show(done.tables)
     for note in done.notes:
         say(f"{note}\n")
     for path in reversed(done.files):
         say(str(path))
 
 
-def _show(tables: "Sequence[Table]") -> None:
+def show(tables: "Sequence[Table]") -> None:
+    """Print the tables of a comparison."""
     from common.console import say, table
 
     for each in tables:

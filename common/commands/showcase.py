@@ -1,0 +1,46 @@
+"""`drift showcase`: plain GRPO beside DRIFT, from adapters that are part of the toolkit."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command(short_help="Plain GRPO beside DRIFT at equal reward, in a minute.")
+@click.option(
+    "--images",
+    type=click.IntRange(min=2),
+    default=12,
+    show_default=True,
+    help="Of each prompt and adapter.",
+)
+@click.option(
+    "--steps", type=click.IntRange(min=1), default=20, show_default=True, help="Of the ODE."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="Of the initial noise, the same for every adapter.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("runs/showcase"),
+    show_default=True,
+    help="The folder of the page and the measurements.",
+)
+@click.option("--backend", metavar="auto|mlx|cuda|cpu", default="auto", show_default=True)
+def showcase(images: int, steps: int, seed: int, out: Path, backend: str) -> None:
+    """Sample adapters of the study, measure them, and compare them at equal reward.
+
+    Nothing is trained: checkpoints of plain GRPO and of DRIFT for the emoji model are part of the
+    toolkit. The page has the fronts and pictures from the same initial noise.
+    """
+    from common.commands.compare import show
+    from common.console import say
+    from common.workflows import showcase as workflow
+
+    done = workflow.showcase(out, images=images, steps=steps, seed=seed, backend=backend)
+    show(done.tables[:2])
+    say(str(done.page))

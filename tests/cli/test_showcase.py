@@ -1,0 +1,66 @@
+"""`drift showcase`: the adapters that are part of the toolkit are sampled, measured and compared."""
+
+import json
+
+import pytest
+
+from common.comparison.summary import from_json
+from common.runs import checkpoint
+from common.runs.directory import RunDirectory
+from common.workflows.showcase import RUNS, showcase
+
+FEW = {"images": 2, "steps": 2, "backend": "cpu", "progress": False}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """The folder of a showcase of few images. Read only."""
+    folder = tmp_path_factory.mktemp("showcase")
+    showcase(folder, **FEW)
+    return folder
+
+
+def test_plain_grpo_and_drift_are_compared_from_their_adapters(place):
+    summary = from_json((place / "compare.json").read_bytes())
+    assert summary.baseline == "emoji-grpo"
+    assert "emoji-shaping" in summary.names or "emoji" in summary.names
+    for run in RUNS.iterdir():
+        updates = checkpoint.updates(run / "checkpoints")
+        rows = [row for row in summary.point_rows() if row["method"] == run.name]
+        assert [row["update"] for row in rows] == updates
+    assert (place / "compare.html").stat().st_size > 20_000
+
+
+def test_the_adapters_are_whole_and_have_nothing_that_only_training_needs():
+    for folder in sorted(RUNS.iterdir()):
+        run = RunDirectory.open(folder)
+        for update in checkpoint.updates(run.checkpoints):
+            snapshot = checkpoint.load(run.checkpoints / f"{update:06d}")  # hashes are compared
+            assert (snapshot.ema, snapshot.optimizer) == (None, {})
+            assert snapshot.parameters
+    assert sum(file.stat().st_size for file in RUNS.rglob("*") if file.is_file()) < 3e6
+
+
+def test_a_second_call_measures_nothing_and_says_the_same(place, drift):
+    before = {path.name: path.read_bytes() for path in place.rglob("records.jsonl")}
+    few = ("--images", 2, "--steps", 2, "--backend", "cpu")
+    result = drift("showcase", *few, "--out", place)
+    assert result.exit_code == 0, result.output
+    assert {path.name: path.read_bytes() for path in place.rglob("records.jsonl")} == before
+    assert "More diversity at equal alignment" in result.stdout
+    assert result.stdout.splitlines()[-1] == str(place / "compare.html")
+
+
+def test_a_wrong_request_is_one_line(refused, tmp_path):
+    (tmp_path / "used/emoji-grpo").mkdir(parents=True)
+    (tmp_path / "used/emoji-grpo/config.toml").write_text("[run]\n")
+    line = refused(2, "showcase", "--out", "used")
+    assert "used/emoji-grpo/config.toml is not the one of this version" in line
+    (tmp_path / "file").touch()
+    assert "file is no folder; choose another --out" in refused(2, "showcase", "--out", "file")
+
+
+def test_such_a_run_is_not_for_resuming(place, refused):
+    line = refused(2, "run", "--resume", "--out", place / "emoji-grpo")
+    assert "metrics.jsonl has no record of update 1" in line
+    assert json.loads((place / "emoji-grpo/environment.json").read_text())["starts"]
