@@ -6,6 +6,7 @@ The runs are those of `python -m scripts.run_study RUNS low-rate`. What only tra
 optimizer and the weights beside their moving average, is left out, so they cannot be resumed.
 """
 
+import json
 import shutil
 from pathlib import Path
 
@@ -13,8 +14,14 @@ import click
 
 from common.runs import checkpoint
 from common.runs.checkpoint import Snapshot
-from common.runs.directory import CONFIG, ENVIRONMENT, RunDirectory
+from common.runs.directory import CONFIG, ENVIRONMENT, STARTS, RunDirectory
 from common.workflows.showcase import RUNS
+
+KEPT = (
+    *("update", "backend", "drift", "python", "numpy", "library", "device", "dtype", "threads"),
+    "deterministic",
+)
+"""What is kept of each start: what the numbers depend on, and not the machine."""
 
 
 @click.command()
@@ -34,8 +41,10 @@ def keep(run: RunDirectory, updates: list[int]) -> None:
         snapshot = checkpoint.load(run.checkpoints / f"{update:06d}")
         alone = Snapshot(update, snapshot.weights, None, {}, {})
         checkpoint.save(folder / "checkpoints", alone, adapter=run.config.adapter, keep=0)
-    for name in (CONFIG, ENVIRONMENT):
-        shutil.copy(run.path / name, folder / name)
+    shutil.copy(run.path / CONFIG, folder / CONFIG)
+    facts = run.environment()
+    facts[STARTS] = [{key: each[key] for key in KEPT if key in each} for each in facts[STARTS]]
+    (folder / ENVIRONMENT).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"{folder.name}: updates {', '.join(map(str, updates))}, {size / 1e6:.1f} MB")
 

@@ -1,4 +1,4 @@
-"""`drift showcase`: the adapters that are part of the toolkit are sampled, measured and compared."""
+"""`drift showcase`: adapters that are part of the toolkit, sampled, measured and compared."""
 
 import json
 
