@@ -14,6 +14,7 @@ import drift
 from common import console, report
 
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
+README = PAGE.parents[1] / "README.md"
 SMALL = {
     "prompts.names": ["rose", "owl"],
     "rollout.prompts": 2,
@@ -52,15 +53,33 @@ def interrupted(monkeypatch, times):
     monkeypatch.setattr(console.RunDisplay, "updated", interrupt)
 
 
-@pytest.mark.slow
-def test_every_block_of_the_page_runs(monkeypatch):
-    """As it stands, but with fewer updates and smaller settings, so that it takes seconds."""
-    train, evaluate, sample = drift.train, drift.evaluate, drift.sample
+@pytest.fixture
+def quick(monkeypatch):
+    """Training and evaluation with smaller settings, so that a page takes seconds."""
+    train, evaluate = drift.train, drift.evaluate
     few = {"prompts": 2, "images": 2, "steps": 2}
     monkeypatch.setattr(
         drift, "train", lambda *a, set, **more: train(*a, set={**SMALL, **set}, **more)
     )
     monkeypatch.setattr(drift, "evaluate", lambda *a, **more: evaluate(*a, **more, **few))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick")
+def test_the_block_of_the_readme_runs():
+    (block,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    names = {}
+    exec(
+        compile(block.replace('"run.updates": 24', '"run.updates": 2'), str(README), "exec"), names
+    )
+    assert [row["update"] for row in names["run"].metrics] == [1, 2]
+    assert names["plain"].config.drift.shaping.weight == 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick")
+def test_every_block_of_the_page_runs():
+    """As it stands, but with fewer updates."""
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) == 6
     names = {}
@@ -83,7 +102,6 @@ def test_every_block_of_the_page_runs(monkeypatch):
     red = names["red"]
     assert red.config.reward.terms == {"embedded": 10.0, "redness": 5.0}
     assert all("reward/term/redness" in row for row in red.metrics)
-    assert sample is drift.sample
 
 
 @pytest.mark.usefixtures("no_report")
