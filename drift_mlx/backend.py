@@ -112,6 +112,8 @@ class Backend:
 
         Raises ValueError in one line for a model that cannot be loaded or run here.
         """
+        if model.shard == "fsdp":
+            raise ValueError("model.shard = 'fsdp' is for PyTorch; here: none")
         if model.compile:
             check_compiler()
         if model.family == "embedded":

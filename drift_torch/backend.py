@@ -8,6 +8,7 @@ import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import torch
@@ -150,15 +151,27 @@ class Backend:
             return EmbeddedPolicy(model, adapter, seed=seed, device=self.device, dtype=self._dtype)
         if self._dtype != torch.float32:
             raise ValueError(f"model.family = '{model.family}' has no {self.dtype} reference")
-        if model.family not in POLICIES:
-            kind = imports.resolve_class("model.family", model.family)
-            return kind(model, adapter, seed=seed, device=self.device)
-        module, _, name = POLICIES[model.family].partition(":")
         try:
-            kind = getattr(importlib.import_module(module), name)
-            return kind(model, adapter, seed=seed, device=self.device)
+            kind = self._kind(model)
+            if model.shard == "none":
+                return kind(model, adapter, seed=seed, device=self.device)
+            from drift_torch import sharding
+
+            return sharding.policy(
+                kind, model, adapter, seed=seed, device=self.device, world=self.world
+            )
         except ImportError as error:
+            if model.family not in POLICIES:
+                raise
             raise _lacking(model.family, error) from None
+
+    @staticmethod
+    def _kind(model: ModelConfig) -> Any:
+        """The class of `model.family`."""
+        if model.family not in POLICIES:
+            return imports.resolve_class("model.family", model.family)
+        module, _, name = POLICIES[model.family].partition(":")
+        return getattr(importlib.import_module(module), name)
 
     def random_policy(
         self, model: ModelConfig, adapter: AdapterConfig, *, weights: bool = True
@@ -177,7 +190,7 @@ class Backend:
         """Bytes on the device at the peak of each stage of an update."""
         from drift_torch import estimate
 
-        if not isinstance(policy, Tuned):
+        if not isinstance(policy, Tuned) or self.world.lockstep:  # the estimate is of whole weights
             return {}
         return estimate.stages(policy, config, prompt)
 

@@ -71,7 +71,9 @@ class DiffusersPolicy(Tuned, ABC):
         if not model.offload:
             for part in (self._vae, *self._encoders):
                 part.to(device)
-        denoiser = getattr(self._pipe, self.DENOISER).to(device)
+        denoiser = getattr(self._pipe, self.DENOISER)
+        if model.shard == "none":  # else what loads the policy puts the slices there
+            denoiser.to(device)
         use_exact_sinusoids(denoiser)
         self._tune(denoiser, adapter, seed=seed, linear=MixedLoRALinear)
         self._checkpoint_gradients(model.gradient_checkpointing)
@@ -221,6 +223,14 @@ class DiffusersPolicy(Tuned, ABC):
         _, height, width = self.latent_shape
         return height * self._vae_scale(), width * self._vae_scale()
 
+    def layers(self) -> Iterator[nn.Module]:
+        """The parts of the denoiser that run one after the other, for `model.shard`.
+
+        FSDP2 adds up the gradients of a layer's inputs by themselves. So that their order stays, an
+        input that is also used outside of the layer is used only once inside of it.
+        """
+        return _outermost_listed(self.module)
+
     def use_conditioning(self, conditioning: Conditioning) -> None:
         """From now on every prompt, and the empty one, has this embedding of one row."""
         self._null = self._every_prompt = conditioning
@@ -283,6 +293,16 @@ class DiffusersPolicy(Tuned, ABC):
         finally:
             for part in parts:
                 part.to("cpu")
+
+
+def _outermost_listed(module: nn.Module) -> Iterator[nn.Module]:
+    """The elements of the outermost module lists."""
+    listed = isinstance(module, nn.ModuleList)
+    for child in module.children():
+        if listed and not isinstance(child, nn.ModuleList):
+            yield child
+        else:
+            yield from _outermost_listed(child)
 
 
 def _finite(x: Tensor) -> np.ndarray:

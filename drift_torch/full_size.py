@@ -51,6 +51,7 @@ def policy(
     loading.check_dtype(model.dtype, device)  # before gigabytes of weights are drawn
     loading.quiet()
     pipeline = _pipeline(model, device, size)
+    model = model.model_copy(update={"shard": "none"})
     return POLICIES[model.family](model, adapter, seed=0, device=device, pipeline=pipeline)
 
 

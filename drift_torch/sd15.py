@@ -1,10 +1,11 @@
 """Stable Diffusion 1 and 2 as a policy: a UNet that predicts noise or v, conditioned on a CLIP."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common import pipelines
 from common.backends import Conditioning
@@ -35,6 +36,13 @@ class SD15Policy(DiffusersPolicy):
         self._check_tokenizers()
         self.schedule = pipelines.diffusion_schedule(self._scheduler, str(model.path))
         self.prediction = pipelines.prediction(self._scheduler, str(model.path))
+
+    def layers(self) -> Iterator[nn.Module]:
+        """Convolutions and transformer blocks: inputs of resnets are skip connections, too."""
+        for name, part in self.module.named_modules():
+            parent = name.rpartition(".")[0]
+            if isinstance(part, nn.Conv2d) or parent.endswith("transformer_blocks"):
+                yield part
 
     def embed_time(self, t: np.ndarray) -> Tensor:
         """The timestep, a whole number as float32 [B]."""

@@ -9,6 +9,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from common import launched
 from common.backends import Parameters, world
@@ -57,6 +58,21 @@ class Processes(world.Several):
     def __init__(self) -> None:
         super().__init__()
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self._mesh: DeviceMesh | None = None
+
+    def mesh(self, device: torch.device) -> DeviceMesh:
+        """All processes in a row, with connections of their own for weights on such a device."""
+        if self._mesh is None:
+            own = dist.new_group(
+                backend="nccl" if device.type == "cuda" else "gloo",
+                timeout=timedelta(seconds=launched.patience()),
+            )
+            self._mesh = DeviceMesh.from_group(own, device.type)
+        return self._mesh
+
+    def _as_peer_error(self, error: Exception, what: str) -> Exception:
+        of_library = isinstance(error, dist.DistError) or "/gloo/" in str(error)
+        return world.lost(self.rank, self.size, what, error) if of_library else error
 
     def close(self) -> None:
         """End the connections: the threads of gloo must not outlive the interpreter."""

@@ -26,6 +26,7 @@ __all__ = [
     "PeerError",
     "Several",
     "World",
+    "dealt",
     "first_line",
     "in_order",
     "lost",
@@ -58,12 +59,19 @@ class World(Protocol):
     size: int
     seconds: dict[str, float]
     """Time between the processes: `wait` for the slowest, `move` of results, `reduce`."""
+    lockstep: bool
+    """Whether all must make the same forward passes, since each pass gathers weights from all."""
 
-    def share(self, work: Callable[[], T], what: str) -> list[T]:
+    def share(self, work: Callable[[], T], what: str, *, passes: bool = False) -> list[T]:
         """Every process does its work, and all get the results of all, in the order of ranks.
 
         Results are trees that `messages.encode` takes. What one process raises is raised there,
-        and PeerError everywhere else. what: the work, for an error: "sampling".
+        and PeerError everywhere else.
+
+        Args:
+            work: of this process.
+            what: the work, for an error: "sampling".
+            passes: the work makes forward passes of the policy, for which see `lockstep`.
         """
         ...
 
@@ -95,12 +103,12 @@ class World(Protocol):
 class Alone:
     """One process."""
 
-    rank, size = 0, 1
+    rank, size, lockstep = 0, 1, False
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
-    def share(self, work: Callable[[], T], what: str) -> list[T]:
+    def share(self, work: Callable[[], T], what: str, *, passes: bool = False) -> list[T]:
         """The work's result."""
         return [work()]
 
@@ -130,6 +138,7 @@ class Several(ABC):
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
+        self.lockstep = False
 
     @abstractmethod
     def total(
@@ -155,12 +164,18 @@ class Several(ABC):
     ) -> list[bytes]:
         """What every process gives to this one; sizes[i][k]: bytes from process i to k."""
 
-    def share(self, work: Callable[[], T], what: str) -> list[T]:
+    def _as_peer_error(self, error: Exception, what: str) -> Exception:
+        """An error of the work, as PeerError where another process is its cause."""
+        return error
+
+    def share(self, work: Callable[[], T], what: str, *, passes: bool = False) -> list[T]:
         """See `World.share`."""
         failed: Exception | None = None
         try:
             content = messages.encode([None, work()])
         except Exception as error:  # raised below, once the others know
+            if passes and self.lockstep:  # they wait for weights, not for a message
+                raise self._as_peer_error(error, what) from error.__cause__
             failed = error
             text = reading.printable(f"{type(error).__name__}: {error}")
             content = messages.encode([text, None])
@@ -190,6 +205,18 @@ class Several(ABC):
         received = self._exchanged(contents, sizes, what)
         self.seconds["move"] += time.perf_counter() - start
         return [messages.decode(each) for each in received]
+
+
+def dealt(units: Sequence[T], world: World) -> list[tuple[T, bool]]:
+    """The units that this process works on, dealt out one by one, and whether each one counts.
+
+    In lockstep a process that has fewer than another repeats the first of all; its result does
+    not count.
+    """
+    own = [(unit, True) for unit in units[world.rank :: world.size]]
+    if world.lockstep and len(own) < -(-len(units) // world.size):
+        own.append((units[0], False))
+    return own
 
 
 def lost(rank: int, size: int, what: str, error: BaseException) -> PeerError:

@@ -37,6 +37,11 @@ class ModelConfig(Table):
     text_encoder_3: bool = key(True, "load SD3's T5; without it its tokens are zeros")
     guidance_embedding: NonNegative = key(3.5, "guidance scale, an input of FLUX.1-dev")
     gradient_checkpointing: bool = key(False, "recompute activations in the backward pass")
+    shard: Literal["none", "fsdp", "auto"] = key(
+        "none",
+        "fsdp: each of several processes keeps a slice of the frozen weights; auto: where a GPU is "
+        "too small for all of them; PyTorch",
+    )
     compile: bool = key(
         False, "torch.compile the denoiser; on MLX the gradient and the optimizer too"
     )
@@ -60,6 +65,11 @@ class ModelConfig(Table):
 
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":
+        if self.shard == "fsdp":
+            for name, (value, why) in _WHOLE.items():
+                if getattr(self, name) == value:
+                    shown = str(value).lower()
+                    raise ValueError(f"shard = 'fsdp' does not go with {name} = {shown}: {why}")
         if self.family not in FAMILIES:  # a user's own family may use every key
             return self
         for name, families in _ONLY.items():
@@ -86,12 +96,23 @@ _ONLY = {
     "guidance_embedding": ("flux",),
     "gradient_checkpointing": _DIFFUSERS,
     "attention": _DIFFUSERS,
+    "shard": _DIFFUSERS,
     "tf32": _DIFFUSERS,
     "vae_slicing": _DIFFUSERS,
     "vae_tiling": _DIFFUSERS,
     "offload": _DIFFUSERS,
 }
 """Keys of `[model]` that only some families use."""
+
+_WHOLE = {
+    "compile": (True, "compiled code does not gather weights"),
+    "dtype": (
+        "float16",
+        "each process searches for a loss scale of its own, and all must make the same passes; "
+        "use bfloat16",
+    ),
+}
+"""Values of keys of `[model]` for which every process needs the whole weights."""
 
 _ATTENTION = ("to_k", "to_out.0", "to_q", "to_v")
 _JOINT = ("add_k_proj", "add_q_proj", "add_v_proj", "to_add_out", *_ATTENTION)

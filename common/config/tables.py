@@ -76,6 +76,10 @@ class Config(Table):
                 f"adapter.kind = 'full' needs model.quantize = 0: weights of {self.model.quantize} "
                 "bits cannot be trained, only an adapter on them"
             )
+        if self.adapter.kind == "full" and self.model.shard == "fsdp":
+            raise ValueError(
+                "adapter.kind = 'full' needs model.shard = 'none': only frozen weights are sharded"
+            )
         if self.adapter.kind == "full" and self.model.dtype != "float32":
             raise ValueError(
                 f"adapter.kind = 'full' needs model.dtype = 'float32': steps are too small for the "

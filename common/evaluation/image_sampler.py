@@ -73,7 +73,7 @@ class ImageSampler:
         while True:
             images = [
                 batch
-                for batch in world.share(lambda: next(own, None), "sampling")
+                for batch in world.share(lambda: next(own, None), "sampling", passes=True)
                 if batch is not None
             ]
             yield from images
@@ -86,7 +86,6 @@ class ImageSampler:
         """The batches of this process."""
         process = make_process(self._policy, self._rollout, request["steps"])
         self._policy.load_parameters(request["parameters"])
-        world = self._backend.world
         return sample_batches(
             self._policy,
             self._backend,
@@ -99,7 +98,7 @@ class ImageSampler:
             perturb=cads.perturbation(self._backend, process, request["prompt_noise"]),
             tuned_shares=annealing.tuned_shares(process.steps, request["aig"]),
             on_progress=on_progress,
-            dealt=(world.rank, world.size),
+            world=self._backend.world,
         )
 
 

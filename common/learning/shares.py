@@ -1,12 +1,53 @@
 """How an update is shared among processes, and when some would have nothing to do."""
 
-from common.config import Config, ConfigError
-from common.learning.update import number_of_lanes
+from typing import NamedTuple
 
-__all__ = ["advice", "check"]
+from common.backends import World
+from common.backends.lanes import lane_of, lanes_of, process_of
+from common.config import Config, ConfigError
+
+__all__ = ["Work", "advice", "check", "number_of_lanes", "own_work"]
 
 MOST = 64
 """The largest `objective.lanes`."""
+
+
+class Work(NamedTuple):
+    """The micro-batches of an optimizer step that a process computes, in order.
+
+    lanes: those of the process. places: the lane of every micro-batch of the step. numbers: of
+    those that this process computes. counting: so many of them count; the others are repeats, see
+    `World.lockstep`.
+    """
+
+    lanes: range
+    places: list[int]
+    numbers: list[int]
+    counting: int
+
+    def of_lane(self, lane: int) -> list[int]:
+        """The positions in `numbers` of those that count, of one lane."""
+        return [k for k in range(self.counting) if self.places[self.numbers[k]] == lane]
+
+    @property
+    def repeats(self) -> range:
+        """The positions in `numbers` of those that do not count."""
+        return range(self.counting, len(self.numbers))
+
+
+def number_of_lanes(config: Config) -> int:
+    """The leaves of the tree that gradients are added up in: see `objective.lanes`."""
+    return config.objective.lanes or (8 if config.adapter.kind == "lora" else 1)
+
+
+def own_work(count: int, lanes: int, world: World) -> Work:
+    """What this process computes of `count` micro-batches; in lockstep all compute equally many."""
+    places = [lane_of(n, count, lanes) for n in range(count)]
+    processes = [process_of(lane, world.size, lanes) for lane in places]
+    own = [n for n, process in enumerate(processes) if process == world.rank]
+    most = max(processes.count(rank) for rank in range(world.size))
+    repeats = [own[0] if own else 0] * (most - len(own)) if world.lockstep else []
+    return Work(lanes_of(world.rank, world.size, lanes), places, own + repeats, len(own))
 
 
 def check(config: Config, size: int) -> None:

@@ -22,10 +22,10 @@ from common.backends import (
     Parameters,
     Policy,
 )
-from common.backends.lanes import Sums, lane_of, lanes_of, process_of
+from common.backends.lanes import Sums, lane_of, process_of
 from common.backends.world import GradientSums
 from common.config import Config
-from common.learning import agreement
+from common.learning import agreement, shares
 from common.learning.credit import Credit
 from common.learning.moving_average import MovingAverage
 from common.progress import OnProgress
@@ -80,11 +80,6 @@ def surrogate_loss(policy: Policy, process: Process, config: Config) -> LossFunc
         return (batch["weight"] * per_pair).sum(), auxiliary
 
     return loss
-
-
-def number_of_lanes(config: Config) -> int:
-    """The leaves of the tree that gradients are added up in: see `objective.lanes`."""
-    return config.objective.lanes or (8 if config.adapter.kind == "lora" else 1)
 
 
 @dataclass
@@ -145,7 +140,7 @@ class Learner:
     ) -> None:
         self._config, self._backend, self._policy = config, backend, policy
         self._process, self._optimizer, self._average = process, optimizer, average
-        self._lanes = number_of_lanes(config)
+        self._lanes = shares.number_of_lanes(config)
         self.gradients = backend.value_and_grad(policy, surrogate_loss(policy, process, config))
 
     def update(
@@ -205,37 +200,52 @@ class Learner:
         make_batch: of a micro-batch and of the next one, empty after the last.
         """
         world = self._backend.world
-        places = [lane_of(n, len(parts), self._lanes) for n in range(len(parts))]
-        lanes = lanes_of(world.rank, world.size, self._lanes)
-        following = iter([*self._own(parts)[1:], np.zeros((0, 2), dtype=np.int64)])
+        mine = shares.own_work(len(parts), self._lanes, world)
+        own_parts = [parts[n] for n in mine.numbers]
+        following = [*own_parts[1:], np.zeros((0, 2), dtype=np.int64)]
         sums: GradientSums = Sums(self._lanes, self._plus)
+
+        def work(k: int, onto: Parameters | None) -> tuple[Parameters, dict[str, np.ndarray]]:
+            batch, first = make_batch(own_parts[k], following[k]), mine.numbers[k] == 0
+            measures = measure_kl and (k == 0 if world.lockstep else first)
+            loss, auxiliary, total = self._gradients(batch, onto, measure_kl=measures)
+            if measures and not first:  # its forward pass was for the others
+                auxiliary.pop("kl")
+            return total, self._on_host(loss, auxiliary)
 
         def own() -> dict[str, dict[str, np.ndarray]]:
             results = {}
-            for lane in lanes:
+            for lane in mine.lanes:
                 total: Parameters | None = None
-                for n in (n for n, place in enumerate(places) if place == lane):
-                    batch = make_batch(parts[n], next(following))
-                    loss, auxiliary, total = self.gradients(batch, onto=total)
-                    self._backend.evaluate(loss, *auxiliary.values(), *total.values())
-                    if "kl" not in auxiliary and measure_kl and n == 0:
-                        auxiliary["kl"] = self._measured_kl(batch, auxiliary)
-                    results[str(n)] = self._on_host(loss, auxiliary)
-                    progress(len(parts[n]))
+                for k in mine.of_lane(lane):
+                    total, results[str(mine.numbers[k])] = work(k, total)
+                    progress(len(own_parts[k]))
                 sums.add((lane, 1), total)
+            for k in mine.repeats:
+                work(k, None)
             return results
 
         results: dict[str, dict[str, np.ndarray]] = {}
-        for each in world.share(own, "the update"):
+        for each in world.share(own, "the update", passes=True):
             results |= each
         statistics.add([results[str(n)] for n in range(len(parts))])
-        lower, upper = world.total(sums, set(places), self._policy.parameters())
+        lower, upper = world.total(sums, set(mine.places), self._policy.parameters())
         assert lower is not None  # an optimizer step has pairs, and the first are in lane 0
         if upper is None:
             return lower
         if not statistics.gradient_norm and self._config.adapter.kind == "lora":
             statistics.agreement = agreement.agreement(self._backend, lower, upper)
         return self._plus(lower, upper)
+
+    def _gradients(
+        self, batch: Batch, onto: Parameters | None, *, measure_kl: bool
+    ) -> tuple[Array, dict[str, Array], Parameters]:
+        """What `Backend.value_and_grad` gives, computed; with a KL where one is to be measured."""
+        loss, auxiliary, total = self.gradients(batch, onto=onto)
+        self._backend.evaluate(loss, *auxiliary.values(), *total.values())
+        if measure_kl:
+            auxiliary["kl"] = self._measured_kl(batch, auxiliary)
+        return loss, auxiliary, total
 
     def _plus(self, left: Parameters, right: Parameters) -> Parameters:
         both = {name: left[name] + right[name] for name in left}
@@ -249,9 +259,8 @@ class Learner:
 
     def _own(self, parts: list[np.ndarray]) -> list[np.ndarray]:
         """Those of the micro-batches that this process computes."""
-        world = self._backend.world
-        lanes = lanes_of(world.rank, world.size, self._lanes)
-        return [p for n, p in enumerate(parts) if lane_of(n, len(parts), self._lanes) in lanes]
+        mine = shares.own_work(len(parts), self._lanes, self._backend.world)
+        return [parts[n] for n in mine.numbers[: mine.counting]]
 
     def _fetch_latents(self, trajectories: Trajectories, steps: list[np.ndarray]) -> None:
         """Get the latents that this process trains on from those that sampled them."""
@@ -316,8 +325,8 @@ class Learner:
 
     def _measures_kl(self, update: int) -> bool:
         """Whether an update measures the KL that the loss does not need."""
-        every = self._config.objective.kl_every
-        return every > 0 and update % every == 0
+        settings = self._config.objective
+        return settings.kl_every > 0 and settings.kl_weight == 0 and update % settings.kl_every == 0
 
     def _measured_kl(self, batch: dict[str, Array], auxiliary: dict[str, Array]) -> Array:
         """KL to the reference of a batch's first pairs, from the means that the loss computed."""

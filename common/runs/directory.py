@@ -37,7 +37,7 @@ MAY_CHANGE = frozenset(
     | {"checkpoint.every", "checkpoint.keep", "evaluate.every", "evaluate.grid", "evaluate.scorers"}
     | {"evaluate.real"}
     | {"model.gradient_checkpointing", "model.offload", "model.vae_slicing"}
-    | {"model.compile", "model.attention"}
+    | {"model.compile", "model.attention", "model.shard"}
     | {"track.to", "track.project", "track.name", "track.offline", "track.pictures"}
 )
 """Keys that a resumed run may change: none of them changes what is computed; see `may_change`.

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from common import random
-from common.backends import Array, Backend, Conditioning, Policy
-from common.backends.world import in_order
+from common.backends import Alone, Array, Backend, Conditioning, Policy, World
+from common.backends.world import dealt, in_order
 from common.progress import OnProgress
 from common.random import Key, Purpose
 from common.sampling.process import Levels, Process
@@ -42,9 +42,10 @@ def sample_images(
         perturb=perturb,
         tuned_shares=tuned_shares,
         on_progress=on_progress,
-        dealt=(backend.world.rank, backend.world.size),
+        world=backend.world,
     )
-    stacked = np.concatenate(in_order(backend.world.share(lambda: list(batches), "sampling")))
+    shared = backend.world.share(lambda: list(batches), "sampling", passes=True)
+    stacked = np.concatenate(in_order(shared))
     return stacked.reshape(len(prompts), count, *stacked.shape[1:])
 
 
@@ -62,7 +63,7 @@ def sample_batches(
     perturb: Perturb | None = None,
     tuned_shares: Sequence[float] | None = None,
     on_progress: OnProgress | None = None,
-    dealt: tuple[int, int] = (0, 1),
+    world: World | None = None,
 ) -> Iterator[np.ndarray]:
     """`count` images of each prompt along the process's ODE, prompt by prompt.
 
@@ -85,7 +86,8 @@ def sample_batches(
             model before tuning. None is 1 at every step.
         on_progress: called before the first batch and after each, with the images that are there
             and their number at the end; of those that are drawn elsewhere it counts none.
-        dealt: (k, n): only every n-th forward pass, from the k-th on.
+        world: the processes that share the forward passes, of which this one makes its own; None
+            is one.
 
     Yields:
         The images from number `done` on, uint8 [n, H, W, 3] of each forward pass.
@@ -96,14 +98,17 @@ def sample_batches(
         for sample in range(first, first + count)
     ]
     report = on_progress or (lambda done, total: None)
-    starts = range(done - done % batch_size, len(keys), batch_size)[dealt[0] :: dealt[1]]
-    own = [min(start + batch_size, len(keys)) - max(start, done) for start in starts]
-    there, at_the_end = done, done + sum(own)
+    units = dealt(range(done - done % batch_size, len(keys), batch_size), world or Alone())
+
+    def new_images(start: int) -> int:
+        return min(start + batch_size, len(keys)) - max(start, done)
+
+    there, at_the_end = done, done + sum(new_images(start) for start, counts in units if counts)
     report(there, at_the_end)
     shares = [1.0] * process.steps if tuned_shares is None else tuned_shares
     with backend.inference():
         clean = policy.encode(list(prompts))
-    for start, count_own in zip(starts, own, strict=True):
+    for start, counts in units:
         part = keys[start : start + batch_size]
         with backend.inference():  # left before the caller goes on
             conditioning = clean.rows(backend.asarray((start + np.arange(len(part))) // count))
@@ -114,7 +119,9 @@ def sample_batches(
                 x = process.ode(x, _mixed(process, policy, share, x, levels, at_step), levels)
                 backend.evaluate(x)
             images = policy.decode(x)
-        there += count_own
+        if not counts:
+            continue
+        there += new_images(start)
         report(there, at_the_end)
         yield images[max(done - start, 0) :]
 

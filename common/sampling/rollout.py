@@ -9,7 +9,7 @@ import numpy as np
 from common import random
 from common.algorithm import kernels
 from common.backends import Array, Backend, Policy, World
-from common.backends.world import in_order
+from common.backends.world import dealt, in_order
 from common.clock import Clock
 from common.config import RolloutConfig
 from common.progress import OnProgress
@@ -114,22 +114,25 @@ class Sampler:
             for start in range(0, len(keys), rollout.batch_size)
         ]
         world, parts = self._backend.world, list[Trajectories]()
-        own_batches = batches[world.rank :: world.size]
-        report, own_images = on_progress or (lambda done, total: None), sum(map(len, own_batches))
+        own_batches = dealt(batches, world)
+        own_images = sum(len(samples) for samples, counts in own_batches if counts)
+        report = on_progress or (lambda done, total: None)
 
         def own() -> list[dict[str, Any]]:
             report(0, own_images)
             with self._backend.inference():
-                following = [*own_batches[1:], None]
-                for samples, next_samples in zip(own_batches, following, strict=True):
+                following = [*(samples for samples, _ in own_batches[1:]), None]
+                for (samples, counts), next_samples in zip(own_batches, following, strict=False):
                     drawn = [keys[n] for n in samples]
-                    parts.append(self._batch(samples, drawn, keep_predicted, next_samples))
+                    part = self._batch(samples, drawn, keep_predicted, next_samples)
+                    if counts:
+                        parts.append(part)
                     if finished is not None and world.size == 1:
-                        finished(parts[-1].images)
+                        finished(part.images)
                     report(sum(len(part.images) for part in parts), own_images)
             return [_without_latents(part) for part in parts]
 
-        shared = in_order(world.share(own, "sampling"))
+        shared = in_order(world.share(own, "sampling", passes=True))
         if world.size == 1:
             return _join(parts)
         if finished is not None:

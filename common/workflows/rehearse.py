@@ -16,7 +16,7 @@ from common.errors import preparing
 from common.learning import shares
 from common.learning.footprint import FLOAT
 from common.learning.footprint_several import Share
-from common.learning.update import number_of_lanes
+from common.learning.shares import number_of_lanes
 from common.progress import NullObserver, clock
 from common.prompts import load as load_prompts
 from common.rewards import hosts

@@ -24,6 +24,17 @@ SD3 = ("model.family=sd3", "model.path=somewhere")
             "adapter.kind = 'full' needs model.dtype = 'float32'",
         ),
         (
+            [*SD3, "model.shard=fsdp", "model.compile=true"],
+            "model: shard = 'fsdp' does not go with compile = true: compiled code does not gather",
+        ),
+        ([*SD3, "model.shard=fsdp", "model.dtype=float16"], "go with dtype = float16: each proc"),
+        (["model.shard=fsdp"], "shard = fsdp is for family = 'sd15' or 'sd3' or 'flux', not 'emb"),
+        ([*SD3, "model.shard=ddp"], "model.shard = 'ddp': not a valid choice; valid: auto, fsdp"),
+        (
+            [*SD3, "model.shard=fsdp", "adapter.kind=full"],
+            "adapter.kind = 'full' needs model.shard = 'none': only frozen weights are sharded",
+        ),
+        (
             ["rollout.kernel=ddim", "rollout.noise_level=1.5"],
             "rollout: noise_level = 1.5 is above 1, the most DDIM takes",
         ),

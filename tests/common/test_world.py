@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from common.backends.world import Alone, in_order, lost
+from common.backends.world import Alone, dealt, in_order, lost
 from common.errors import PeerError, RequestError
 from common.launched import patience, rank, size
+from common.learning import shares
 from tests.common.processes import together
 
 
@@ -68,6 +69,29 @@ def test_alone_everything_is_ones_own():
 @pytest.mark.parametrize("size", range(1, 5))
 def test_results_come_in_the_order_of_the_units(count, size):
     assert in_order([range(count)[r::size] for r in range(size)]) == list(range(count))
+
+
+@pytest.mark.parametrize("lockstep", [False, True])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 7, 8])
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_in_lockstep_all_work_on_equally_many_units(count, size, lockstep):
+    def work(world):
+        world.lockstep = lockstep
+        return dealt(range(count), world), shares.own_work(count or 1, 8, world)
+
+    units, parts = zip(*together(size, work), strict=True)
+    counting = [[unit for unit, counts in own if counts] for own in units]
+    assert in_order(counting) == [*range(count)]
+    assert sorted(n for own in parts for n in own.numbers[: own.counting]) == [*range(count or 1)]
+    for own in parts:
+        of_lanes = [k for lane in own.lanes for k in own.of_lane(lane)]
+        assert [*of_lanes, *own.repeats] == [*range(len(own.numbers))]
+    if lockstep:
+        assert len({len(own) for own in units}) == 1
+        assert len({len(own.numbers) for own in parts}) == 1
+    else:
+        assert counting == [[unit for unit, _ in own] for own in units]
+        assert not any(own.repeats for own in parts)
 
 
 def test_a_lost_peer_is_one_line():

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import tomli_w
+import torch
 
 from common import backends
 from common.config import ConfigError, to_tables
@@ -47,10 +48,11 @@ WHOLE_PARTS = {}
 DRIFT = (sys.executable, "-P", "-c", "from common.cli import main; main()")
 
 
-def trained(config, path, size, stop_after=None, advanced=lambda rank, *event: None):
+def trained(config, path, size, stop_after=None, advanced=lambda rank, *event: None, passes=None):
     """Train on so many threads; returns the results of `Trainer.run`, and the run.
 
-    advanced: called with the number of the process and each of its events of progress.
+    advanced: called with the number of the process and each of its events of progress. passes: by
+    process, the forward passes of the policy, each whether it has a gradient; all make the same.
     """
     if not path.exists():
         RunDirectory.create(path, config, {})
@@ -60,6 +62,14 @@ def trained(config, path, size, stop_after=None, advanced=lambda rank, *event: N
         backend = backends.load("cpu")
         backend.world, stop, observer = world, threading.Event(), NullObserver()
         trainer = Trainer(config, backend, run, observer=observer, stop=stop)
+        if passes is not None:
+            world.lockstep, own, predict = True, passes[world.rank], trainer.policy.predict
+
+            def counted(*arguments, **options):
+                own.append(torch.is_grad_enabled())
+                return predict(*arguments, **options)
+
+            trainer.policy.predict = counted
 
         def updated(row):
             if row["update"] == stop_after and world.rank == size - 1:
@@ -121,6 +131,22 @@ def test_it_stops_for_any_of_them_and_goes_on_with_another_number(whole, final_b
     finished, run = trained(config, tmp_path / "run", 2)
     assert finished == [True] * 2
     assert final_bytes(run) == final_bytes(alone)
+
+
+@pytest.mark.filterwarnings("ignore:fewer batches than the 4 processes")
+@pytest.mark.parametrize("lockstep", [False, True])
+def test_more_processes_than_batches(lockstep, tiny, whole, final_bytes, tmp_path):
+    passes = [[] for _ in range(4)] if lockstep else None
+    config = tiny(*SEVERAL, "run.updates=1")
+    finished, run = trained(config, tmp_path / "run", 4, passes=passes)
+    assert finished == [True] * 4
+    assert final_bytes(run) == final_bytes(whole[1], 1)
+    (row,), (same, _) = without_times(run.metrics()), without_times(whole[1].metrics())
+    assert row == same
+    if lockstep:
+        first, *others = passes
+        assert others == [first] * 3
+        assert {*first} == {True, False}
 
 
 def test_a_reward_that_fails_in_one_ends_all(tiny, tmp_path, monkeypatch):
