@@ -78,6 +78,7 @@ class Trainer:
         self._prompts = load_prompts(config.prompts)
         _check_prompts(config, len(self._prompts))
         shares.check(config, backend.world.size)
+        shares.check_slices(config, backend)
         self._rewards = RewardSuite(config.reward.terms, backend, config.reward)
         rewriter, seed = config.prompts.rewriter, config.run.seed
 
@@ -174,14 +175,15 @@ class Trainer:
             ),
         }
 
-    def memory(self, config: Config | None = None) -> dict[str, int]:
+    def memory(self, config: Config | None = None, processes: int = 1) -> dict[str, int]:
         """Bytes on the device at the peak of each stage; {} where the backend cannot estimate them.
 
-        config: other settings of the same model; None = those of this run.
+        config: other settings of the same model; None = those of this run. processes: of a run of
+        several, of which this one is alone here.
         """
         prompt = self._prompts[0].text
         whole = _of_one_update(config or self._config, self.plan()["transitions_per_update"])
-        return self._backend.estimate(self._policy, whole, prompt)
+        return self._backend.estimate(self._policy, whole, prompt, processes)
 
     def host_memory(self, share: Share | None = None) -> dict[str, int]:
         """Bytes on the host at the peak of each stage, which grow with the group size.

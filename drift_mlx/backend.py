@@ -64,7 +64,7 @@ class Backend:
             raise ValueError(f"dtype '{dtype}' of backend {name}; valid: float32")
         self.name, self.dtype, self.device = name, dtype, device
         self.gpu = device.type == mx.DeviceType.gpu
-        self.shares_memory = True
+        self.shares_memory, self.has_slices = True, False
         self._limits = metal.set_limits(mx) if self.gpu else None
         self._scorers: dict[str, EmbeddedScorer] = {}
         self.world: backends.World = backends.Alone()
@@ -112,8 +112,6 @@ class Backend:
 
         Raises ValueError in one line for a model that cannot be loaded or run here.
         """
-        if model.shard == "fsdp":
-            raise ValueError("model.shard = 'fsdp' is for PyTorch; here: none")
         if model.compile:
             check_compiler()
         if model.family == "embedded":
@@ -141,7 +139,9 @@ class Backend:
             raise _lacking(model.family, error) from None
         return full_size.policy(model, adapter)
 
-    def estimate(self, policy: protocols.Policy, config: Config, prompt: str) -> dict[str, int]:
+    def estimate(
+        self, policy: protocols.Policy, config: Config, prompt: str, processes: int = 1
+    ) -> dict[str, int]:
         """Bytes at the peak of each stage of an update, from shapes; {} for other classes."""
         from drift_mlx import estimate
         from drift_mlx.diffusion import DiffusersPolicy

@@ -76,7 +76,7 @@ class Backend:
             raise ValueError(f"dtype '{dtype}' of backend {name}; valid: {', '.join(DTYPES)}")
         self.name, self.dtype, self.device = name, dtype, device
         self.gpu = device.type == "cuda"
-        self.shares_memory = not self.gpu
+        self.shares_memory, self.has_slices = not self.gpu, True
         self._dtype = DTYPES[dtype]
         self._scorers: dict[str, EmbeddedScorer] = {}
         self.world: backends.World = backends.Alone()
@@ -161,9 +161,7 @@ class Backend:
                 kind, model, adapter, seed=seed, device=self.device, world=self.world
             )
         except ImportError as error:
-            if model.family not in POLICIES:
-                raise
-            raise _lacking(model.family, error) from None
+            raise _lacking(model.family, error) if model.family in POLICIES else error from None
 
     @staticmethod
     def _kind(model: ModelConfig) -> Any:
@@ -186,13 +184,16 @@ class Backend:
         except ImportError as error:
             raise _lacking(model.family, error) from None
 
-    def estimate(self, policy: protocols.Policy, config: Config, prompt: str) -> dict[str, int]:
+    def estimate(
+        self, policy: protocols.Policy, config: Config, prompt: str, processes: int = 1
+    ) -> dict[str, int]:
         """Bytes on the device at the peak of each stage of an update."""
-        from drift_torch import estimate
+        from drift_torch import estimate, sharding
 
-        if not isinstance(policy, Tuned) or self.world.lockstep:  # the estimate is of whole weights
+        if not isinstance(policy, Tuned) or self.world.lockstep:  # it needs weights that are whole
             return {}
-        return estimate.stages(policy, config, prompt)
+        peaks = estimate.stages(policy, config, prompt)
+        return sharding.peaks_in_slices(peaks, policy, config, processes)
 
     def scorer(self, name: str) -> protocols.Scorer:
         """The embedded scorer "train" or "heldout", the same one at every call."""

@@ -8,21 +8,25 @@ Gathered arrays have the bytes of the whole ones, so no result changes.
 
 import inspect
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
 from common.backends import World
-from common.config import AdapterConfig, ModelConfig
+from common.config import AdapterConfig, Config, ModelConfig
 from drift_torch import estimate, lora
 from drift_torch.diffusion import DiffusersPolicy
+from drift_torch.policy import Tuned
 
 if TYPE_CHECKING:
     from drift_torch.world import Processes  # slow to import
 
-__all__ = ["policy", "shard"]
+__all__ = ["peaks_in_slices", "policy", "shard"]
+
+PASSES = ("rollout", "update")
+"""The stages of an estimate in which the denoiser works."""
 
 
 def policy(
@@ -36,8 +40,8 @@ def policy(
 ) -> DiffusersPolicy:
     """A policy whose frozen weights are spread over the processes, as `model.shard` says.
 
-    Every process calls it. kind: the class of `model.family`. Warns where "fsdp" has no effect,
-    in one process. Raises ValueError for a class that it is not for.
+    Every process calls it; in one process the weights stay whole. kind: the class of
+    `model.family`. Raises ValueError for one that it is not for.
     """
     if not issubclass(kind, DiffusersPolicy):
         raise ValueError(
@@ -46,8 +50,6 @@ def policy(
         )
     auto = model.shard == "auto"
     if world.size == 1 or (auto and not _can_be(model, adapter, device)):
-        if not auto:
-            warnings.warn("model.shard = 'fsdp' has no effect in one process", stacklevel=3)
         whole = model.model_copy(update={"shard": "none"})
         return kind(whole, adapter, seed=seed, device=device)
     made = kind(model, adapter, seed=seed, device=device)
@@ -57,6 +59,43 @@ def policy(
     shard(made.module, made.layers(), cast("Processes", world), device)
     world.lockstep = True
     return made
+
+
+def peaks_in_slices(
+    peaks: Mapping[str, int], whole: Tuned, config: Config, processes: int
+) -> dict[str, int]:
+    """Peaks of each stage as they are where `model.shard` spreads the frozen weights.
+
+    A pass has what is outside of the layers whole all the time, and two layers: the one that works
+    and the next, or the one that is gathered and what it is gathered from.
+
+    Args:
+        peaks: bytes with whole weights, by stage: `estimate.stages`.
+        whole: the policy that they are of.
+        config: of the run.
+        processes: over which the weights are spread.
+    """
+    if processes == 1 or not isinstance(whole, DiffusersPolicy) or not _spreads(whole, config):
+        return dict(peaks)
+    layers = [_frozen(layer) for layer in whole.layers()]
+    frozen = _frozen(whole.module)
+    spared = frozen - -(-frozen // processes)
+    gathered = min(frozen - sum(layers) + 2 * max(layers, default=0), spared)
+    return {
+        stage: peak - spared + (gathered if stage in PASSES else 0) for stage, peak in peaks.items()
+    }
+
+
+def _spreads(whole: DiffusersPolicy, config: Config) -> bool:
+    """Whether a run of several processes has slices."""
+    if config.model.shard != "auto":
+        return config.model.shard == "fsdp"
+    return _can_be(config.model, config.adapter, whole.device) and _is_large(whole)
+
+
+def _frozen(module: nn.Module) -> int:
+    """Bytes of the parameters that are not trained."""
+    return sum(each.nbytes for each in module.parameters() if not each.requires_grad)
 
 
 def _can_be(model: ModelConfig, adapter: AdapterConfig, device: torch.device) -> bool:

@@ -67,6 +67,7 @@ class Processes(world.Several):
                 backend="nccl" if device.type == "cuda" else "gloo",
                 timeout=timedelta(seconds=launched.patience()),
             )
+            assert isinstance(own, dist.ProcessGroup)  # this process is in it
             self._mesh = DeviceMesh.from_group(own, device.type)
         return self._mesh
 

@@ -22,6 +22,9 @@ class Backend(Arrays, Factory, Machine, Protocol):
     shares_memory: bool
     """Whether the device has no memory of its own but that of the host."""
 
+    has_slices: bool
+    """Whether it can spread the weights of a model over processes: see `model.shard`."""
+
     def connect(self) -> None:
         """Join the processes that the environment names, if it names several.
 

@@ -12,10 +12,13 @@ if TYPE_CHECKING:
 class Machine(Protocol):
     """Memory and description of the device, and what would make it faster."""
 
-    def estimate(self, policy: Policy, config: "Config", prompt: str) -> dict[str, int]:
+    def estimate(
+        self, policy: Policy, config: "Config", prompt: str, processes: int = 1
+    ) -> dict[str, int]:
         """Bytes on the device at the peak of each stage of an update; {} where it is unknown.
 
-        Computes nothing. prompt: one that the policy can read.
+        Computes nothing. prompt: one that the policy can read. processes: over which the weights
+        are spread, where `model.shard` says so.
         """
         ...
 

@@ -2,11 +2,11 @@
 
 from typing import NamedTuple
 
-from common.backends import World
+from common.backends import Backend, World
 from common.backends.lanes import lane_of, lanes_of, process_of
 from common.config import Config, ConfigError
 
-__all__ = ["Work", "advice", "check", "number_of_lanes", "own_work"]
+__all__ = ["Work", "advice", "check", "check_slices", "number_of_lanes", "own_work"]
 
 MOST = 64
 """The largest `objective.lanes`."""
@@ -50,6 +50,14 @@ def own_work(count: int, lanes: int, world: World) -> Work:
     return Work(lanes_of(world.rank, world.size, lanes), places, own + repeats, len(own))
 
 
+def check_slices(config: Config, backend: Backend) -> None:
+    """Raise ConfigError for `model.shard` on a backend that has no slices."""
+    if config.model.shard == "fsdp" and not backend.has_slices:
+        raise ConfigError(
+            f"model.shard = 'fsdp' is for PyTorch; on --backend {backend.name}: none or auto"
+        )
+
+
 def check(config: Config, size: int) -> None:
     """Raise ConfigError where there are more processes than lanes: some would train nothing."""
     lanes = number_of_lanes(config)
@@ -63,10 +71,12 @@ def check(config: Config, size: int) -> None:
 
 
 def advice(config: Config, size: int, transitions: int) -> str:
-    """One line where processes have nothing to do in part of an update; or "".
+    """One line where a setting has no effect, or processes have nothing to do; or "".
 
     size: the number of processes. transitions: pairs of a sample and a step in an update.
     """
+    if size == 1 and config.model.shard == "fsdp":
+        return "model.shard = 'fsdp' has no effect in one process"
     rollout, objective = config.rollout, config.objective
     images = rollout.prompts * rollout.group_size
     batches = -(-images // rollout.batch_size)

@@ -91,7 +91,7 @@ def _memory_of_all(
         return {name: _size(size) for name, size in rows.items()}
     copies = engine.copies(processes, number_of_lanes(config))
     process = machine.resident_bytes()  # with the library that connects processes
-    device = trainer.memory()
+    device = trainer.memory(processes=processes)
     if device:
         device["evaluation"] = device["rollout"]
         trained = sum(FLOAT * math.prod(p.shape) for p in trainer.policy.parameters().values())

@@ -340,12 +340,6 @@ def test_an_adapter_on_quantised_weights(bits, policy_of):
     assert all("lora_" in name for name in policy.parameters())
 
 
-def test_slices_are_for_pytorch():
-    model = configuration.ModelConfig(family="sd15", path="somewhere", shard="fsdp")
-    with pytest.raises(ValueError, match=r"model\.shard = 'fsdp' is for PyTorch; here: none"):
-        backends.load("mlx").policy(model, configuration.AdapterConfig(), seed=0)
-
-
 def test_quantised_weights_are_not_trained_in_full(settings):
     with pytest.raises(configuration.ConfigError, match=r"needs model\.quantize = 0: weights of 4"):
         settings("sd15", "adapter.kind=full", "model.quantize=4")

@@ -18,7 +18,7 @@ import pytest
 import tomli_w
 import torch
 
-from common import backends
+from common import backends, config as configuration
 from common.config import ConfigError, to_tables
 from common.errors import PeerError
 from common.evaluation import measure
@@ -229,6 +229,16 @@ def test_more_processes_than_lanes_or_batches(tiny):
         config, 4, 8
     )
     assert shares.advice(tiny("rollout.batch_size=3", "objective.micro_batch=3"), 2, 16) == ""
+
+
+def test_slices_are_for_several_processes_of_pytorch():
+    set_to = configuration.load("sd35m-pickscore-grpo", ["model.shard=fsdp"])
+    line = "model.shard = 'fsdp' has no effect in one process"
+    assert shares.advice(set_to, 1, 16) == line
+    assert line not in shares.advice(set_to, 2, 10**6)
+    shares.check_slices(set_to, backends.load("cpu"))
+    with pytest.raises(ConfigError, match=r"'fsdp' is for PyTorch; on --backend mlx: none or auto"):
+        shares.check_slices(set_to, backends.load("mlx"))
 
 
 @pytest.mark.parametrize(("given", "threads"), [("", str(max(cores() // 2, 1))), ("7", "7")])
