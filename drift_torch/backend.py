@@ -6,7 +6,7 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -25,6 +25,7 @@ from common.machine import cores
 from common.prompts.language import LanguageModel
 from drift_torch import lora
 from drift_torch.embedded import EmbeddedPolicy, EmbeddedScorer
+from drift_torch.gradients import gradients_of
 from drift_torch.policy import Tuned
 
 __all__ = ["AdamW", "Backend", "cpu", "cuda"]
@@ -129,7 +130,9 @@ class Backend:
             parameters = lora.trainable(module)
             with torch.enable_grad():
                 value, auxiliary = loss(*arrays)
-            gradients = _gradients(value, list(parameters.values()), half=half)
+            gradients = gradients_of(
+                value, [*parameters.values()], half=half, more=self._any_of_all
+            )
             detached = {name: array.detach() for name, array in auxiliary.items()}
             summed = dict(zip(parameters, gradients, strict=True))
             if onto is not None:
@@ -137,6 +140,12 @@ class Backend:
             return value.detach(), detached, summed
 
         return run
+
+    def _any_of_all(self, wanted: bool) -> bool:
+        """In lockstep, whether any process wants something; else whether this one does."""
+        if not self.world.lockstep:
+            return wanted
+        return any(self.world.share(lambda: wanted, "the update"))
 
     def optimizer(self, policy: protocols.Policy, settings: OptimizerConfig) -> protocols.Optimizer:
         """A fresh AdamW for the policy's trainable parameters."""
@@ -334,29 +343,6 @@ class AdamW:
             moment: {name: torch.zeros_like(p) for name, p in self._parameters.items()}
             for moment in MOMENTS
         }
-
-
-def _gradients(value: Tensor, parameters: list[nn.Parameter], *, half: bool) -> list[Tensor]:
-    """Gradients of a scalar, in the parameters' own type; zeros for those that it does not use.
-
-    half: some of the way is in float16, where what is below 6e-8 vanishes. The loss is then
-    multiplied by the largest power of two whose gradients are finite, searched for at every call: a
-    scale that is kept (as by GradScaler) would have to be part of every checkpoint.
-    """
-    gradients: Sequence[Tensor] = ()
-    for exponent in (16, 12, 8, 4, 0) if half else (0,):
-        gradients = torch.autograd.grad(
-            value * 2.0**exponent if half else value,
-            parameters,
-            retain_graph=exponent > 0,
-            allow_unused=True,
-            materialize_grads=True,
-        )
-        if exponent:
-            gradients = [gradient / 2.0**exponent for gradient in gradients]
-            if all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
-                break
-    return list(gradients)
 
 
 def _module(policy: protocols.Policy) -> nn.Module:

@@ -99,8 +99,7 @@ def _frozen(module: nn.Module) -> int:
 
 
 def _can_be(model: ModelConfig, adapter: AdapterConfig, device: torch.device) -> bool:
-    whole = adapter.kind == "full" or model.compile or model.dtype == "float16"
-    return device.type == "cuda" and not whole
+    return device.type == "cuda" and adapter.kind == "lora" and not model.compile
 
 
 def _is_large(policy: DiffusersPolicy) -> bool:

@@ -65,11 +65,10 @@ class ModelConfig(Table):
 
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":
-        if self.shard == "fsdp":
-            for name, (value, why) in _WHOLE.items():
-                if getattr(self, name) == value:
-                    shown = str(value).lower()
-                    raise ValueError(f"shard = 'fsdp' does not go with {name} = {shown}: {why}")
+        if self.shard == "fsdp" and self.compile:
+            raise ValueError(
+                "shard = 'fsdp' does not go with compile = true: compiled code does not gather"
+            )
         if self.family not in FAMILIES:  # a user's own family may use every key
             return self
         for name, families in _ONLY.items():
@@ -103,16 +102,6 @@ _ONLY = {
     "offload": _DIFFUSERS,
 }
 """Keys of `[model]` that only some families use."""
-
-_WHOLE = {
-    "compile": (True, "compiled code does not gather weights"),
-    "dtype": (
-        "float16",
-        "each process searches for a loss scale of its own, and all must make the same passes; "
-        "use bfloat16",
-    ),
-}
-"""Values of keys of `[model]` for which every process needs the whole weights."""
 
 _ATTENTION = ("to_k", "to_out.0", "to_q", "to_v")
 _JOINT = ("add_k_proj", "add_q_proj", "add_v_proj", "to_add_out", *_ATTENTION)

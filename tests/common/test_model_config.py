@@ -27,7 +27,6 @@ SD3 = ("model.family=sd3", "model.path=somewhere")
             [*SD3, "model.shard=fsdp", "model.compile=true"],
             "model: shard = 'fsdp' does not go with compile = true: compiled code does not gather",
         ),
-        ([*SD3, "model.shard=fsdp", "model.dtype=float16"], "go with dtype = float16: each proc"),
         (["model.shard=fsdp"], "shard = fsdp is for family = 'sd15' or 'sd3' or 'flux', not 'emb"),
         ([*SD3, "model.shard=ddp"], "model.shard = 'ddp': not a valid choice; valid: auto, fsdp"),
         (

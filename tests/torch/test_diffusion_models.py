@@ -15,7 +15,7 @@ from common.clock import Clock
 from common.prompts import Prompt
 from common.sampling.conditioner import Conditioner
 from common.sampling.process import make_process
-from drift_torch.backend import _gradients
+from drift_torch import gradients
 from tests.shapes import FAMILIES, SHAPES
 
 PROMPTS = ["a red fox", "owl 7"]
@@ -259,11 +259,15 @@ def test_half_precision_gradients_survive():
         return ((weight.half() * inputs_).sum() * scale).float()
 
     tiny = 2.0**-26  # its gradient is 0 in float16
-    (lost,) = _gradients(value(torch.tensor(tiny)), [weight], half=False)
-    (kept,) = _gradients((weight.half() * inputs_).float().sum() * tiny, [weight], half=True)
+    (lost,) = gradients.gradients_of(value(torch.tensor(tiny)), [weight], half=False)
+    (kept,) = gradients.gradients_of(
+        (weight.half() * inputs_).float().sum() * tiny, [weight], half=True
+    )
     assert lost.abs().sum() == 0
     torch.testing.assert_close(kept, tiny * inputs_.float())
-    (large,) = _gradients((weight.half() * inputs_).float().sum() * 1000, [weight], half=True)
+    (large,) = gradients.gradients_of(
+        (weight.half() * inputs_).float().sum() * 1000, [weight], half=True
+    )
     torch.testing.assert_close(large, 1000 * inputs_.float())
 
 

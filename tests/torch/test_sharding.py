@@ -96,6 +96,41 @@ def test_each_keeps_a_slice_and_the_gradients_have_the_same_bytes():
         assert here[1] == (whole[1] + 4 * (WIDTH + 1)) // 2
 
 
+def half(backend):
+    """The backward passes of a loss whose first scale is too large for process 1, and the result.
+
+    Once alone and once in slices.
+    """
+    network, results = Network(), []
+    policy = SimpleNamespace(module=network, dtype=torch.float16)
+    size = 1e34 if backend.world.rank else 1.0
+
+    def loss(x):
+        value = network(x).square().mean() * size
+        value.register_hook(lambda gradient: results[-1].append(float(gradient)))
+        return value, {}
+
+    run = backend.value_and_grad(policy, loss)
+    for sliced in (False, True):
+        if sliced:
+            sharding.shard(network, network.layers, backend.world, backend.device)
+            backend.world.lockstep = True
+        results.append([])
+        _, _, gradients = run(torch.linspace(-1, 1, 12).reshape(4, 3))
+        results.append({name: value.numpy() for name, value in gradients.items()})
+    return results
+
+
+def test_one_that_has_its_loss_scale_goes_on_for_the_others():
+    (first, alone, both, same), (second, *others) = together(2, half)
+    assert len(second) > len(first) == 1
+    assert both == second == others[1]
+    for mine, again in ((alone, same), (others[0], others[2])):
+        for name, value in mine.items():
+            assert np.isfinite(value).all()
+            np.testing.assert_array_equal(again[name], value, err_msg=name)
+
+
 def one_fails(backend):
     network, world = Network(), backend.world
     sharding.shard(network, network.layers, world, backend.device)
