@@ -27,7 +27,7 @@ from common.backends.lanes import kept_by, lane_of, lanes_of
 from common.config import Config
 from common.learning import footprint, footprint_several, shares
 from common.learning.footprint import FLOAT
-from common.learning.update import number_of_lanes
+from common.learning.shares import number_of_lanes
 from common.rewards.registry import REWARDS
 
 RECIPES = ("sd35m-pickscore-grpo", "flux-dev-pickscore")

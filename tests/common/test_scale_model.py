@@ -5,7 +5,7 @@ import json
 import pytest
 
 from common import config as configuration
-from common.learning.update import number_of_lanes
+from common.learning.shares import number_of_lanes
 from scripts import scale_model
 from scripts.scale_model import Links, Parts
 
