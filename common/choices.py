@@ -50,8 +50,8 @@ STANDING: tuple[Standing, ...] = get_args(Standing)
 SCALE, STRENGTH, EXPONENT = (0.0, 2.0), (0.0, 10.0), (0.0, 100.0)
 """Least and most of a factor on trained weights, of CADS at inference, and of AIG."""
 
-Program = Literal["diffusers", "comfyui", "kohya"]
-"""What an adapter is exported for; kohya: sd-scripts and the programs that read its files."""
+Program = Literal["diffusers", "peft", "comfyui", "kohya", "mlx"]
+"""What an adapter is exported for; kohya: sd-scripts and what reads its files; mlx: mflux."""
 
 PROGRAMS: tuple[Program, ...] = get_args(Program)
 

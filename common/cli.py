@@ -19,6 +19,7 @@ from common.commands.eval import evaluate
 from common.commands.export import export
 from common.commands.parity import parity
 from common.commands.prompts import prompts
+from common.commands.push import push
 from common.commands.recipes import recipes
 from common.commands.report import report
 from common.commands.rewards import rewards
@@ -145,6 +146,7 @@ for _command in (
     audit,
     sample,
     export,
+    push,
     sweep,
     doctor,
     recipes,

@@ -1,7 +1,8 @@
 """The files that other programs load: their names of modules, and the strength within the tensors.
 
 Every B is multiplied by alpha / rank, and alpha is then the rank: a program that reads no alpha, or
-uses the rank for it, applies the strength of the training.
+uses the rank for it, applies the strength of the training. For PEFT, which always reads alpha, the
+arrays are those of the training.
 """
 
 import json
@@ -10,16 +11,19 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from common.adapters.low_rank import pairs, peft_config
+from common.adapters.low_rank import pairs, peft_config, to_peft
 from common.adapters.original_names import Place, place
 from common.choices import Program
 from common.config import AdapterConfig
 from common.errors import RequestError
 
-__all__ = ["COMPONENTS", "encode", "file_name"]
+__all__ = ["COMPONENTS", "FOLDERS", "check", "encode", "file_name"]
 
 COMPONENTS = {"sd15": "unet", "sd3": "transformer", "flux": "transformer"}
 """The tuned part of a pipeline of each family, as diffusers calls it."""
+
+FOLDERS: tuple[Program, ...] = ("diffusers", "peft")
+"""Programs that load a folder; the others load a file, which may lie among others."""
 
 SETTINGS = ("r", "lora_alpha", "target_modules")
 """Settings that PEFT reads from the header."""
@@ -34,11 +38,25 @@ _IN_KOHYA = {
 }
 """Beginnings of the modules that sd-scripts adapts; it ignores others without a word."""
 
+_IN_MFLUX = ("transformer_blocks.", "single_transformer_blocks.")
+"""Beginnings of the modules that mflux applies an adapter to; it leaves others out."""
+
+
+def check(program: Program, family: str) -> None:
+    """Raise RequestError where the program knows no model of that family."""
+    if program == "mlx" and family != "flux":
+        raise RequestError(
+            f"no program on MLX loads an adapter of model.family = '{family}'; "
+            "`drift sample` draws with it, on MLX too"
+        )
+
 
 def file_name(program: Program, run: str, update: int) -> str:
-    """The name of the file: the one that diffusers looks for, else one that says what is in it."""
+    """The name of the file: the one that the program looks for, else one that says what it is."""
     if program == "diffusers":
         return "pytorch_lora_weights.safetensors"
+    if program == "peft":
+        return "adapter_model.safetensors"
     return f"{run}-{update:06d}.safetensors"
 
 
@@ -56,9 +74,15 @@ def encode(
     Raises:
         RequestError: the program cannot apply the adapter of one of the modules.
     """
+    if program == "peft":
+        return to_peft(parameters), {"format": "pt"}
     scale = config.alpha / config.rank
     adapters = {name: (a, b * b.dtype.type(scale)) for name, (a, b) in pairs(parameters).items()}
-    if program == "diffusers":
+    if program == "mlx":
+        for name in adapters:
+            if not name.startswith(_IN_MFLUX):
+                raise RequestError(_ignored("mflux", name))
+    if program in ("diffusers", "mlx"):
         return _diffusers(adapters, config, COMPONENTS[family])
     return _kohya(adapters, family, program)
 
@@ -86,10 +110,7 @@ def _kohya(
     for name, (a, b) in adapters.items():
         where = place(family, name, (b.shape[0], a.shape[1]))
         if where is None or (program == "kohya" and not where.name.startswith(_IN_KOHYA[family])):
-            raise RequestError(
-                f"{program} reads no adapter of '{name}', which adapter.targets names: "
-                "export it for diffusers"
-            )
+            raise RequestError(_ignored(program, name))
         modules[where.name].append((where, a, b))
     arrays, ranks = {}, set()
     for name, parts in modules.items():
@@ -102,6 +123,13 @@ def _kohya(
     rank = str(max(ranks))
     about = {"ss_network_module": "networks.lora", "ss_network_dim": rank}
     return arrays, {"format": "pt", **about, "ss_network_alpha": rank}
+
+
+def _ignored(program: str, name: str) -> str:
+    return (
+        f"{program} reads no adapter of '{name}', which adapter.targets names: "
+        "export it for diffusers"
+    )
 
 
 def _joined(parts: list[tuple[Place, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

@@ -56,7 +56,7 @@ def render(run: RunDirectory) -> str:
         limits=attainable.of_run(run),
         base=base,
         tuned=tuned,
-        headline=_headline(base, tuned),
+        headline=headline(base, tuned),
         gallery=gallery.gallery(run, base, tuned),
         earlier=gallery.earlier(run, evaluations[1:-1], _measures(run.config)),
         by_prompt=by_prompt.table(base, tuned),
@@ -175,7 +175,8 @@ class Line:
     share: str
 
 
-def _headline(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None) -> list[Line]:
+def headline(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None) -> list[Line]:
+    """The table of base against tuned; [] without an evaluation of the base."""
     if base is None:
         return []
     lines = []

@@ -15,6 +15,7 @@ import numpy as np
 import tomli_w
 
 from common import config as configuration
+from common.choices import PROGRAMS
 from common.runs import checkpoint
 from common.runs.checkpoint import Snapshot
 from common.runs.directory import RunDirectory
@@ -166,7 +167,7 @@ def _checkpoint(picker: random.Random, folder: Path, base: Path) -> Words:
     if picker.random() < 0.7:
         _sign(newest)
     if run != "run":
-        return ["export", "run", "--to", picker.choice(["diffusers", "comfyui", "kohya"])]
+        return ["export", "run", "--to", picker.choice(PROGRAMS)]
     return picker.choice(
         [
             ["sample", "run", "--prompt", "rose", "--count", "1", "--out", "x.png"],

@@ -4,12 +4,14 @@ Random A and B at alpha / rank = 2. A program must add 2 B A to each weight, whe
 the header or the alphas.
 """
 
+import json
+
 import numpy as np
 import pytest
 import safetensors.torch
 
 from common.adapters import exports
-from common.adapters.low_rank import pairs
+from common.adapters.low_rank import pairs, peft_config
 from common.config import AdapterConfig
 from common.errors import RequestError
 from common.runs.checkpoint import safetensors_bytes
@@ -215,6 +217,22 @@ def test_a_pipeline_adds_the_trained_strength(family, program, from_tensors, che
         np.testing.assert_allclose(change.detach(), expected, atol=1e-5)
 
 
+def test_peft_adds_the_trained_strength(checkpoint, tmp_path):
+    peft = pytest.importorskip("peft")
+    unet = diffusers.DiffusionPipeline.from_pretrained(checkpoint("sd15")).unet
+    linears = [name for name, _ in unet.named_modules() if name.endswith(SETTINGS.targets)]
+    before = {name: unet.get_submodule(name).weight.detach().clone() for name in linears}
+    parameters = adapter({name: tuple(weight.shape) for name, weight in before.items()}, width=1)
+    arrays, header = exports.encode(parameters, SETTINGS, family="sd15", program="peft")
+    file = tmp_path / exports.file_name("peft", "run", 7)
+    file.write_bytes(b"".join(safetensors_bytes(arrays, header)))
+    (tmp_path / "adapter_config.json").write_text(json.dumps(peft_config(SETTINGS)))
+    tuned = peft.PeftModel.from_pretrained(unet, tmp_path).merge_and_unload()
+    for name, expected in changes(parameters).items():
+        change = tuned.get_submodule(name).weight.detach() - before[name]
+        np.testing.assert_allclose(change, expected, atol=1e-5)
+
+
 def test_names_of_each_program():
     parameters = adapter({"mid_block.attentions.0.proj_in": (1, 1)}, width=4)
     arrays, _ = exports.encode(parameters, SETTINGS, family="sd15", program="kohya")
@@ -233,12 +251,14 @@ def test_names_of_each_program():
     [
         ("sd15", "kohya", "time_embedding.linear_1"),
         ("flux", "kohya", "proj_out"),
+        ("flux", "mlx", "proj_out"),
         ("flux", "comfyui", "a_new_layer"),
         ("sd3", "comfyui", "transformer_blocks.0.a_new_layer"),
     ],
 )
 def test_a_module_that_the_program_ignores_is_refused(family, program, name):
     """sd-scripts skips a module that it does not adapt, and trains or draws without it."""
-    line = f"^{program} reads no adapter of '{name}', which adapter.targets names: export it for "
+    reader = {"mlx": "mflux"}.get(program, program)
+    line = f"^{reader} reads no adapter of '{name}', which adapter.targets names: export it for "
     with pytest.raises(RequestError, match=line):
         exports.encode(adapter({name: (1, 1)}, 4), SETTINGS, family=family, program=program)
