@@ -19,6 +19,7 @@ from common.errors import RequestError, preparing
 
 if TYPE_CHECKING:
     from common.sweep.board import Board
+    from common.sweep.cluster import Launcher
     from common.sweep.jobs import Outcome, Task
     from common.sweep.plan import Planned, Progress
 
@@ -87,6 +88,20 @@ class SweepCommand(SettingsCommand):
     "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time."
 )
 @click.option(
+    "--launcher",
+    type=click.Choice(["local", "slurm"]),
+    default="local",
+    show_default=True,
+    help="Where the runs go: processes here, or jobs of SLURM (needs the extra slurm).",
+)
+@click.option(
+    "--slurm",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="With --launcher slurm: a setting of its jobs, as partition=gpu, gpus_per_node=1, "
+    "cpus_per_task=8, timeout_min=600.",
+)
+@click.option(
     "--backend",
     metavar="auto|mlx|cuda|cpu",
     shell_complete=complete.backends,
@@ -110,6 +125,8 @@ def sweep(
     updates: int | None,
     out: Path,
     jobs: int,
+    launcher: str,
+    slurm: tuple[str, ...],
     backend: str | None,
     evaluate: bool,
     eval_options: str | None,
@@ -121,8 +138,9 @@ def sweep(
     A run is named after its recipe, the keys of --over and its seed, as
     emoji-kl-kl_weight=0.04-seed0. Finished runs are skipped and unfinished ones go on, so the
     same command again continues a sweep, and one with more values or seeds extends it. Each run
-    is a process with its share of the cores; it writes to DIR/logs/NAME.log. A failed run is
-    reported, and the others go on. Ctrl-C and SIGTERM let all runs save; a second one aborts.
+    is a process with its share of the cores, or a job of SLURM; it writes to DIR/logs/NAME.log. A
+    failed run is reported, and the others go on. Ctrl-C and SIGTERM let all runs save; a second one
+    aborts.
     """
     from common.rewards import hosts
     from common.sweep import jobs as pool, plan as planning
@@ -130,6 +148,7 @@ def sweep(
 
     overrides = with_short_forms(overrides, {"--updates": updates})
     with preparing():
+        settings = _queue_settings(launcher, slurm)
         _check_backend(backend)
         runs = planning.plan(
             recipes, over=over, seeds=seeds or (), overrides=overrides, backend=backend
@@ -141,16 +160,38 @@ def sweep(
     if dry_run:
         _print_plan(runs, states, tasks)
         return
+    launch = _launch(launcher, settings, out)
     board = Board(tasks, {run.name: run.config.run.updates for run in runs}, out)
     ctx.with_resource(hosts.named_in(text for run in runs for text in run.overrides))
     with _signals(board) as received, board:
-        outcomes = pool.run(tasks, at_once=jobs, observer=board, asked=received.__len__)
+        outcomes = pool.run(
+            tasks, at_once=jobs, observer=board, asked=received.__len__, launch=launch
+        )
     _print_results(runs, states, outcomes, board, out)
     if received:
         click.echo(f"stopped; go on with\n  {shlex.join(_words(ctx.params))}")
         ctx.exit(128 + received[0])
     if "failed" in outcomes.values():
         ctx.exit(FAILED)
+
+
+def _queue_settings(launcher: str, texts: Sequence[str]) -> dict[str, Any]:
+    """The settings of --slurm; RequestError."""
+    from common.sweep import cluster
+
+    if texts and launcher == "local":
+        raise RequestError("--slurm is about jobs: it needs --launcher slurm")
+    return cluster.settings(texts)
+
+
+def _launch(launcher: str, settings: Mapping[str, Any], out: Path) -> "Launcher | None":
+    """What starts the steps; None for processes of this machine."""
+    if launcher == "local":
+        return None
+    from common.sweep import cluster
+
+    with preparing():
+        return cluster.launcher(out / LOGS, settings)
 
 
 def _check_backend(backend: str | None) -> None:
@@ -283,6 +324,8 @@ def _words(given: Mapping[str, Any]) -> list[str]:
     words += ["--updates", str(given["updates"])] if given["updates"] else []
     words += ["--out", str(given["out"])]
     words += ["--jobs", str(given["jobs"])] if given["jobs"] > 1 else []
+    words += ["--launcher", given["launcher"]] if given["launcher"] != "local" else []
+    words += [word for text in given["slurm"] for word in ("--slurm", text)]
     words += ["--backend", given["backend"]] if given["backend"] else []
     words += ["--eval"] if given["evaluate"] else []
     words += ["--trust"] if given["trust"] else []

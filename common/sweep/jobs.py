@@ -1,5 +1,7 @@
 """Tasks as processes: a few at a time, each with its log and its share of the cores.
 
+`cluster` makes jobs of a queue of them instead.
+
 A task is a chain of command lines, each started after the success of the one before. A failed task
 does not stop the others. Each process has its own session, so that Ctrl-C in a terminal reaches
 only this process, which sends one signal to each of them.
@@ -64,11 +66,31 @@ class Observer(Protocol):
         ...
 
 
+class Process(Protocol):
+    """A step that was started: as much of `subprocess.Popen` as is needed here."""
+
+    def poll(self) -> int | None:
+        """The exit code, that of a signal negative; None while it runs."""
+        ...
+
+    def terminate(self) -> None:
+        """Ask it to save and end; the second time, to end at once."""
+        ...
+
+    def kill(self) -> None:
+        """End it."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, once there is one; raises subprocess.TimeoutExpired."""
+        ...
+
+
 @dataclass
 class _Running:
     task: Task
     step: int
-    process: subprocess.Popen[bytes]
+    process: Process
     since: float
 
 
@@ -83,19 +105,25 @@ def threads_each(at_once: int) -> int:
 
 
 def run(
-    tasks: Sequence[Task], *, at_once: int, observer: Observer, asked: Callable[[], int]
+    tasks: Sequence[Task],
+    *,
+    at_once: int,
+    observer: Observer,
+    asked: Callable[[], int],
+    launch: Callable[[Step], Process] | None = None,
 ) -> dict[str, Outcome]:
     """Run tasks in order, `at_once` at a time; returns the outcome of each that was started.
 
     asked: the number of stop requests so far. For each request every process gets one SIGTERM: the
     first makes `drift run` save and end, the second ends it at once. No process is left when this
-    function returns or raises. Raises files.WriteError when a log cannot be written.
+    function returns or raises. launch: starts a step; None = as a process of this machine. Raises
+    files.WriteError when a log cannot be written.
     """
     own = environment(threads_each(at_once))
     waiting, running = deque(tasks), list[_Running]()
 
     def start(task: Task, step: int, since: float) -> None:
-        process = _start(task.steps[step], own)
+        process = launch(task.steps[step]) if launch else _start(task.steps[step], own)
         running.append(_Running(task, step, process, since))
         observer.started(task, task.steps[step])
 
@@ -111,7 +139,7 @@ def run(
                     _terminate(each.process)
             for each in [each for each in running if each.process.poll() is not None]:
                 running.remove(each)
-                outcome, reason = _outcome(each, stopping=asked() > 0)
+                outcome, reason = _outcome(each, each.process.wait(), stopping=asked() > 0)
                 if outcome == "done" and each.step + 1 < len(each.task.steps):
                     if not asked():
                         start(each.task, each.step + 1, each.since)
@@ -150,8 +178,7 @@ def _start(step: Step, environment: Mapping[str, str]) -> subprocess.Popen[bytes
             )
 
 
-def _outcome(ended: _Running, *, stopping: bool) -> tuple[Outcome, str]:
-    code = ended.process.returncode
+def _outcome(ended: _Running, code: int, *, stopping: bool) -> tuple[Outcome, str]:
     if code == 0:
         return "done", ""
     if stopping and code in (-signal.SIGTERM, 128 + signal.SIGTERM):
@@ -162,12 +189,12 @@ def _outcome(ended: _Running, *, stopping: bool) -> tuple[Outcome, str]:
     return "failed", last
 
 
-def _terminate(process: subprocess.Popen[bytes]) -> None:
+def _terminate(process: Process) -> None:
     with suppress(ProcessLookupError):
         process.terminate()
 
 
-def _wait_or_kill(process: subprocess.Popen[bytes]) -> None:
+def _wait_or_kill(process: Process) -> None:
     try:
         process.wait(PATIENCE)
     except subprocess.TimeoutExpired:

@@ -11,7 +11,7 @@ import pytest
 
 from common import console as console_module
 from common.runs.directory import RunDirectory
-from common.sweep import jobs
+from common.sweep import cluster, jobs
 from common.sweep.board import EVALUATING, Board
 from common.sweep.jobs import Step, Task
 
@@ -215,3 +215,40 @@ def test_the_board_shows_what_is_running(finished):
     assert "2 done, 1 failed, 1 waiting" in shown()
     assert board.STOPPING in " ".join(shown().split())
     assert board.failures == {"other": "no"}
+
+
+# --- jobs of a queue -----------------------------------------------------------------------------
+
+
+def test_steps_become_jobs_and_a_stop_names_the_command_that_goes_on(drift, fake, monkeypatch):
+    """What starts a step is replaced by one that starts it here, and asks the sweep to stop."""
+    fake("import time; time.sleep(60)")
+    settings, started = [], []
+
+    def launcher(folder, values):
+        settings.append((folder.name, values))
+
+        def launch(step):
+            started.append(step.words)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return jobs._start(step, os.environ)
+
+        return launch
+
+    monkeypatch.setattr(cluster, "launcher", launcher)
+    words = ["emoji", "--seeds", "0-1", "--out", "runs", "--launcher", "slurm"]
+    words += ["--slurm", "partition=gpu", "--slurm", "gpus_per_node=1"]
+    result = drift("sweep", *words)
+    assert result.exit_code == 128 + signal.SIGTERM, result.output
+    assert settings == [("logs", {"slurm_partition": "gpu", "gpus_per_node": 1})]
+    assert [each[:2] for each in started] == [("run", "emoji")]
+    assert "--launcher slurm --slurm partition=gpu --slurm gpus_per_node=1" in result.output
+
+
+def test_settings_of_jobs_need_a_queue(drift):
+    alone = drift("sweep", "emoji", "--out", "runs", "--slurm", "partition=gpu")
+    assert (alone.exit_code, "it needs --launcher slurm" in alone.output) == (2, True)
+    wrong = drift("sweep", "emoji", "--out", "runs", "--launcher", "slurm", "--slurm", "gpu")
+    assert (wrong.exit_code, "--slurm gpu: write KEY=VALUE" in wrong.output) == (2, True)
+    plan = drift("sweep", "emoji", "--out", "runs", "--launcher", "slurm", "--dry-run")
+    assert plan.exit_code == 0, plan.output
