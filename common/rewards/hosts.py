@@ -59,6 +59,11 @@ def parse(url: str) -> tuple[SplitResult, Address]:
     return parts, _address(parts, default)
 
 
+def listed(urls: str) -> list[str]:
+    """The URLs of a text that has commas or spaces between them."""
+    return [url for url in re.split(r"[,\s]+(?=https?://)", urls.strip()) if url]
+
+
 @contextmanager
 def named_in(overrides: Overrides) -> Iterator[None]:
     """Within it, servers are allowed that `--set reward.options.NAME.url=...` names.
@@ -98,10 +103,11 @@ def _in_overrides(overrides: Overrides) -> Iterator[Address]:
         key, _, value = text.partition("=")
         key = key.strip()
         if key.startswith("reward.options.") and key.endswith(".url"):
-            try:
-                yield parse(value.strip().strip("\"'"))[1]
-            except ValueError:
-                continue  # the reward itself refuses it, and says why
+            for url in listed(value.strip().strip("\"'")):
+                try:
+                    yield parse(url)[1]
+                except ValueError:
+                    continue  # the reward itself refuses it, and says why
 
 
 def _in_environment() -> Iterator[Address]:

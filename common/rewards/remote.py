@@ -12,12 +12,15 @@ import os
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from typing import Any
+from urllib.parse import SplitResult
 
 import numpy as np
 
+from common import launched
 from common.backends import Backend
 from common.config.types import AboveZero, NonNegative, key
 from common.rewards import hosts, wire
@@ -39,7 +42,11 @@ CONNECT = 10.0
 class RemoteOptions(Options):
     """Options of `remote`."""
 
-    url: str = key("http://127.0.0.1:8765", "where `drift rewards serve` listens")
+    url: str = key(
+        "http://127.0.0.1:8765",
+        "where `drift rewards serve` listens; of several, with commas between, each process of "
+        "a run asks one, by its number",
+    )
     token_env: str = key(
         TOKEN,
         "environment variable that holds the token, which no file keeps: DRIFT_...",
@@ -79,11 +86,7 @@ class RemoteReward:
 
     def __init__(self, options: RemoteOptions) -> None:
         """Raises RewardError when the server does not answer, or the user has not named it."""
-        try:
-            self._parts, self._address = hosts.parse(options.url)
-            hosts.check(self._address)
-        except ValueError as error:
-            raise RewardError(f"url = {options.url!r}: {error}") from None
+        self._url, self._parts, self._address = _own_server(options.url)
         self._options = options
         first = min(options.retry_for, FIRST_CONTACT)
         answer = self._ask("GET", wire.INFO, b"", wire.ANSWER_BYTES, retry_for=first)
@@ -122,14 +125,14 @@ class RemoteReward:
                 failing, tries = (failing if tries else now), tries + 1
                 if now >= failing + retry_for:
                     text = f"{tries} tries in {now - failing:.0f} s" if tries > 1 else "1 try"
-                    raise RewardError(f"{options.url}: {error} ({text})") from error.__cause__
+                    raise RewardError(f"{self._url}: {error} ({text})") from error.__cause__
                 time.sleep(min(pause, failing + retry_for - now))
             except _Busy:
                 tries = 0
                 waited = time.monotonic() - start
                 if waited + pause > options.patience:
                     raise RewardError(
-                        f"{options.url}: busy for {waited:.0f} s (patience = {options.patience:g})"
+                        f"{self._url}: busy for {waited:.0f} s (patience = {options.patience:g})"
                     ) from None
                 time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -155,7 +158,7 @@ class RemoteReward:
             if deadline.passed and len(content) <= most:
                 raise self._failure(TimeoutError(), late=True)
         if len(content) > most:
-            raise RewardError(f"{self._options.url}: the answer has more than {most} bytes")
+            raise RewardError(f"{self._url}: the answer has more than {most} bytes")
         return self._judged(status, content)
 
     def _token(self) -> dict[str, str]:
@@ -170,7 +173,7 @@ class RemoteReward:
         """The exception for a connection that failed after it was made."""
         if late or isinstance(error, TimeoutError):
             seconds = self._options.timeout
-            return RewardError(f"{self._options.url}: no answer in {seconds:g} s (timeout)")
+            return RewardError(f"{self._url}: no answer in {seconds:g} s (timeout)")
         if isinstance(error, http.client.IncompleteRead):
             return _Passing("half an answer")
         return _Passing(f"no connection: {type(error).__name__}: {wire.one_line(str(error))}")
@@ -185,16 +188,35 @@ class RemoteReward:
             raise _Passing(f"status {status}")
         if status == 401:
             raise RewardError(
-                f"{self._options.url}: the token is wrong or missing; the client takes it from "
+                f"{self._url}: the token is wrong or missing; the client takes it from "
                 f"the environment variable {self._options.token_env}"
             )
-        raise RewardError(f"{self._options.url}: status {status}: {_said(content)}")
+        raise RewardError(f"{self._url}: status {status}: {_said(content)}")
 
     def _wire(self, read: Any, body: bytes) -> Any:
         try:
             return read(body)
         except wire.WireError as error:
-            raise RewardError(f"{self._options.url}: {error}") from None
+            raise RewardError(f"{self._url}: {error}") from None
+
+
+def _own_server(urls: str) -> tuple[str, SplitResult, hosts.Address]:
+    """The server that this process asks: its URL, the parts of that, and its address.
+
+    Raises RewardError for any that is no URL, or that the user has not named.
+    """
+    servers = []
+    for url in hosts.listed(urls) or [urls]:
+        try:
+            parts, address = hosts.parse(url)
+            hosts.check(address)
+        except ValueError as error:
+            raise RewardError(f"url = {url!r}: {error}") from None
+        servers.append((url, parts, address))
+    if (idle := len(servers) - launched.size()) > 0 and launched.rank() == 0:
+        names = ", ".join(url for url, *_ in servers[-idle:])
+        warnings.warn(f"each process asks one server: nobody asks {names}", stacklevel=4)
+    return servers[launched.rank() % len(servers)]
 
 
 class _Deadline:

@@ -100,6 +100,24 @@ def test_a_busy_server_is_waited_for_but_not_for_ever():
         assert first.result().tolist() == second.result().tolist() == [1.0] * 3
 
 
+# --- several servers -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rank", range(3))
+def test_each_process_asks_a_server_by_its_number(rank, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("RANK", str(rank))
+    with served() as one, served() as two:
+        far = client(f"{one.url}, {two.url}")
+        assert far(IMAGES, PROMPTS, METADATA).tolist() == value(IMAGES, PROMPTS, METADATA)
+        assert (one.scored, two.scored) == ((0, 3) if rank == 1 else (3, 0))
+
+
+def test_a_server_that_no_process_asks_is_named():
+    with served() as server, pytest.warns(UserWarning, match="nobody asks http://localhost:9"):
+        client(f"{server.url},http://localhost:9")
+
+
 # --- failures ------------------------------------------------------------------------------------
 
 

@@ -150,3 +150,13 @@ def test_an_address_of_ipv6_without_a_port_is_understood(connections):
 def test_a_server_of_this_machine_needs_no_permission():
     with served() as server:
         assert create("remote", None, {"url": server.url}).name == "remote"
+
+
+def test_each_of_several_servers_must_be_named(monkeypatch, connections):
+    both = f"http://127.0.0.1:9,{ELSEWHERE}"
+    assert f"url = '{ELSEWHERE}': this is another machine" in refused(url=both)
+    assert connections == []
+    with hosts.named_in([f"reward.options.remote.url={both}"]):
+        assert os.environ[HOSTS] == "127.0.0.1:9,203.0.113.7:8765"
+    assert "url = 'ftp://x': write http://" in refused(url="ftp://x")
+    assert hosts.listed("http://a/x,y https://b") == ["http://a/x,y", "https://b"]
