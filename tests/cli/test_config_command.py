@@ -3,6 +3,7 @@
 import json
 
 from common import config
+from tests.common.synthetic_run import make_run
 
 
 def test_one_key_a_table_and_all(drift):
@@ -24,3 +25,20 @@ def test_an_unknown_key_gets_the_nearest(refused):
     assert "'rollout.stps'; did you mean 'rollout.steps'?" in refused(2, "config", "rollout.stps")
     assert "'sed'; did you mean 'seed'?" in refused(2, "config", "sed")
     assert "'zzzz'; valid: run, model, adapter, " in refused(2, "config", "zzzz")
+
+
+def test_the_values_of_a_recipe_and_of_a_run(drift, refused, tmp_path):
+    def lines(*words):
+        return dict(line.split(maxsplit=1) for line in drift("config", *words).output.splitlines())
+
+    assert lines("rollout.steps", "--in", "emoji-kl")["value"] == str(
+        config.load("emoji-kl").rollout.steps
+    )
+    run = make_run(tmp_path / "run", done=0, evaluated=(), overrides=("rollout.steps=12",))
+    shown = lines("rollout.steps", "--in", run.path)
+    assert (shown["value"], shown["default"]) == ("12", "10")
+    (rows,) = json.loads(drift("config", "model", "--in", run.path, "--json").output).values()
+    assert {row["key"]: row["value"] for row in rows}["model.path"] == "unset"
+    assert "no recipe 'emojy'" in refused(2, "config", "seed", "--in", "emojy")
+    (run.path / "config.toml").write_text("x")
+    assert "config.toml is damaged" in refused(2, "config", "seed", "--in", run.path)

@@ -1,6 +1,7 @@
 """`drift run`: its output for programs, its short options, and completion in shells."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 
 from common.cli import drift as command
 from common.runs.directory import METRICS, RunDirectory
+from common.workflows.json_lines import JsonLines
 
 
 @pytest.mark.usefixtures("no_report")
@@ -26,6 +28,16 @@ def test_json_prints_the_rows_of_the_log_and_nothing_else(drift, small, tmp_path
     assert result.stdout == Path("run", METRICS).read_text()
     assert [json.loads(line)["update"] for line in result.stdout.splitlines()] == [1, 2]
     assert "scoring" in result.stderr
+
+
+def test_a_reader_that_leaves_does_not_end_the_run():
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stream:
+        lines = JsonLines(stream)
+        with pytest.warns(UserWarning, match="nobody reads the lines of JSON any more"):
+            lines.updated({"update": 1})
+        lines.updated({"update": 2})
 
 
 @pytest.mark.usefixtures("no_report")

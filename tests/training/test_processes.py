@@ -295,9 +295,11 @@ def test_processes_give_the_same_bytes(backend, size, start, final_bytes, tmp_pa
     alone, out = tmp_path / "alone", tmp_path / "run"
     _, errors = start("--backend", backend, "--out", alone).communicate()
     assert errors == ""
-    output, errors = start("--processes", size, "--backend", backend, "--out", out).communicate()
+    words, tracked = ("--processes", size, "--backend", backend), ('track.to=["tensorboard"]',)
+    output, errors = start(*words, "--out", out, changes=tracked).communicate()
     assert "report" in output, errors
     assert errors == ""
+    assert len(list(out.glob("track/tensorboard/*"))) == 1  # of process 0
     assert final_bytes(RunDirectory.open(out)) == final_bytes(RunDirectory.open(alone))
 
 
