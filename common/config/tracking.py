@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from common.config.types import Name, Table, distinct, key
+from common.config.types import ONE_OR_SEVERAL, Name, Table, distinct, key
 
 Tracker = Literal["tensorboard", "wandb", "trackio", "swanlab"]
 """A program that shows the course of runs."""
@@ -14,8 +14,8 @@ class TrackConfig(Table):
     """`[track]`: other programs that show the run while it goes on."""
 
     to: Annotated[
-        tuple[Tracker, ...], Field(strict=False), AfterValidator(distinct)
-    ] = key((), "programs that metrics, pictures and the report go to")  # fmt: skip
+        tuple[Tracker, ...], Field(strict=False), ONE_OR_SEVERAL, AfterValidator(distinct)
+    ] = key((), "programs that metrics, pictures and the report go to, one or several")  # fmt: skip
     project: Name = key("drift", "name of the project there, without a folder or an owner")
     name: Name = key("", "name of the run there; empty: that of its folder")
     offline: bool = key(False, "write on this machine alone; `wandb sync` and others send it later")

@@ -59,6 +59,8 @@ def check(settings: TrackConfig) -> None:
 
     Raises RequestError, in one line.
     """
+    if settings.to and not settings.project.strip():
+        raise RequestError("track.project is empty: the trackers need a name")
     for program in settings.to:
         package = importlib.util.find_spec(program)
         if package is None or package.origin is None:  # the latter is any folder of that name

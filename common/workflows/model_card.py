@@ -168,7 +168,7 @@ def _results(
         share = f" ({line.share} of base)" if line.share else ""
         name = _escaped(line.name)
         lines.append(f"| {name} | {line.base} | {line.tuned} | {line.difference}{share} |")
-    prompts, images = len(base.get("prompts", ())), base.get("images", "?")
+    prompts, images = len(_prompts(base)), base.get("images", "?")
     parts = [
         "## Base against tuned",
         "\n".join(lines),
@@ -187,7 +187,7 @@ def _results(
 def _use(run: RunDirectory, program: Program, file: str, base: Mapping[str, Any] | None) -> str:
     config = run.config
     model = json.dumps(base_model(config) or "FOLDER OF THE BASE MODEL", ensure_ascii=False)
-    prompt = str(base["prompts"][0]) if base and base.get("prompts") else "a photo"
+    prompt = next(iter(_prompts(base)), "a photo")
     text = json.dumps(reading.printable(prompt, 200), ensure_ascii=False)
     part = exports.COMPONENTS[config.model.family]
     load = [
@@ -241,6 +241,12 @@ def _training(run: RunDirectory, update: int) -> str:
     return "\n\n".join(["## How it was trained", "\n".join(lines), command])
 
 
+def _prompts(row: Mapping[str, Any] | None) -> list[str]:
+    """The prompts of an evaluation; [] where there are none."""
+    prompts = (row or {}).get("prompts")
+    return [str(prompt) for prompt in prompts] if isinstance(prompts, list) else []
+
+
 # --- pictures -------------------------------------------------------------------------------------
 
 BASE, TUNED = "images/base.png", "images/tuned.png"
@@ -260,8 +266,13 @@ def _pictures(
             continue
         try:
             images = Run(run).images(int(row["update"]))
+            if not all(isinstance(prompt, str) for prompt in images.prompts):
+                raise TypeError
         except RequestError as error:
             notes.append(f"{NAME} has no {name}: {error}")
+            continue
+        except (KeyError, TypeError, ValueError):
+            notes.append(f"{NAME} has no {name}: the record of its evaluation is damaged")
             continue
         shown[name] = images.png()
         if name == TUNED:

@@ -152,6 +152,19 @@ def test_missing_pictures_are_said(drift, run):
     assert "images/tuned" not in (run / "diffusers" / "README.md").read_text()
 
 
+@pytest.mark.parametrize(
+    "change", [{"prompts": 5}, {"prompts": [1, None]}, {"grid": ["x"]}, {"columns": "a"}]
+)
+def test_a_damaged_evaluation_leaves_its_pictures_out(drift, run, change):
+    file = run / "evaluations.jsonl"
+    rows = [json.loads(line) | change for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = drift("export", run)
+    assert result.exit_code == 0, result.output
+    assert "README.md has no images/base.png" in result.stderr
+    assert len(result.stderr.splitlines()) == 2
+
+
 def test_what_no_program_on_mlx_reads_is_refused(refused, tmp_path):
     sd3 = make_adapter(tmp_path / "sd3", recipe="sd35m-pickscore-grpo")
     assert "no program on MLX loads an adapter of model.family = 'sd3'" in refused(

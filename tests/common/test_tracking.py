@@ -224,6 +224,12 @@ def test_a_library_that_is_missing_is_refused_before_the_run(monkeypatch, tmp_pa
         check(settings("swanlab").track)
 
 
+def test_one_program_needs_no_list_and_a_project_has_a_name():
+    assert config.load("emoji", ["track.to=tensorboard"]).track.to == ("tensorboard",)
+    with pytest.raises(RequestError, match=r"track\.project is empty"):
+        check(settings("tensorboard", **{"track.project": " "}).track)
+
+
 def installed(monkeypatch, *libraries):
     for name in libraries:
         library = Library(name)
