@@ -52,7 +52,12 @@ def policy(
     if world.size == 1 or (auto and not _can_be(model, adapter, device)):
         whole = model.model_copy(update={"shard": "none"})
         return kind(whole, adapter, seed=seed, device=device)
-    made = kind(model, adapter, seed=seed, device=device)
+    loaded: list[DiffusersPolicy] = []
+    # All get their model, or all hear why one does not, before they connect for its weights.
+    world.share(
+        lambda: loaded.append(kind(model, adapter, seed=seed, device=device)), "loading the model"
+    )
+    (made,) = loaded
     if auto and not any(world.share(lambda: _is_large(made), "loading the model")):
         made.module.to(device)
         return made

@@ -63,10 +63,11 @@ class Processes(world.Several):
     def mesh(self, device: torch.device) -> DeviceMesh:
         """All processes in a row, with connections of their own for weights on such a device."""
         if self._mesh is None:
-            own = dist.new_group(
-                backend="nccl" if device.type == "cuda" else "gloo",
-                timeout=timedelta(seconds=launched.patience()),
-            )
+            with self._connected("loading the model"):
+                own = dist.new_group(
+                    backend="nccl" if device.type == "cuda" else "gloo",
+                    timeout=timedelta(seconds=launched.patience()),
+                )
             assert isinstance(own, dist.ProcessGroup)  # this process is in it
             self._mesh = DeviceMesh.from_group(own, device.type)
         return self._mesh

@@ -16,7 +16,7 @@ import torch
 
 from common import backends
 
-PATIENCE = "60"
+PATIENCE = "300"
 """Seconds that they wait for each other."""
 
 

@@ -150,6 +150,30 @@ def test_one_that_fails_in_a_forward_pass_ends_the_others():
     assert first.startswith("PeerError: process 0 of 2 lost the others at the update: ")
 
 
+class Broken(DiffusersPolicy):
+    """A model whose files are damaged for one process."""
+
+    def __init__(self, *_, **__):
+        if torch.distributed.get_rank() == 1:
+            raise ValueError("model.path = 'somewhere': no weights")
+
+    _encode = _forward = _native_resolution = _readers = embed_time = lambda self: None
+
+
+def one_has_no_model(backend):
+    model = ModelConfig(family="sd3", path="somewhere", shard="fsdp")
+    sharding.policy(Broken, model, ADAPTER, seed=0, device=backend.device, world=backend.world)
+
+
+def test_one_that_has_no_model_ends_all():
+    first, second = together(2, one_has_no_model)
+    assert second == "ValueError: model.path = 'somewhere': no weights"
+    assert first == (
+        "PeerError: process 1 of 2 failed at loading the model: ValueError: model.path = "
+        "'somewhere': no weights"
+    )
+
+
 class Elsewhere:
     """A model of the user that loads its weights in a way of its own."""
 
