@@ -157,15 +157,10 @@ def fine_tune(
             heard = engine.world.share(lambda: list(interrupts.received), "stopping")
             interrupts.received = [number for each in heard for number in each]
     with trackers:
-        if not (finished and leads):
-            return Run(directory)
-        _write_report(directory, progress=progress)
-        trackers.finished(directory)
-        if line := agreement.warning(directory.metrics()):
-            if progress:
-                say(f"\nwarning: {line}")
-            else:
-                warnings.warn(line, stacklevel=2)
+        if finished and leads:
+            _write_report(directory, progress=progress)
+            trackers.finished(directory)
+            _warn_of_noise(directory, progress=progress)
     return Run(directory)
 
 
@@ -366,3 +361,11 @@ def _write_report(directory: RunDirectory, *, progress: bool) -> None:
     say("")
     say(f"report      {report.build(directory)}")
     say(f"checkpoint  {checkpoint.latest(directory.checkpoints)}")
+
+
+def _warn_of_noise(directory: RunDirectory, *, progress: bool) -> None:
+    if line := agreement.warning(directory.metrics()):
+        if progress:
+            say(f"\nwarning: {line}")
+        else:
+            warnings.warn(line, stacklevel=2)

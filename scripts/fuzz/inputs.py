@@ -270,6 +270,8 @@ def _run(picker: random.Random, folder: Path, base: Path) -> Words:
             [*compared, "--out", "compared"],
             [*compared, "--json"],
             ["export", "run"],
+            ["runs", "."],
+            ["config", "seed", "--in", "run"],
         ]
     )
 

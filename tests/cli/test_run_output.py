@@ -127,3 +127,17 @@ def test_the_script_of_each_shell_has_no_error(shell, tmp_path):
     if program := shutil.which(shell):
         (tmp_path / "script").write_text(source.stdout)
         subprocess.run([program, "-n", tmp_path / "script"], check=True)
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_run_is_tracked_from_its_start_to_its_result(drift, small):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    track = ["--set", "track.to=tensorboard", "--set", "track.project=cats"]
+    result = drift("run", *small(), *track, "--quiet", "--out", "run")
+    assert (result.exit_code, result.output) == (0, "")
+    events = EventAccumulator("run/track/tensorboard")
+    events.Reload()
+    assert [point.step for point in events.Scalars("reward/mean")] == [1, 2]
+    assert [point.step for point in events.Scalars("evaluation/reward")] == [0, 2]
+    assert set(events.Tags()["tensors"]) == {"run/configuration", "run/result"}
