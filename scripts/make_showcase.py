@@ -1,6 +1,6 @@
 """Keep adapters of measured runs as those of `drift showcase`.
 
-    python -m scripts.make_showcase GRPO_RUN:40,80,120 DRIFT_RUN:80,160,240
+    python -m scripts.make_showcase GRPO:60,100 SHAPING:140,240 DRIFT:120,240
 
 The runs are those of `python -m scripts.run_study RUNS low-rate`. What only training needs, the
 optimizer and the weights beside their moving average, is left out, so they cannot be resumed.

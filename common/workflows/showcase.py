@@ -20,7 +20,7 @@ RUNS = FOLDER / "study"
 SPLIT: Split = "train"
 """The prompts of the runs, on which plain GRPO collapses."""
 
-AXIS, PLAIN = "reward", "emoji-grpo"
+AXIS, PLAIN, OURS = "reward", "emoji-grpo", "emoji"
 
 PICTURE = "showcase.png"
 """Base model, plain GRPO and DRIFT from the same noise."""
@@ -65,13 +65,12 @@ def showcase(
 
 
 def _panels(paths: list[Path]) -> list[same_noise.Panel]:
-    """The base model, the last checkpoint of plain GRPO, and DRIFT's with the nearest reward."""
+    """The base model, plain GRPO and DRIFT: its last checkpoint, and GRPO's of the same reward."""
     runs = {run.directory.config.run.recipe: run for run in measured_runs.read(paths, SPLIT).runs}
-    plain = runs.pop(PLAIN)
-    last = max(variant for variant in plain.records if not variant.changes)
-    reward = plain.records[last].mean(AXIS)
-    ours = [("DRIFT", run, same_noise.nearest(run, reward, AXIS)) for run in runs.values()]
-    return same_noise.panels([("plain GRPO", plain, last), *ours], AXIS)
+    plain, ours = runs[PLAIN], runs[OURS]
+    last = max(variant for variant in ours.records if not variant.changes)
+    as_good = same_noise.nearest(plain, ours.records[last].mean(AXIS), AXIS)
+    return same_noise.panels([("plain GRPO", plain, as_good), ("DRIFT", ours, last)], AXIS)
 
 
 def copies(place: Path) -> list[Path]:
