@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 
-from common import launched, reading
+from common import launched
 from common.commands.audit import audit
 from common.commands.compare import compare
 from common.commands.config import config
 from common.commands.doctor import doctor
-from common.commands.errors import INTERRUPTED, explain
+from common.commands.errors import INTERRUPTED, explain, warn
 from common.commands.eval import evaluate
 from common.commands.export import export
 from common.commands.parity import parity
@@ -84,9 +84,8 @@ def _rank() -> int:
 
 def _print_warning(message: Warning | str, *_: Any) -> None:
     """Print a warning as one line, without its place in the code; process 0 speaks for all."""
-    if _rank():
-        return
-    click.echo(f"drift: warning: {reading.printable(str(message))}", err=True)
+    if not _rank():
+        warn(str(message))
 
 
 def _debug_switch() -> click.Option:

@@ -4,12 +4,19 @@ Exit codes: 0 success; 1 the work failed; 2 the request was wrong; 130 and 143 s
 SIGTERM after saving, as a shell reports those signals.
 """
 
+import click
+
 from common import reading
 from common.errors import DriftError, RequestError
 
 FAILED = 1
 WRONG_REQUEST = 2
 INTERRUPTED = 130
+
+
+def warn(text: str) -> None:
+    """Print a warning as one line on standard error."""
+    click.echo(f"drift: warning: {reading.printable(text)}", err=True)
 
 
 def explain(error: Exception) -> tuple[int, str]:

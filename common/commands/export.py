@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from common import reading
 from common.choices import PROGRAMS, Program
+from common.commands.errors import warn
 
 program_option = click.option(
     "--to",
@@ -58,4 +58,4 @@ def export(
     for file in written.paths:
         click.echo(file)
     for note in written.notes:
-        click.echo(f"drift: {reading.printable(note)}", err=True)
+        warn(note)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from common import reading
 from common.choices import Program
+from common.commands.errors import warn
 from common.commands.export import checkpoint_option, program_option
 
 
@@ -36,7 +36,7 @@ def push(
     sizes = planned.sizes
     table([{"file": name, "bytes": size} for name, size in sizes.items()], right=("bytes",))
     for note in planned.exported.notes:
-        click.echo(f"drift: {reading.printable(note)}", err=True)
+        warn(note)
     say("")
     if not yes:
         say(f"from {planned.exported.folder} to {repository}; look at the card, then add --yes")

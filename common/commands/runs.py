@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from common import reading
 from common.choices import RUN_COLUMNS, RunColumn
+from common.commands.errors import warn
 
 if TYPE_CHECKING:
     from common.workflows.listing import Row
@@ -45,7 +45,7 @@ def runs(folders: tuple[Path, ...], sort: RunColumn, as_json: bool) -> None:
     table([_cells(row) for row in rows], right=numbers)
     for row in rows:
         if row.error:
-            click.echo(f"drift: {reading.printable(row.run)}: {row.error}", err=True)
+            warn(f"{row.run}: {row.error}")
 
 
 def _cells(row: "Row") -> dict[str, str]:
