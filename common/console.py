@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common import reading, widths
-from common.progress import Part, Stage, clock, part_words
+from common.progress import Part, Stage, clock, counted, part_words
 
 
 def _in_notebook() -> bool:
@@ -260,7 +260,7 @@ class RunDisplay(LivePanel):
         facts: printed above the trainer's plan. evaluations: of a resumed run, so far. processes:
         their number; the parts of an update count the work of this one, process 0.
         """
-        self._counted_by = " of process 0" if processes > 1 else ""
+        self._processes = processes
         self.facts = facts
         self.updates = updates
         self.stop = stop
@@ -330,8 +330,8 @@ class RunDisplay(LivePanel):
         say(f"saved {path}")
 
     def _part_words(self, part: Part) -> str:
-        of_process = "" if part.name == "scoring" else self._counted_by  # each scores all
-        return part_words(part, COUNTED[part.name] + of_process)
+        processes = 1 if part.name == "scoring" else self._processes  # they share all images
+        return part_words(part, counted(COUNTED[part.name], processes))
 
     def _evaluation(self, record: Mapping[str, Any]) -> str:
         words = _words(record, EVALUATION)

@@ -13,6 +13,7 @@ __all__ = [
     "Part",
     "Stage",
     "clock",
+    "counted",
     "part_words",
 ]
 
@@ -152,6 +153,11 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(max(round(seconds), 0), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def counted(noun: str, processes: int) -> str:
+    """What progress counts, in words: of several processes only the work of the first."""
+    return noun if processes == 1 else f"{noun} of process 0"
 
 
 def part_words(part: Part, noun: str) -> str:

@@ -174,6 +174,7 @@ class Trials:
             "processes": each.size,
             "moment": each.moment,
             "seconds": round(seconds, 1),
+            "over_first": process.returncode == 0,
             "lost": lost,
         }
 
@@ -275,11 +276,13 @@ def table(records: Iterable[Mapping[str, Any]]) -> str:
     by_fault: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         by_fault.setdefault(record["fault"], []).append(record)
-    lines = ["| a process | trials | longest until all ended | lost |", "|---|--:|--:|--:|"]
+    lines = ["| a process | trials | the run was over first | longest until the end | lost |"]
+    lines.append("|---|--:|--:|--:|--:|")
     for fault in FAULTS:
         if own := by_fault.get(fault):
             longest, lost = max(r["seconds"] for r in own), sum(bool(r["lost"]) for r in own)
-            lines.append(f"| {fault} | {len(own)} | {longest:.0f} s | {lost} |")
+            over = sum(r.get("over_first", False) for r in own)
+            lines.append(f"| {fault} | {len(own)} | {over} | {longest:.0f} s | {lost} |")
     return "\n".join(lines)
 
 

@@ -35,8 +35,6 @@ RECIPES = ("sd35m-pickscore-grpo", "flux-dev-pickscore")
 LATENT = {"sd3": (16, 8), "flux": (16, 8), "sd15": (4, 8), "embedded": (3, 1)}
 """Family -> channels of a latent, and pixels of a side for one of its."""
 
-EMBEDDED_SIDE = 32
-
 TINY = (
     "rollout.prompts=4", "rollout.group_size=16", "rollout.steps=4", "rollout.window=0",
     "rollout.batch_size=8", "objective.micro_batch=8", "evaluate.images=2", "evaluate.steps=1",
@@ -100,8 +98,10 @@ def work(config: Config, trained: int, lanes: int = 0) -> Work:
     Rules that keep a part of a group by its rewards are counted as if they kept all.
     """
     rollout, objective = config.rollout, config.objective
+    if config.model.family not in LATENT:
+        raise ValueError(f"the latents of model.family = '{config.model.family}' are not known")
     channels, scale = LATENT[config.model.family]
-    pixels = config.model.resolution or EMBEDDED_SIDE
+    pixels = config.model.resolution or 32  # those of the emoji model
     policy = cast(
         Policy, SimpleNamespace(latent_shape=(channels, pixels // scale, pixels // scale))
     )

@@ -19,7 +19,7 @@ from common.evaluation.cache import Written
 from common.evaluation.families import measures_for
 from common.evaluation.foreign import RealImages
 from common.evaluation.records import Protocol, Record, Variant, load
-from common.progress import Part, clock
+from common.progress import Part, clock, counted
 from common.runs import checkpoint
 from common.runs.directory import RunDirectory
 from common.workflows import alike, options
@@ -317,6 +317,7 @@ class _Progress(PartProgress):
     def __init__(self, measurement: Measurement, *, quiet: bool) -> None:
         self.new, self._records = 0, 0
         self._total = len(measurement.protocols) * len(measurement.variants)
+        self._noun = counted("images", measurement.backend.world.size)
         name = measurement.run.path.absolute().name
         super().__init__("", whole=f"measuring {name}", total=self._total, quiet=quiet)
 
@@ -328,7 +329,7 @@ class _Progress(PartProgress):
         """Take in that so many images of one record, or of what it is compared with, are done."""
         self._show(done / total)
         before = f"record {self._records + 1} of {self._total}  "
-        self._advance(name, done, total, "images", before)
+        self._advance(name, done, total, self._noun, before)
 
     def measured(self, record: Record, is_new: bool) -> None:
         """Take in a record that was made just now, or was there."""

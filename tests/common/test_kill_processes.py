@@ -28,11 +28,11 @@ def test_the_functions_where_faults_happen_are_there():
 
 def test_the_table_counts_what_was_lost():
     records = [
-        {"fault": "hangs", "seconds": 12.3, "lost": ""},
+        {"fault": "hangs", "seconds": 12.3, "over_first": True, "lost": ""},
         {"fault": "hangs", "seconds": 40.2, "lost": "a file is gone"},
         {"fault": "never starts", "seconds": 9.0, "lost": ""},
     ]
     assert kill_processes.table(records).splitlines()[2:] == [
-        "| hangs | 2 | 40 s | 1 |",
-        "| never starts | 1 | 9 s | 0 |",
+        "| hangs | 2 | 1 | 40 s | 1 |",
+        "| never starts | 1 | 0 | 9 s | 0 |",
     ]

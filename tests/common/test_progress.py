@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from common import console, progress
+from common.backends import Alone
 from common.evaluation.records import Variant
 from common.progress import Part
 from common.workflows import evaluate, part_progress
@@ -103,7 +104,10 @@ def measured(clock, monkeypatch, *, terminal):
     monkeypatch.setattr(part_progress, "console", shown)
     monkeypatch.setattr(evaluate.time, "perf_counter", lambda: clock[0])
     run = SimpleNamespace(path=Path("a-run"))
-    planned = SimpleNamespace(run=run, protocols=["train", "test"], variants=[0, 1])
+    backend = SimpleNamespace(world=Alone())
+    planned = SimpleNamespace(
+        run=run, protocols=["train", "test"], variants=[0, 1], backend=backend
+    )
     record = SimpleNamespace(
         variant=Variant(0),
         protocol=SimpleNamespace(split="train"),
@@ -135,3 +139,11 @@ def test_a_terminal_shows_the_images_of_an_evaluation_and_the_time_left(clock, m
     assert "measuring a-run" in shown
     assert "1/4 records  4:10 left" in shown
     assert "50/100 images  0:50 left" in shown
+
+
+def test_of_several_processes_the_work_of_the_first_is_counted(capsys):
+    display = console.RunDisplay(4, threading.Event(), {}, processes=2)
+    display.advanced("sampling", 24, 48)
+    assert display._part_words(display._part).startswith("sampling 24/48 images of process 0  ")
+    display.advanced("scoring", 0, 96)
+    assert display._part_words(display._part) == "scoring 96 images"

@@ -101,6 +101,13 @@ def test_nothing_is_invented(words, said, capsys):
     assert error.count("\n") == 1
 
 
+def test_a_model_of_unknown_latents_is_refused():
+    model = configuration.load("sd35m-pickscore").model.model_copy(update={"family": "mine:Policy"})
+    config = configuration.load("sd35m-pickscore").model_copy(update={"model": model})
+    with pytest.raises(ValueError, match=r"the latents of model\.family"):
+        scale_model.work(config, TRAINED)
+
+
 def test_another_document_is_refused_in_one_line(tmp_path, capsys):
     for content in ("{}", "[]", '{"rows": {"a": 3}}', '{"rows": {"a": {"figures": {}}}}'):
         (tmp_path / "x.json").write_text(content)
