@@ -1,10 +1,12 @@
 """The processes that mlx.launch or `drift run --processes` started."""
 
 import os
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 
 import mlx.core as mx
 import numpy as np
@@ -15,6 +17,9 @@ from common.backends.lanes import halves_of_all, kept_by
 from common.errors import PeerError, RequestError
 
 __all__ = ["Processes", "connect", "copies"]
+
+ENDED = " (DRIFT_TIMEOUT); what was saved is whole"
+"""How a line ends that says why a process ends itself."""
 
 
 def copies(size: int, lanes: int) -> world.Copies:
@@ -39,11 +44,35 @@ def connect() -> world.World:
         raise RequestError("torchrun starts processes for --backend cpu or cuda; here: mlx.launch")
     seconds, name = launched.patience(), f"process {os.environ['MLX_RANK']}"
     try:
-        with _Patience(seconds, f"{name} waited {seconds:g} s for the others to start"):
+        with _watched(seconds, f"{name} waited {seconds:g} s for the others to start"):
             group = mx.distributed.init(strict=True)
     except (RuntimeError, ValueError) as error:
         raise PeerError(f"{name} cannot reach the others: {world.first_line(error)}") from None
     return Processes(group, seconds) if group.size() > 1 else world.Alone()
+
+
+WATCH = """
+import os, select, sys
+seconds, process, line = float(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+if not select.select([0], [], [], seconds)[0]:
+    sys.stderr.write(line)
+    sys.stderr.flush()
+    os.kill(process, 9)
+"""
+"""(seconds, process, line): end a process at that time, unless its end of the pipe was closed."""
+
+
+@contextmanager
+def _watched(seconds: float, message: str) -> Iterator[None]:
+    """Within it another process ends this one with one line when the time is over.
+
+    MLX keeps the lock of Python's threads while it waits for a peer to connect: none of this
+    process could do it.
+    """
+    line = f"drift: {message}{ENDED}\n"
+    words = [sys.executable, "-S", "-E", "-c", WATCH, str(seconds), str(os.getpid()), line]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True):
+        yield  # leaving closes the pipe
 
 
 class _Patience:
@@ -64,7 +93,7 @@ class _Patience:
         self._timer.cancel()
 
     def _end(self) -> None:
-        sys.stderr.write(f"drift: {self._message} (DRIFT_TIMEOUT); what was saved is whole\n")
+        sys.stderr.write(f"drift: {self._message}{ENDED}\n")
         sys.stderr.flush()
         os._exit(1)
 
