@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from common.commands import complete
+from common.commands.path_type import FilePath
 from common.commands.trust import trust_option
 from common.errors import preparing
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Check a run for reward hacking.")
-@click.argument("directory", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="RUN", type=FilePath())
 @click.option("--checkpoint", default="latest", show_default=True, metavar="N|latest")
 @click.option(
     "--images", type=click.IntRange(min=2), default=16, show_default=True, help="Of each prompt."
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     shell_complete=complete.backends,
     help="[default: the run's, else auto]",
 )
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE.html",
+@click.option("--out", type=FilePath(), metavar="FILE.html",
               help="[default: RUN/audit-NNNNNN.html]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @trust_option

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from common.choices import ALIGNMENTS, DIVERSITIES, READINGS, SPLITS, STANDING, Standing
+from common.commands.path_type import FilePath
 from common.commands.trust import trust_option
 from common.errors import RequestError
 
@@ -55,7 +56,7 @@ class Baselines(click.ParamType):
 
 
 @click.command(short_help="Compare measured runs: fronts, and gains over a baseline.")
-@click.argument("paths", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", metavar="RUN...", nargs=-1, required=True, type=FilePath())
 @click.option("--baseline", metavar="NAME", help="A method.  [default: the one of plain GRPO]")
 @click.option(
     "--split",
@@ -119,7 +120,7 @@ class Baselines(click.ParamType):
 )
 @click.option(
     "--cache",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FilePath(file_okay=False),
     metavar="DIR",
     help="Folder of images that runs share, for --with.  [default: evaluation-cache beside RUN]",
 )
@@ -138,7 +139,7 @@ class Baselines(click.ParamType):
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FilePath(file_okay=False),
     default=Path("comparison"),
     show_default=True,
     metavar="DIR",

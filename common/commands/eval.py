@@ -11,6 +11,7 @@ import click
 from common import launched
 from common.choices import EXPONENT, SCALE, SPLITS, STRENGTH
 from common.commands import attainable as attainable_command, eval_images, eval_table, several
+from common.commands.path_type import FilePath
 from common.commands.trust import trust_option
 from common.errors import RequestError
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command(name="eval", short_help="Measure alignment and diversity of checkpoints.")
-@click.argument("directories", metavar="RUN...", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("directories", metavar="RUN...", nargs=-1, type=FilePath())
 @click.option(
     "--split",
     "splits",
@@ -109,7 +110,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--cache",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FilePath(file_okay=False),
     metavar="DIR",
     help="Folder of images that runs share.  [default: evaluation-cache beside RUN]",
 )
@@ -139,7 +140,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--folder",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     metavar="DIR",
     help="Instead of checkpoints: images made elsewhere, DIR/PROMPT/*.png or a .jsonl, like RUN's "
     "or, without RUN, alone.",

@@ -6,6 +6,7 @@ import click
 
 from common.choices import PROGRAMS, Program
 from common.commands.errors import warn
+from common.commands.path_type import FilePath
 
 program_option = click.option(
     "--to",
@@ -27,12 +28,12 @@ checkpoint_option = click.option(
 
 
 @click.command(short_help="Write the adapter for diffusers, PEFT, ComfyUI, kohya or MLX.")
-@click.argument("directory", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="RUN", type=FilePath())
 @program_option
 @checkpoint_option
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FilePath(file_okay=False),
     metavar="DIR",
     help="Folder to write into.  [default: RUN/PROGRAM]",
 )

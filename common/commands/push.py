@@ -7,10 +7,11 @@ import click
 from common.choices import Program
 from common.commands.errors import warn
 from common.commands.export import checkpoint_option, program_option
+from common.commands.path_type import FilePath
 
 
 @click.command(short_help="Upload the adapter and its model card to the hub.")
-@click.argument("directory", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="RUN", type=FilePath())
 @click.argument("repository", metavar="REPO")
 @program_option
 @checkpoint_option

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import click
 
+from common.commands.path_type import FilePath
 from common.errors import preparing
 
 
 @click.command(short_help="Write the report of a run, also of one that goes on.")
-@click.argument("directory", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="RUN", type=FilePath())
 def report(directory: Path) -> None:
     """Write RUN/report.html: results, pictures and curves so far, and the command of the run.
 

@@ -9,6 +9,7 @@ import click
 
 from common import launched
 from common.commands import complete, several
+from common.commands.path_type import FilePath
 from common.commands.settings import SettingsCommand, updates_option, with_short_forms
 from common.commands.trust import trust_option
 from common.errors import RequestError
@@ -40,7 +41,7 @@ from common.errors import RequestError
 @updates_option
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     metavar="DIR",
     help="The run directory.  [default: runs/RECIPE-BACKEND-seedN]",
 )
@@ -137,6 +138,8 @@ def run(
         trust=trust,
         resume_from=resume_from,
     )
+    if done.finished and as_json:
+        click.echo(f"finished after update {done.update}: {done.report}", err=True)
     if not done.finished:
         say(f"stopped after update {done.update} of {done.config.run.updates}; go on with")
         say(f"  drift run --resume --out {shlex.quote(str(done.path))}")

@@ -9,13 +9,14 @@ import click
 
 from common.choices import RUN_COLUMNS, RunColumn
 from common.commands.errors import warn
+from common.commands.path_type import FilePath
 
 if TYPE_CHECKING:
     from common.workflows.listing import Row
 
 
 @click.command(short_help="List runs: how far they are, what they reached, which goes on.")
-@click.argument("folders", metavar="[DIR]...", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("folders", metavar="[DIR]...", nargs=-1, type=FilePath())
 @click.option(
     "--sort",
     type=click.Choice(RUN_COLUMNS),
@@ -34,12 +35,13 @@ def runs(folders: tuple[Path, ...], sort: RunColumn, as_json: bool) -> None:
     from common.console import say, table
     from common.workflows.listing import list_runs
 
-    rows = list_runs(folders or (Path("runs"),), sort)
+    usual = Path("runs")
+    rows = list_runs(folders or ([usual] if usual.exists() else []), sort)
     if as_json:
         click.echo(json.dumps({"runs": [asdict(row) for row in rows]}, indent=2))
         return
     if not rows:
-        say(f"no runs in {', '.join(map(str, folders)) or 'runs'}")
+        say(f"no runs in {', '.join(map(str, folders or [usual]))}: `drift run` starts one")
         return
     numbers = ("updates", "reward", "alignment", "diversity", "age")
     table([_cells(row) for row in rows], right=numbers)

@@ -6,12 +6,13 @@ from pathlib import Path
 import click
 
 from common.choices import EXPONENT, SCALE, STRENGTH
+from common.commands.path_type import FilePath
 from common.commands.trust import trust_option
 from common.errors import RequestError
 
 
 @click.command(short_help="Draw images from a checkpoint.")
-@click.argument("directory", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="RUN", type=FilePath())
 @click.option(
     "--prompt", "prompts", multiple=True, required=True, metavar="TEXT", help="One row of images."
 )
@@ -54,7 +55,7 @@ from common.errors import RequestError
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FilePath(dir_okay=False),
     metavar="FILE.png",
     help="A new file.  [default: RUN/samples/PROMPT-CHECKPOINT-seedN.png, numbered]",
 )

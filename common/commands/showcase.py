@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from common.commands.path_type import FilePath
+
 
 @click.command(short_help="Plain GRPO beside DRIFT at equal reward, in a minute.")
 @click.option(
@@ -25,7 +27,7 @@ import click
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     default=Path("runs/showcase"),
     show_default=True,
     help="The folder of the page and the measurements.",
@@ -41,6 +43,7 @@ def showcase(images: int, steps: int, seed: int, out: Path, backend: str) -> Non
     from common.console import say
     from common.workflows import showcase as workflow
 
+    say("sampling and measuring adapters of plain GRPO and DRIFT")
     done = workflow.showcase(out, images=images, steps=steps, seed=seed, backend=backend)
     show(done.tables[:2])
     say(str(done.page))

@@ -13,6 +13,7 @@ import click
 
 from common.commands import complete
 from common.commands.errors import FAILED
+from common.commands.path_type import FilePath
 from common.commands.settings import SettingsCommand, updates_option, with_short_forms
 from common.commands.trust import trust_option
 from common.errors import RequestError, preparing
@@ -79,7 +80,7 @@ class SweepCommand(SettingsCommand):
 @updates_option
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FilePath(file_okay=False),
     required=True,
     metavar="DIR",
     help="The folder of the run directories.",

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import click
 
+from common.commands.path_type import FilePath
 from common.errors import RequestError
 
 
 @click.command(short_help="Show the reports of runs in a browser, as they go on.")
-@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=FilePath())
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option(
     "--port",
@@ -64,7 +65,9 @@ def _token(variable: str | None) -> str:
     """The token of a variable, "" without one. RequestError for one that no address can have."""
     if variable is None:
         return ""
-    token = os.environ.get(variable, "")
+    if variable not in os.environ:
+        raise RequestError(f"--token-env {variable}: this variable is not set")
+    token = os.environ[variable]
     if len(token) < 16 or not all(c.isascii() and (c.isalnum() or c in "-_") for c in token):
         raise RequestError(
             f"--token-env {variable}: a token has at least 16 letters, digits, - or _"

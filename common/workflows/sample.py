@@ -122,6 +122,11 @@ def choose_backend(wanted: str | None, run: RunDirectory) -> Backend:
     if wanted is None and own in backends.names():
         with suppress(BackendUnavailableError):
             return backends.load(own)
+    return load_backend(wanted)
+
+
+def load_backend(wanted: str | None) -> Backend:
+    """The backend of a name; for None and "auto" the best one here. Raises as `backends.load`."""
     return backends.load(backends.best() if wanted in (None, "auto") else wanted)
 
 

@@ -13,6 +13,7 @@ from common.runs import files
 from common.workflows import evaluate as evaluating
 from common.workflows.compare import Comparison, compare_runs
 from common.workflows.options import CompareOptions, EvaluateOptions, checked
+from common.workflows.sample import load_backend
 
 RUNS = FOLDER / "study"
 """Runs of the study without what only training needs; `scripts/make_showcase.py` makes them."""
@@ -54,6 +55,7 @@ def showcase(
     chosen = checked(EvaluateOptions, splits=(SPLIT,), images=images, steps=steps, seed=seed)
     place = Path(out)
     with preparing():
+        load_backend(backend)  # before anything is written
         paths = copies(place)
     planned = evaluating.plan(paths, chosen, (), backend or "auto")
     evaluating.measure_all(planned, None, keep=False, quiet=not progress, trust=False)

@@ -4,11 +4,14 @@ import errno
 import resource
 import textwrap
 
+import click
 import pytest
 
 from common import backends, config, trainer
 from common.backends import BackendUnavailableError
+from common.cli import drift as drift_command
 from common.commands.errors import explain
+from common.commands.path_type import FilePath
 from common.config import ConfigError
 from common.errors import RequestError, existing, preparing
 from common.rewards import RewardNameError
@@ -278,3 +281,17 @@ def test_a_value_error_is_a_request_only_while_preparing():
         raise ValueError("no word")
     with pytest.raises(ConfigError), preparing():
         raise ConfigError("stays what it is")
+
+
+def test_every_path_of_a_command_refuses_an_empty_text(refused):
+    """As of a variable of the shell that is not set: it would be the current folder."""
+    paths = {
+        f"{name} {parameter.name}": parameter.type
+        for name, command in drift_command.commands.items()
+        for parameter in command.params
+        if isinstance(parameter.type, click.Path)
+    }
+    assert len(paths) > 15
+    assert [name for name, kind in paths.items() if not isinstance(kind, FilePath)] == []
+    for words in (("runs", ""), ("showcase", "--out", ""), ("watch", ""), ("run", "--out", "")):
+        assert "is empty: write a path" in refused(2, *words)

@@ -147,8 +147,9 @@ def test_links_are_followed_to_a_run_and_not_in_circles(drift, runs, tmp_path):
 
 
 def test_wrong_requests_are_one_line(drift, refused, tmp_path):
-    assert "no folder runs: it is not there" in refused(2, "runs")
+    assert drift("runs").stdout == "no runs in runs: `drift run` starts one\n"
+    assert "no folder runs: it is not there" in refused(2, "runs", "runs")
     (tmp_path / "runs").mkdir()
-    assert drift("runs").stdout == "no runs in runs\n"
+    assert drift("runs").stdout == "no runs in runs: `drift run` starts one\n"
     assert json.loads(drift("runs", "--json").stdout) == {"runs": []}
     assert drift("runs", "--sort", "size").exit_code == 2

@@ -56,6 +56,8 @@ def test_a_wrong_request_is_one_line(refused, tmp_path):
     (tmp_path / "used/emoji-grpo/config.toml").write_text("[run]\n")
     line = refused(2, "showcase", "--out", "used")
     assert "used/emoji-grpo/config.toml is not the one of this version" in line
+    assert "tpu" in refused(2, "showcase", "--out", "new", "--backend", "tpu")
+    assert not (tmp_path / "new").exists()
     (tmp_path / "file").touch()
     assert "file is no folder; choose another --out" in refused(2, "showcase", "--out", "file")
 

@@ -257,6 +257,7 @@ def test_wrong_requests_are_one_line(refused, runs, tmp_path, monkeypatch):
     assert "no runs in empty" in refused(2, "watch", "empty")
     monkeypatch.setenv("SHORT", "abc")
     assert "at least 16 letters" in refused(2, "watch", runs[0], "--token-env", "SHORT")
+    assert "this variable is not set" in refused(2, "watch", runs[0], "--token-env", "NO_SUCH")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert "cannot listen at 127.0.0.1" in refused(2, "watch", runs[0], "--port", port)
