@@ -83,7 +83,9 @@ def test_a_folder_of_real_images_outlives_the_file_and_old_records_have_none(mea
 
 def test_no_message_has_a_path_that_is_not_quoted():
     """In the source: a command with a value in it, written as f"drift eval {value}"."""
-    command = re.compile(r"drift (?:run|eval|audit|compare|sample|report|export|sweep)\b[^`\n]*?\{")
+    command = re.compile(
+        r"drift (?:run|eval|audit|compare|sample|report|export|sweep)\b(?!:)[^`\n]*?\{"
+    )
     safe = re.compile(
         r"(?:shlex\.(?:quote|join)\(|_quoted\(|(?:[\w.]*split|runs|name|error)\}|','\.join\(names\))"
     )
