@@ -9,7 +9,7 @@ from common.runs import checkpoint
 from common.runs.directory import RunDirectory
 from common.workflows.showcase import RUNS, showcase
 
-FEW = {"images": 2, "steps": 2, "backend": "cpu", "progress": False}
+FEW = {"images": 2, "steps": 1, "backend": "cpu", "progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_the_adapters_are_whole_and_have_nothing_that_only_training_needs():
 
 def test_a_second_call_measures_nothing_and_says_the_same(place, drift):
     before = {path.name: path.read_bytes() for path in place.rglob("records.jsonl")}
-    few = ("--images", 2, "--steps", 2, "--backend", "cpu")
+    few = ("--images", 2, "--steps", 1, "--backend", "cpu")
     result = drift("showcase", *few, "--out", place)
     assert result.exit_code == 0, result.output
     assert {path.name: path.read_bytes() for path in place.rglob("records.jsonl")} == before
