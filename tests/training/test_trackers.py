@@ -3,6 +3,7 @@
 import importlib.util
 import sqlite3
 import struct
+import time
 
 import pytest
 from click.testing import CliRunner
@@ -39,6 +40,8 @@ def wandb_records(file):
             at += left
             continue
         _, length, kind = struct.unpack("<IHB", data[at : at + 7])
+        if at + 7 + length > len(data):  # it is being written
+            return
         whole += data[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):  # a whole record, or its last part
@@ -48,11 +51,20 @@ def wandb_records(file):
             whole = b""
 
 
+def whole_log(file):
+    """The records of a file, once W&B's own process has written the last one."""
+    until = time.monotonic() + 60
+    while not (records := list(wandb_records(file))) or not records[-1].HasField("exit"):
+        assert time.monotonic() < until, "the log has no end"
+        time.sleep(0.1)
+    return records
+
+
 def test_wandb_has_both_starts_in_one_run(tmp_path):
     out = tracked(tmp_path, "wandb")
     files = sorted((out / "track" / "wandb").glob("offline-run-*/*.wandb"))
-    records = [list(wandb_records(file)) for file in files]
     assert len(files) == 2
+    records = [whole_log(file) for file in files]
     ids = {record.run.run_id for each in records for record in each if record.HasField("run")}
     assert len(ids) == 1
     rows = [
