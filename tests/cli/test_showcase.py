@@ -4,7 +4,10 @@ import json
 
 import pytest
 
+from common import pictures
 from common.comparison.summary import from_json
+from common.evaluation import measured_runs
+from common.report import same_noise
 from common.runs import checkpoint
 from common.runs.directory import RunDirectory
 from common.workflows.showcase import RUNS, showcase
@@ -29,6 +32,23 @@ def test_plain_grpo_and_drift_are_compared_from_their_adapters(place):
         rows = [row for row in summary.point_rows() if row["method"] == run.name]
         assert [row["update"] for row in rows] == updates
     assert (place / "compare.html").stat().st_size > 20_000
+
+
+def test_the_picture_has_checkpoints_of_one_reward(place):
+    (run,) = measured_runs.read([place / "emoji-grpo"], "train").runs
+    tuned = [variant for variant in run.records if variant.update]
+    assert len(tuned) > 1
+    for variant in tuned:
+        reward = run.records[variant].mean("reward")
+        assert same_noise.nearest(run, reward, "reward") == variant
+    first, last = tuned[0], tuned[-1]
+    shown = same_noise.panels([("plain", run, first), ("more", run, last)], "reward")
+    titles = [panel.title for panel in shown]
+    updates = [f"{variant.update} updates" for variant in (first, last)]
+    assert titles == ["base model", f"plain, {updates[0]}", f"more, {updates[1]}"]
+    assert f"reward {run.records[last].mean('reward'):.2f}" in shown[2].caption
+    assert (shown[0].strips["fox"] != shown[2].strips["fox"]).any()
+    assert pictures.load(place / "showcase.png").std() > 1
 
 
 def test_the_adapters_are_whole_and_have_nothing_that_only_training_needs():
