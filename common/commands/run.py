@@ -120,9 +120,9 @@ def run(
         )
         pairs(rows)
         return
-    several.run(ctx, processes)
     if timed:
         raise RequestError("--time is about a dry run: write --dry-run --time")
+    several.run(ctx, processes)
     observers = (JsonLines(sys.stdout),) if as_json else ()
     if quiet or as_json:  # what a reward or a library prints is no line of JSON
         ctx.with_resource(redirect_stdout(sys.stderr))

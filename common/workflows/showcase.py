@@ -63,7 +63,7 @@ def showcase(
     done = compare_runs(paths, None, checked(CompareOptions, split=SPLIT, **levels), place)
     picture = place / PICTURE
     files.write_whole(picture, same_noise.draw(_panels(paths)))
-    return replace(done, files=(picture, *done.files))
+    return replace(done, files=(*done.files[:-1], picture, done.page))
 
 
 def _panels(paths: list[Path]) -> list[same_noise.Panel]:
