@@ -6,6 +6,9 @@ The command prints that line; in Python `except drift.Error as error: print(erro
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+WRONG_REQUEST = 2
+"""The exit code of a request that cannot be fulfilled."""
+
 
 class DriftError(Exception):
     """Base of every error that the toolkit raises on purpose; `str` is one line."""

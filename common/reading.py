@@ -7,6 +7,7 @@ OSError or ValueError with a short reason instead of a hang.
 
 import errno
 import json
+import math
 import os
 import stat
 from collections.abc import Collection
@@ -20,6 +21,7 @@ __all__ = [
     "check_folder",
     "content",
     "escaped",
+    "finite",
     "inside",
     "json_document",
     "printable",
@@ -54,6 +56,17 @@ def content(path: Path, most: int = DOCUMENT) -> bytes:
     if len(data) > most:
         raise OSError(errno.EINVAL, _too_large(len(data), most), str(path))
     return data
+
+
+def finite(value: object) -> float | None:
+    """A number of a document as a float; None for what is none, or has no finite one."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
+    return number if math.isfinite(number) else None
 
 
 def check_folder(folder: Path, *, without: Collection[str] = ()) -> None:

@@ -11,7 +11,6 @@ Its trials that are in --out already are not made again.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import random
@@ -32,7 +31,7 @@ from common import config as configuration
 from common.runs import checkpoint
 from common.runs.checkpoint import Snapshot
 from common.runs.directory import RunDirectory
-from scripts import kill_processes
+from scripts import kill_processes, left_behind
 
 PROCESSES = "processes"
 """The part that ends processes of a run."""
@@ -170,7 +169,7 @@ def _kill_processes(count: int, seed: int, out: Path) -> int:
     records = [json.loads(line) for line in lines]
     done = {r["number"]: r for r in records if r["command"] == PROCESSES and r["seed"] == seed}
     with tempfile.TemporaryDirectory(prefix="drift-kill-") as folder:
-        trials = kill_processes.Trials(Path(folder), _digests, _logged, _descendants)
+        trials = kill_processes.Trials(Path(folder))
         for number in range(count):
             if number in done:
                 continue
@@ -236,7 +235,7 @@ class _Trial:
 
     def __init__(self, name: str, subject: Subject, base: Path, folder: Path) -> None:
         self._name, self._subject, self._base, self._folder = name, subject, base, folder
-        self._old = _digests(base, subject.results)
+        self._old = left_behind.digests(base, subject.results)
         self._whole = folder / f"whole-{name}"
         shutil.copytree(base, self._whole)
         start = time.monotonic()
@@ -244,7 +243,7 @@ class _Trial:
             raise RuntimeError(f"{name}: {error}")
         self._seconds = time.monotonic() - start
         self._changes = int((self._whole / ".count").read_text())
-        self._new = _digests(self._whole, subject.results)
+        self._new = left_behind.digests(self._whole, subject.results)
 
     def kill(self, number: int, picker: random.Random) -> dict[str, Any]:
         """Kill the command once, and say what was lost."""
@@ -276,12 +275,12 @@ class _Trial:
         while process.poll() is None and time.monotonic() - start < share * self._seconds:
             time.sleep(0.01)
         if number % 2:  # the machine is gone
-            for child in _descendants(process.pid):
+            for child in left_behind.descendants(process.pid):
                 os.kill(child, signal.SIGKILL)
             process.kill()
             process.communicate()
             return f"all processes after {share:.0%} of the time"
-        children = _descendants(process.pid)
+        children = left_behind.descendants(process.pid)
         process.kill()
         process.communicate()
         _wait_for(children)
@@ -289,7 +288,7 @@ class _Trial:
 
     def _parts(self, copy: Path) -> str:
         """Results that are neither as before nor as after, such as a part of a file; or ""."""
-        there = _digests(copy, self._subject.results)
+        there = left_behind.digests(copy, self._subject.results)
         for name, digest in there.items():
             if name.endswith(".jsonl"):  # lines are added one by one; the last may be cut off
                 lines = (copy / name).read_bytes().rpartition(b"\n")[0]
@@ -306,52 +305,14 @@ class _Trial:
         begun = self._name != "mlx" or (copy / "mlx" / "config.toml").exists()
         if error := _completed(copy, subject.backend, subject.resumed if begun else subject.words):
             return error
-        there = _digests(copy, subject.results)
+        there = left_behind.digests(copy, subject.results)
         for name, digest in self._new.items():
             if there.get(name) != digest:
                 return f"{name} is {'other' if name in there else 'gone'}"
-        if _logged(copy) != _logged(self._whole):
-            return f"the logs have {_logged(copy)}"
+        if left_behind.logged(copy) != left_behind.logged(self._whole):
+            return f"the logs have {left_behind.logged(copy)}"
         left = [path for path in copy.rglob(".*") if LEFTOVER.fullmatch(path.name)]
         return f"left behind: {left[0].relative_to(copy)}" if left else ""
-
-
-def _digests(folder: Path, patterns: tuple[str, ...]) -> dict[str, str]:
-    """SHA-256 of each file of the patterns, by its name in the folder; no hidden ones."""
-    return {
-        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for pattern in patterns
-        for file in folder.glob(pattern)
-        if not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    }
-
-
-def _logged(folder: Path) -> dict[str, list[int]]:
-    """The updates of every record of every log, by the log's name."""
-    return {
-        str(file.relative_to(folder)): [
-            json.loads(line)["update"] for line in file.read_text().splitlines()
-        ]
-        for file in sorted(folder.glob("**/*.jsonl"))
-        if file.stem in ("metrics", "evaluations")
-    }
-
-
-def _descendants(process: int) -> list[int]:
-    """The processes that a process started, and those that they started."""
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int(
-                    (entry / "stat").read_text().rsplit(")")[1].split()[1]
-                )
-            except OSError:  # it has ended
-                continue
-    family = [process]
-    for one in family:
-        family += [child for child, parent in parents.items() if parent == one]
-    return family[1:]
 
 
 def _wait_for(processes: list[int]) -> None:

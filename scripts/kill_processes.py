@@ -14,10 +14,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from scripts import left_behind
 
 FAULTS = (
     "killed while it samples",
@@ -141,16 +143,8 @@ def trial(number: int, seed: int) -> Trial:
 class Trials:
     """Runs trials below a folder; the run that nothing ends is made once for each backend."""
 
-    def __init__(
-        self,
-        folder: Path,
-        digests: Callable[[Path, tuple[str, ...]], dict[str, str]],
-        logged: Callable[[Path], Mapping[str, list[int]]],
-        descendants: Callable[[int], list[int]],
-    ) -> None:
-        """digests, logged, descendants: those of `scripts.kill`."""
-        self._folder, self._digests = folder, digests
-        self._logged, self._descendants = logged, descendants
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._whole: dict[str, Path] = {}
 
     def record(self, each: Trial) -> dict[str, Any]:
@@ -162,7 +156,7 @@ class Trials:
         try:
             seconds, lost = self._ended(process, copy, each)
         finally:
-            for pid in [*self._descendants(process.pid), process.pid]:
+            for pid in [*left_behind.descendants(process.pid), process.pid]:
                 _kill(pid)
             process.wait()
         lost = lost or self._parts(copy, whole) or self._after(copy, whole, each)
@@ -196,7 +190,7 @@ class Trials:
             self._signal(process, copy, each)
         start, family = time.monotonic(), list[int]()
         while process.poll() is None and time.monotonic() - start < LIMIT:
-            family = self._descendants(process.pid) or family
+            family = left_behind.descendants(process.pid) or family
             time.sleep(0.1)
         seconds = time.monotonic() - start
         if process.returncode is None:
@@ -232,7 +226,7 @@ class Trials:
     def _ranks(self, process: "subprocess.Popen[bytes]") -> dict[int, int]:
         """The processes of a run by their number."""
         ranks = {}
-        for pid in self._descendants(process.pid):
+        for pid in left_behind.descendants(process.pid):
             try:
                 content = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
             except OSError:  # it has ended
@@ -244,8 +238,8 @@ class Trials:
 
     def _parts(self, copy: Path, whole: Path) -> str:
         """A file of a checkpoint that is not that of the unbroken run; or ""."""
-        expected = self._digests(whole, WEIGHTS)
-        for name, digest in self._digests(copy, WEIGHTS).items():
+        expected = left_behind.digests(whole, WEIGHTS)
+        for name, digest in left_behind.digests(copy, WEIGHTS).items():
             if expected.get(name) != digest:
                 return f"{name} is other before the run goes on"
         return ""
@@ -259,12 +253,12 @@ class Trials:
             words = ("run", "emoji", "--out", "run", "--backend", each.backend, *several, *_sets())
         if error := _completed(copy, each.backend, words):
             return error
-        expected, there = (self._digests(path, WEIGHTS) for path in (whole, copy))
+        expected, there = (left_behind.digests(path, WEIGHTS) for path in (whole, copy))
         for name, digest in expected.items():
             if there.get(name) != digest:
                 return f"{name} is {'other' if name in there else 'gone'} at the end"
-        if self._logged(copy) != self._logged(whole):
-            return f"the logs have {self._logged(copy)}"
+        if left_behind.logged(copy) != left_behind.logged(whole):
+            return f"the logs have {left_behind.logged(copy)}"
         return ""
 
 

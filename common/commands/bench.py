@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from common.commands.errors import FAILED, WRONG_REQUEST
-from common.errors import RequestError, preparing
+from common.commands.errors import FAILED
+from common.errors import WRONG_REQUEST, RequestError, preparing
 
 if TYPE_CHECKING:
     from rich.progress import TaskID

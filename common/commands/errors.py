@@ -7,10 +7,9 @@ SIGTERM after saving, as a shell reports those signals.
 import click
 
 from common import reading
-from common.errors import DriftError, RequestError
+from common.errors import WRONG_REQUEST, DriftError, RequestError
 
 FAILED = 1
-WRONG_REQUEST = 2
 INTERRUPTED = 130
 
 

@@ -20,6 +20,19 @@ if TYPE_CHECKING:
     from common.workflows.evaluate import Measurement
 
 
+steps_option = click.option(
+    "--steps", type=click.IntRange(min=1), default=20, show_default=True, help="Of the ODE."
+)
+
+noise_option = click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="Of the initial noise, the same for every run.",
+)
+
+
 @click.command(name="eval", short_help="Measure alignment and diversity of checkpoints.")
 @click.argument("directories", metavar="RUN...", nargs=-1, type=FilePath())
 @click.option(
@@ -41,16 +54,8 @@ if TYPE_CHECKING:
 @click.option(
     "--images", type=click.IntRange(min=2), default=16, show_default=True, help="Of each prompt."
 )
-@click.option(
-    "--steps", type=click.IntRange(min=1), default=20, show_default=True, help="Of the ODE."
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**63 - 1),
-    default=0,
-    show_default=True,
-    help="Of the initial noise, the same for every run.",
-)
+@steps_option
+@noise_option
 @click.option(
     "--checkpoint",
     "wanted",

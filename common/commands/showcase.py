@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from common.commands.eval import noise_option, steps_option
 from common.commands.path_type import FilePath
 
 
@@ -15,16 +16,8 @@ from common.commands.path_type import FilePath
     show_default=True,
     help="Of each prompt and adapter.",
 )
-@click.option(
-    "--steps", type=click.IntRange(min=1), default=20, show_default=True, help="Of the ODE."
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**63 - 1),
-    default=0,
-    show_default=True,
-    help="Of the initial noise, the same for every adapter.",
-)
+@steps_option
+@noise_option
 @click.option(
     "--out",
     type=FilePath(),

@@ -6,7 +6,7 @@ from common.backends import Backend, World
 from common.backends.lanes import lane_of, lanes_of, process_of
 from common.config import Config, ConfigError
 
-__all__ = ["Work", "advice", "check", "check_slices", "number_of_lanes", "own_work"]
+__all__ = ["Work", "advice", "check", "check_slices", "number_of_lanes", "own_work", "processes_of"]
 
 MOST = 64
 """The largest `objective.lanes`."""
@@ -40,10 +40,15 @@ def number_of_lanes(config: Config) -> int:
     return config.objective.lanes or (8 if config.adapter.kind == "lora" else 1)
 
 
+def processes_of(count: int, lanes: int, size: int) -> list[int]:
+    """Which of `size` processes computes each of `count` micro-batches."""
+    return [process_of(lane_of(n, count, lanes), size, lanes) for n in range(count)]
+
+
 def own_work(count: int, lanes: int, world: World) -> Work:
     """What this process computes of `count` micro-batches; in lockstep all compute equally many."""
     places = [lane_of(n, count, lanes) for n in range(count)]
-    processes = [process_of(lane, world.size, lanes) for lane in places]
+    processes = processes_of(count, lanes, world.size)
     own = [n for n, process in enumerate(processes) if process == world.rank]
     most = max(processes.count(rank) for rank in range(world.size))
     repeats = [own[0] if own else 0] * (most - len(own)) if world.lockstep else []

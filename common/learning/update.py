@@ -22,7 +22,7 @@ from common.backends import (
     Parameters,
     Policy,
 )
-from common.backends.lanes import Sums, lane_of, process_of
+from common.backends.lanes import Sums
 from common.backends.world import GradientSums
 from common.config import Config
 from common.learning import agreement, shares
@@ -269,9 +269,9 @@ class Learner:
         size = self._backend.world.size
         wanted: list[list[np.ndarray]] = [[] for _ in range(size)]
         for parts in map(self._parts, steps):
-            for n, part in enumerate(parts):
-                lane = lane_of(n, len(parts), self._lanes)
-                wanted[process_of(lane, size, self._lanes)].append(part[:, 0])
+            processes = shares.processes_of(len(parts), self._lanes, size)
+            for process, part in zip(processes, parts, strict=True):
+                wanted[process].append(part[:, 0])
         samples = [np.unique(np.concatenate(each)) if each else np.zeros(0, int) for each in wanted]
         rollout.fetch(trajectories, trajectories.owners, samples, self._backend.world)
 

@@ -87,13 +87,13 @@ def _wall_seconds(starts: Records, logs: Records, *, running: bool) -> float:
     for number, (first, start) in enumerate(zip(updates, starts or [{}], strict=True)):
         last = number == len(updates) - 1
         until = math.inf if last else updates[number + 1]
-        written = _number(start.get(SECONDS))
+        written = _duration(start.get(SECONDS))
         if written is None and running and last:
             written = seconds_since(start.get(BEGAN))
         if written is None:
             # An evaluation of the state before the first update belongs to the first start.
             written = sum(
-                _number(row.get("seconds")) or 0.0
+                _duration(row.get("seconds")) or 0.0
                 for row in logs
                 if first < row["update"] <= until or (number == 0 and row["update"] == first)
             )
@@ -101,10 +101,9 @@ def _wall_seconds(starts: Records, logs: Records, *, running: bool) -> float:
     return total
 
 
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if math.isfinite(value) and value >= 0 else None
+def _duration(value: object) -> float | None:
+    seconds = reading.finite(value)
+    return seconds if seconds is not None and seconds >= 0 else None
 
 
 def _whole(value: object) -> int:

@@ -1,19 +1,19 @@
 """SwanLab, online or into the run's folder (`track.offline`, or SWANLAB_MODE=offline or local)."""
 
-from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
 from common.tracking import names
 from common.tracking.opening import Comparison, Opening
+from common.tracking.step_log import StepLog
 
 
-class SwanLab:
+class SwanLab(StepLog):
     """One run; a resumed one goes on under the same id."""
 
     def __init__(self, how: Opening) -> None:
-        self._library = import_module("swanlab")
-        self._run = self._library.init(
+        library = import_module("swanlab")
+        run = library.init(
             project=how.project,
             name=how.name,
             id=how.identity,
@@ -21,17 +21,9 @@ class SwanLab:
             log_dir=str(how.folder),
             mode="offline" if how.offline else None,
             config=dict(how.config),
-            settings=self._library.Settings(interactive=False),
+            settings=library.Settings(interactive=False),
         )
-
-    def numbers(self, values: Mapping[str, float], update: int) -> None:
-        """Log them."""
-        self._run.log(dict(values), step=update)
-
-    def picture(self, name: str, file: Path, update: int) -> None:
-        """Log an image."""
-        image = self._library.Image(str(file), caption=f"update {update}")
-        self._run.log({name: image}, step=update)
+        super().__init__(library, run)
 
     def result(self, rows: Comparison, report: Path) -> None:
         """Log the table as text, and the report."""

@@ -1,19 +1,19 @@
 """Trackio: a database on this machine (TRACKIO_DIR), or what TRACKIO_SPACE_ID names."""
 
-from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
 from common.tracking import names
 from common.tracking.opening import Comparison, Opening
+from common.tracking.step_log import StepLog
 
 
-class Trackio:
+class Trackio(StepLog):
     """One run: its name ends with its identity, by which a resumed run goes on."""
 
     def __init__(self, how: Opening) -> None:
-        self._library = import_module("trackio")
-        self._run = self._library.init(
+        library = import_module("trackio")
+        run = library.init(
             project=how.project,
             name=f"{how.name}-{how.identity[:4]}",
             config=dict(how.config),
@@ -22,15 +22,7 @@ class Trackio:
             auto_log_gpu=False,
             auto_log_cpu=False,
         )
-
-    def numbers(self, values: Mapping[str, float], update: int) -> None:
-        """Log them."""
-        self._run.log(dict(values), step=update)
-
-    def picture(self, name: str, file: Path, update: int) -> None:
-        """Log an image."""
-        image = self._library.Image(str(file), caption=f"update {update}")
-        self._run.log({name: image}, step=update)
+        super().__init__(library, run)
 
     def result(self, rows: Comparison, report: Path) -> None:
         """Log the table and the report."""

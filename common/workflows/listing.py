@@ -1,7 +1,7 @@
 """Lists runs, one row for each; a folder that cannot be read has a row too and stops nothing."""
 
-import math
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,8 +125,7 @@ def _read(run: RunDirectory) -> Row:
     last = evaluations[-1] if evaluations else {}
     age = course.seconds_since(starts[-1].get(BEGAN)) if starts else None
     if age is None:
-        written = (run.path / ENVIRONMENT).stat().st_mtime
-        age = course.seconds_since(_when(written))
+        age = max(time.time() - (run.path / ENVIRONMENT).stat().st_mtime, 0.0)
     return Row(
         run=str(run.path),
         recipe=reading.printable(config.run.recipe, LONGEST),
@@ -135,9 +134,9 @@ def _read(run: RunDirectory) -> Row:
         done=done,
         updates=config.run.updates,
         evaluated=last.get("update"),
-        reward=_number(last.get("reward")),
-        alignment=_number(last.get("alignment_heldout")),
-        diversity=_number(last.get("diversity")),
+        reward=reading.finite(last.get("reward")),
+        alignment=reading.finite(last.get("alignment_heldout")),
+        diversity=reading.finite(last.get("diversity")),
         state=course.state(run, done),
         age=age,
     )
@@ -146,19 +145,3 @@ def _read(run: RunDirectory) -> Row:
 def _damaged(path: Path, error: Exception) -> Row:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return Row(run=str(path), error=reading.printable(reason) or type(error).__name__)
-
-
-def _when(seconds: float) -> str:
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(seconds, UTC).isoformat()
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None

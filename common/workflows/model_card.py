@@ -52,7 +52,7 @@ LICENCES: Mapping[str, Mapping[str, str]] = {
 """Licences of base models, which an adapter of them has too."""
 
 CITATION = """@article{liu2026drift,
-  title   = {Beyond the Dirac Delta: Mitigating Diversity Collapse in Reinforcement Fine-Tuning
+  title   = {Beyond the {Dirac} Delta: Mitigating Diversity Collapse in Reinforcement Fine-Tuning
              for Versatile Image Generation},
   author  = {Liu, Jinmei and Li, Haoru and Sun, Zhenhong and Chen, Chaofeng and Bian, Yatao and
              Wang, Bo and Dong, Daoyi and Chen, Chunlin and Wang, Zhi},

@@ -15,15 +15,12 @@ from pathlib import Path
 from types import FrameType
 
 from common import launched, reading
-from common.errors import RequestError
+from common.errors import WRONG_REQUEST, RequestError
 from common.sweep import jobs
 from common.workflows.interrupts import handled
 
 PAUSE = 0.05
 """Seconds between two looks at the processes."""
-
-WRONG_REQUEST = 2
-"""The exit code of a process that was asked for something wrong: each of them says the same."""
 
 GRACE = 30.0
 """Seconds for the others to end, after the first one has failed."""

@@ -5,6 +5,7 @@ Python finds modules by itself, but weights, recipes, templates and licences onl
 """
 
 import email
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
+from common.workflows import model_card
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ["common", "drift", "drift_mlx", "drift_torch"]
@@ -107,3 +110,11 @@ def test_the_image_has_all_that_the_wheel_is_built_from():
     copied = [word for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]]
     assert {path.split("/")[0] for path in copied} <= sent
     assert set(PACKAGES) <= set(copied)
+
+
+def test_the_citation_is_the_same_everywhere():
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert " ".join(model_card.CITATION.split()) in readme
+    title = re.search(r"title += \{(.*?)\},\n", model_card.CITATION, re.DOTALL)[1]
+    cff = " ".join((ROOT / "CITATION.cff").read_text().split())
+    assert " ".join(title.replace("{", "").replace("}", "").split()) in cff

@@ -227,3 +227,14 @@ def test_a_hostile_run_ends_in_bounded_memory(kind, run):
 def test_a_byte_order_mark_is_no_part_of_a_document():
     assert reading.toml_document(b"\xef\xbb\xbf[run]\nseed = 1\n") == {"run": {"seed": 1}}
     assert reading.json_document(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        *((2, 2.0), (-0.5, -0.5), (True, None), ("1", None), (None, None)),
+        *((float("nan"), None), (float("inf"), None), (10**400, None)),
+    ],
+)
+def test_a_number_of_a_document_is_finite_or_none(value, number):
+    assert reading.finite(value) == number
